@@ -1,0 +1,79 @@
+# `make help` lists the targets. ARGS goes to the program behind a target: make train ARGS="env=acrobot seed=3"
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+# the version that `make lock` pins; within the range in pyproject.toml
+TORCH ?= 2.13.0
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+LOCK := build/lock
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup train test test-slow lint format type check benchmark lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s  %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.installed ## create .venv and install the pinned packages
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not one: make setup PYTHON=<path of one>" >&2; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes, once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -r requirements.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+train: setup ## train DQN on CartPole-v1, five seeds as one cohort; any override in ARGS
+	@$(PY) scripts/train.py $(ARGS)
+
+test: setup ## run the tests
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-slow: setup ## run the slow tests: learning, minutes each
+	@$(PY) -m pytest -m slow -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: setup ## check style: ruff
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+
+format: setup ## put the style right: ruff
+	@$(PY) -m ruff check --fix-only
+	@$(PY) -m ruff format
+
+type: setup ## check types: mypy
+	@$(PY) -m mypy
+
+check: lint type test ## lint, types and tests
+
+$(VENV)/.benchmark: $(VENV)/.installed
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[benchmark]' --constraint requirements.lock
+	@touch $@
+
+benchmark: $(VENV)/.benchmark ## measure speed beside Stable-Baselines3
+	@$(PY) scripts/benchmark.py $(ARGS)
+
+# Installs the newest versions within pyproject.toml's ranges and writes down what came. Left out: what pip takes by
+# itself with torch where there is a GPU (torch pins those), local version labels such as +cpu, and pip.
+lock: ## re-make requirements.lock with the newest versions (TORCH=... for another torch)
+	@$(PYTHON) -m venv --clear $(LOCK)
+	@$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'torch==$(TORCH)' \
+		--editable '.[dev,box2d,minatar,tensorboard]'
+	@$(LOCK)/bin/python -m pip check
+	@{ printf '%s\n' \
+		"# Every package that Qohort was tested with. Re-made with: make lock" \
+		"# For: the base dependencies, the extras dev, box2d, minatar and tensorboard, and an editable install."; \
+		$(LOCK)/bin/python -m pip --disable-pip-version-check freeze --all --exclude-editable --exclude pip | \
+		grep -viE '^(cuda-|nvidia-|triton)' | sed -E 's/^([^+ ]+)[+].*/\1/'; } > $(LOCK)/requirements.lock
+	@mv $(LOCK)/requirements.lock requirements.lock
+	@rm -rf $(LOCK)
+	@echo "Wrote requirements.lock; next: make check"
+
+clean: ## remove caches and build output; never outputs/ or .venv
+	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	@find . \( -path ./.git -o -path ./$(VENV) -o -path ./outputs \) -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""Train a cohort: python scripts/train.py [key=value ...]. See conf/train.yaml for the keys."""
+
+from omegaconf import DictConfig
+
+from qohort.cli import entry_point
+
+
+@entry_point("train")
+def main(config: DictConfig) -> None:
+    from qohort.training import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    main()

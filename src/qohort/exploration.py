@@ -1,0 +1,214 @@
+"""Exploration: how actions are drawn from action values, and the schedules of their parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qohort.config import Range
+
+Floats = NDArray[np.float64]
+Unit = Literal["env_steps", "gradient_steps", "episodes"]
+
+
+@dataclass
+class Progress:
+    """How far a cohort has come.
+
+    Attributes:
+        budget: The env_steps that a member may take.
+        episodes: Finished episodes of each member, `[M]`.
+        env_steps: Environment steps taken by each member.
+        gradient_steps: Updates of each member.
+    """
+
+    budget: int
+    episodes: NDArray[np.int64]
+    env_steps: int = 0
+    gradient_steps: int = 0
+
+    def count(self, unit: Unit) -> Floats:
+        """How many `unit` each member has behind it: `[M]`."""
+        if unit == "episodes":
+            return self.episodes.astype(np.float64)
+        return np.full(self.episodes.shape, float(getattr(self, unit)))
+
+
+class Schedule(Protocol):
+    """A number of each member that changes with progress."""
+
+    def __call__(self, progress: Progress) -> Floats:
+        """The value of each member: `[M]`."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value throughout.
+
+    Attributes:
+        value: The value.
+    """
+
+    value: Annotated[float, Range(0)]
+
+    def __call__(self, progress: Progress) -> Floats:
+        """The value of each member: `[M]`."""
+        return np.full(progress.episodes.shape, self.value)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` to `end` in a straight line, then `end`.
+
+    Attributes:
+        start: The value at first.
+        end: The value at the end.
+        fraction: The part of the budget that the way takes; or
+        duration: the count of `per` that it takes. Just one of the two is given.
+        per: What `duration` counts.
+    """
+
+    start: Annotated[float, Range(0)]
+    end: Annotated[float, Range(0)]
+    fraction: Annotated[float, Range(0, 1, above=True)] | None = None
+    duration: Annotated[int, Range(1)] | None = None
+    per: Unit = "env_steps"
+
+    def __post_init__(self) -> None:
+        if (self.fraction is None) == (self.duration is None):
+            raise ValueError("give either fraction (of the budget) or duration (a count), and set the other to null")
+        if self.fraction is not None and self.per != "env_steps":
+            raise ValueError(f"fraction counts env_steps: with per={self.per} give duration instead")
+
+    def __call__(self, progress: Progress) -> Floats:
+        """The value of each member: `[M]`."""
+        duration = self.duration if self.fraction is None else self.fraction * progress.budget
+        done = np.minimum(progress.count(self.per) / duration, 1.0)
+        return self.start + (self.end - self.start) * done
+
+
+@dataclass(frozen=True)
+class Multiplicative:
+    """Multiplied by `decay` at every `per`, never below `end`: max(end, start · decayⁿ).
+
+    Attributes:
+        start: The value at first.
+        end: The least value.
+        decay: The factor.
+        per: What is counted: env_steps, gradient_steps or episodes.
+    """
+
+    start: Annotated[float, Range(0)]
+    end: Annotated[float, Range(0)]
+    decay: Annotated[float, Range(0, 1, above=True)]
+    per: Unit = "gradient_steps"
+
+    def __call__(self, progress: Progress) -> Floats:
+        """The value of each member: `[M]`."""
+        return np.maximum(self.end, self.start * self.decay ** progress.count(self.per))
+
+
+class Exploration(Protocol):
+    """Draws actions."""
+
+    name: str
+    """What the parameter is called in the logs: `epsilon` or `temperature`."""
+
+    def draws(self, actions: int) -> int:
+        """How many uniform numbers one action needs."""
+
+    def parameter(self, progress: Progress) -> Floats:
+        """The parameter of each member now: `[M]`."""
+
+    def greedy_needed(self, parameter: Floats, uniforms: Floats) -> bool:
+        """Whether any action depends on the action values."""
+
+    def act(self, values: Floats | None, parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+        """Actions `[M, E]`.
+
+        Args:
+            values: Action values `[M, E, A]`; None where `greedy_needed` said no.
+            parameter: `[M]`.
+            uniforms: Uniform numbers `[M, E, draws]`.
+            actions: A.
+        """
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """A uniformly random action with probability ε, otherwise the best one.
+
+    Attributes:
+        epsilon: The schedule of ε.
+    """
+
+    epsilon: Schedule
+    name = "epsilon"
+
+    def __post_init__(self) -> None:
+        for key in ("value", "start", "end"):
+            bound: Any = getattr(self.epsilon, key, 0.0)
+            if bound > 1:
+                raise ValueError(f"epsilon.{key}={bound} is out of range: a probability lies between 0 and 1")
+
+    def draws(self, actions: int) -> int:
+        """One number decides, one chooses."""
+        return 2
+
+    def parameter(self, progress: Progress) -> Floats:
+        """ε of each member: `[M]`."""
+        return self.epsilon(progress)
+
+    def greedy_needed(self, parameter: Floats, uniforms: Floats) -> bool:
+        """Whether any environment acts greedily."""
+        return bool((uniforms[..., 0] >= parameter[:, None]).any())
+
+    def act(self, values: Floats | None, parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+        """Actions `[M, E]`."""
+        random = (uniforms[..., 1] * actions).astype(np.int64)
+        if values is None:
+            return random
+        return np.where(uniforms[..., 0] < parameter[:, None], random, values.argmax(-1))
+
+
+@dataclass(frozen=True)
+class Boltzmann:
+    """An action with probability proportional to exp(Q / temperature) (Sutton & Barto, 2018, eq. 2.11).
+
+    Drawn by the Gumbel-max trick: argmax(Q / temperature - log(-log u)).
+
+    Attributes:
+        temperature: The schedule of the temperature, in units of Q.
+    """
+
+    temperature: Schedule
+    name = "temperature"
+
+    def __post_init__(self) -> None:
+        for key in ("value", "start", "end"):
+            bound: Any = getattr(self.temperature, key, 1.0)
+            if bound <= 0:
+                raise ValueError(f"temperature.{key}={bound} is out of range: a temperature is above 0")
+
+    def draws(self, actions: int) -> int:
+        """One number an action."""
+        return actions
+
+    def parameter(self, progress: Progress) -> Floats:
+        """The temperature of each member: `[M]`."""
+        return self.temperature(progress)
+
+    def greedy_needed(self, parameter: Floats, uniforms: Floats) -> bool:
+        """Always."""
+        return True
+
+    def act(self, values: Floats | None, parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+        """Actions `[M, E]`."""
+        assert values is not None
+        with np.errstate(divide="ignore"):  # u = 0 gives -inf: never chosen, as it should be
+            gumbel = -np.log(-np.log(uniforms))
+        chosen: NDArray[np.int64] = (values / parameter[:, None, None] + gumbel).argmax(-1)
+        return chosen

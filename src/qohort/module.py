@@ -1,0 +1,350 @@
+"""`QLearning`: DQN for a cohort, from the environment's step to the optimiser's.
+
+In the order things happen: `collect` steps every environment into the replay, `training_step` takes a batch
+and makes one update, `between_steps` evaluates and saves when that is due. The replay's dataset drives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from qohort.checkpoint import step_name
+from qohort.cohort import CohortNetwork, Forward, UniformStream, per_member
+from qohort.config import TrainConfig
+from qohort.environments import EpisodicVectorEnv, episode_seeds, make_environment
+from qohort.evaluation import Evaluator
+from qohort.exploration import Constant, Progress
+from qohort.optimizer import MemberAdam
+from qohort.replay import Batch, ReplayDataset, ReplaySpec
+from qohort.td_loss import TDLoss
+from qohort.update import Update, UpdateResult
+
+
+class Recorder(Protocol):
+    """Takes each member's metrics."""
+
+    def row(self, member: int, progress: Progress, metrics: dict[str, float]) -> None:
+        """One row of one member."""
+
+    def speed(self, env_steps: int) -> float:
+        """env_steps a second of each member since the last call."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far each member's metrics were written."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the metrics back to where `state` was taken."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A callback that wants to be called while environments step, with or without updates."""
+
+    def on_env_steps(self, module: QLearning) -> None:
+        """Called about every 100 env_steps of a member."""
+
+
+class QLearning(pl.LightningModule):
+    """A cohort of DQN agents.
+
+    Args:
+        members: The members' configurations; they differ in `seed`, and may in `gamma`, `max_grad_norm`,
+            `optimizer.lr` and `target_network.tau`, which are held per member.
+        recorder: Takes the metrics.
+    """
+
+    def __init__(self, members: Sequence[TrainConfig], recorder: Recorder) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.members, self.recorder = members, recorder
+        self.config = config = members[0]
+        self.seeds = [member.seed for member in members]
+        self.num_envs = config.env.num_envs
+
+        makers = [lambda: make_environment(config.env)] * (len(members) * self.num_envs)
+        seeds = episode_seeds(self.seeds, self.num_envs, "environments")
+        self.environments = EpisodicVectorEnv(makers, seeds)
+        space = self.environments.single_observation_space
+        self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
+
+        self.head = instantiate(config.head)
+        build = instantiate(config.network, _partial_=True, _convert_="all")
+        outputs = self.head.outputs(self.actions)
+        self.online = CohortNetwork(lambda: build(observation_space=space, outputs=outputs), self.seeds)
+        self.target_network = instantiate(config.target_network)
+        self.target = self.online.frozen_copy() if self.target_network.separate else self.online
+
+        self.exploration = instantiate(config.exploration, _convert_="all")
+        draws = (self.num_envs, self.exploration.draws(self.actions))
+        self.uniforms = UniformStream(self.seeds, "exploration", draws)
+        self.lr_schedule = instantiate(config.lr_schedule)
+
+        self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
+        self.episode_return = np.zeros((len(members), self.num_envs))
+        self.episode_length = np.zeros((len(members), self.num_envs), dtype=np.int64)
+        self.recent_return = np.full(len(members), np.nan)
+        self.last_evaluation = np.full(len(members), np.nan)
+        self._observation = self._by_member(self.environments.reset()[0])
+        self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report"), 0)
+
+    # Lightning's hooks, in the order it calls them.
+
+    def setup(self, stage: str) -> None:
+        """Make what lives on the device, which is known only now."""
+        device = self.trainer.strategy.root_device
+        config = self.config
+        gamma = per_member([member.gamma for member in self.members])
+        space = self.environments.single_observation_space
+        spec = ReplaySpec(space, self.num_envs, config.batch_size, gamma, self.seeds, config.budget, device)
+        self.replay = instantiate(config.replay, _partial_=True)(spec=spec)
+        self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser for the stacked parameters of all members."""
+        lrs = [member.optimizer["lr"] for member in self.members]
+        build = instantiate(self.config.optimizer, _partial_=True, _convert_="all")
+        parameters = list(self.online.parameters())
+        optimizer: torch.optim.Optimizer = build(parameters)
+        if isinstance(optimizer, MemberAdam):
+            optimizer.param_groups[0]["lr"].copy_(per_member(lrs))
+        self._base_lr = np.array(lrs)
+        return optimizer
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches, which step the environments as they are drawn."""
+        return DataLoader(ReplayDataset(self), batch_size=None, num_workers=0)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Batches are made where the replay is: on the device."""
+        return batch
+
+    def on_train_start(self) -> None:
+        """Build the lifted functions, on parameters and optimiser state as they are after any restore."""
+        config, device = self.config, self.device
+        self.optimizer: Any = self.optimizers()
+        optimizer = self.optimizer.optimizer
+        for group in optimizer.param_groups:
+            group.update({key: value.to(device) for key, value in group.items() if isinstance(value, Tensor)})
+        limits = {}
+        if config.max_grad_norm is not None:
+            limits["max_grad_norm"] = per_member([m.max_grad_norm or 0.0 for m in self.members], device)
+        if "tau" in config.target_network:
+            limits["tau"] = per_member([m.target_network["tau"] for m in self.members], device)
+        td_loss = TDLoss(self.online.member_forward, instantiate(config.bootstrap), self.head, self.actions)
+        self.update = Update(
+            td_loss, self.online, self.target, self.target_network, optimizer, limits, config.compile
+        )
+        self._forward = Forward(self.online, config.compile)
+        self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
+        self._set_learning_rate()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One update of every member."""
+        if not isinstance(self.lr_schedule, Constant):
+            self._set_learning_rate()
+        result: UpdateResult | None = None
+
+        def closure() -> None:
+            nonlocal result
+            result = self.update(batch)
+
+        self.optimizer.step(closure=closure)
+        assert result is not None
+        self.update.follow()
+        self.progress.gradient_steps += 1
+        if self._due("log", self.config.log_every):
+            self._log_update(result)
+
+    def on_train_end(self) -> None:
+        """Spend what is left of the budget after the last update, and evaluate the outcome."""
+        while self.budget_left():
+            self.between_steps()
+            self.collect()
+        self.between_steps()
+        if self._since["evaluation"] != self.progress.env_steps:
+            self.evaluate()
+
+    # The environment loop, driven by `ReplayDataset`.
+
+    def collect(self) -> int:
+        """Step every environment once into the replay; the number of updates due after it."""
+        progress, exploration = self.progress, self.exploration
+        parameter = exploration.parameter(progress)
+        uniforms = self.uniforms.next()
+        values = self._act_values() if exploration.greedy_needed(parameter, uniforms) else None
+        action = exploration.act(values, parameter, uniforms, self.actions)
+
+        observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
+        reward, terminated = self._by_member(reward), self._by_member(terminated)
+        next_observation = self._by_member(info.get("final_obs", observation))
+        self.replay.add(self._observation, action, reward, terminated, next_observation)
+        np.copyto(self._observation, self._by_member(observation))
+
+        due = -self.updates_by(progress.env_steps)
+        progress.env_steps += self.num_envs
+        self.episode_return += reward
+        self.episode_length += 1
+        if "final_obs" in info:
+            self._end_episodes(terminated | self._by_member(truncated))
+        return due + self.updates_by(progress.env_steps)
+
+    def budget_left(self) -> bool:
+        """Whether another step of the environments fits in the budget."""
+        return self.progress.env_steps + self.num_envs <= self.config.budget
+
+    def updates_by(self, env_steps: int) -> int:
+        """Updates due within the first `env_steps`: `gradient_steps` at each multiple of `train_every`.
+
+        The first are at the first multiple that is at least `learning_starts` and leaves the replay a batch.
+        """
+        every = self.config.train_every
+        start = max(self.config.learning_starts, self.replay.minimum, 1)
+        cycles = env_steps // every - (start - 1) // every
+        return max(0, cycles) * self.config.gradient_steps
+
+    def updates(self) -> int:
+        """Updates in the whole budget."""
+        return self.updates_by(self.config.budget // self.num_envs * self.num_envs)
+
+    def between_steps(self) -> None:
+        """Renew the target network, evaluate, save and report, where it is due; before each step."""
+        if self.target_network.every is not None and self._due("target", self.target_network.every):
+            self.update.copy_target()
+        if self._due("evaluation", self.config.evaluation.every):
+            self.evaluate()
+        if self._due("checkpoint", self.config.checkpoint.every):
+            self.trainer.save_checkpoint(step_name(self.progress.env_steps))
+        if self._due("report", 100):
+            for callback in self._watchers:
+                callback.on_env_steps(self)
+
+    def evaluate(self) -> None:
+        """Play greedy episodes with every member and log their mean return."""
+        self._since["evaluation"] = self.progress.env_steps
+        scores = self.evaluator(lambda observation: self._values(observation), self.progress.env_steps)
+        self.last_evaluation = scores.returns.mean(1)
+        for m, mean in enumerate(self.last_evaluation.tolist()):
+            length = float(scores.lengths[m].mean())
+            self.recorder.row(m, self.progress, {"eval/return": mean, "eval/length": length})
+
+    # State.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add everything that changes while training and that Lightning does not know of."""
+        progress = self.progress
+        checkpoint["qohort"] = {
+            "progress": {
+                "env_steps": progress.env_steps,
+                "gradient_steps": progress.gradient_steps,
+                "episodes": torch.from_numpy(progress.episodes.copy()),
+            },
+            "episode": {
+                "return": torch.from_numpy(self.episode_return.copy()),
+                "length": torch.from_numpy(self.episode_length.copy()),
+                "recent_return": torch.from_numpy(self.recent_return.copy()),
+                "last_evaluation": torch.from_numpy(self.last_evaluation.copy()),
+            },
+            "since": dict(self._since),
+            "uniforms": self.uniforms.state_dict(),
+            "environments": self.environments.state_dict(len(self.members)),
+            "replay": {} if self.finished else self.replay.state_dict(),
+            "recorder": self.recorder.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put it back."""
+        state = checkpoint["qohort"]
+        progress, episode = self.progress, state["episode"]
+        progress.env_steps = state["progress"]["env_steps"]
+        progress.gradient_steps = state["progress"]["gradient_steps"]
+        progress.episodes[:] = state["progress"]["episodes"].numpy()
+        self.episode_return[:] = episode["return"].numpy()
+        self.episode_length[:] = episode["length"].numpy()
+        self.recent_return[:] = episode["recent_return"].numpy()
+        self.last_evaluation[:] = episode["last_evaluation"].numpy()
+        self._since = dict(state["since"])
+        self.uniforms.load_state_dict(state["uniforms"])
+        self._observation[:] = self._by_member(self.environments.load_state_dict(state["environments"]))
+        self.replay.load_state_dict(state["replay"])
+        self.recorder.load_state_dict(state["recorder"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return not self.budget_left()
+
+    def _act_values(self) -> NDArray[np.float64]:
+        observation = torch.from_numpy(self._observation).to(self.device)
+        values: NDArray[np.float64] = self._values(observation).cpu().numpy()
+        return values
+
+    def _values(self, observation: Tensor) -> Tensor:
+        """Action values `[M, B, A]` of observations `[M, B, ...]`."""
+        outputs = self._forward(observation)
+        members, size = outputs.shape[:2]
+        distribution = self.head.distribution(outputs.flatten(0, 1), self.actions)
+        values: Tensor = self.head.mean(distribution)
+        return values.view(members, size, self.actions)
+
+    def _end_episodes(self, ended: NDArray[np.bool_]) -> None:
+        for m, e in np.argwhere(ended).tolist():
+            self.progress.episodes[m] += 1
+            score, length = float(self.episode_return[m, e]), int(self.episode_length[m, e])
+            old = self.recent_return[m]
+            self.recent_return[m] = score if np.isnan(old) else 0.95 * old + 0.05 * score
+            self.recorder.row(m, self.progress, {"train/return": score, "train/length": length})
+        self.episode_return[ended] = 0.0
+        self.episode_length[ended] = 0
+
+    def _log_update(self, result: UpdateResult) -> None:
+        parameter = self.exploration.parameter(self.progress)
+        speed = self.recorder.speed(self.progress.env_steps)
+        columns = (result.loss.tolist(), result.q_mean.tolist(), result.grad_norm.tolist(), parameter.tolist())
+        for m, (loss, q_mean, grad_norm, value) in enumerate(zip(*columns, strict=True)):
+            metrics = {
+                "train/loss": loss,
+                "train/q_mean": q_mean,
+                "train/grad_norm": grad_norm,
+                f"train/{self.exploration.name}": value,
+                "env_steps_per_s": speed,
+            }
+            self.recorder.row(m, self.progress, metrics)
+
+    def _set_learning_rate(self) -> None:
+        factor = self.lr_schedule(self.progress)
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(torch.from_numpy(self._base_lr * factor))
+        else:
+            group["lr"] = float(self._base_lr[0] * factor[0])
+
+    def _due(self, what: str, every: int) -> bool:
+        """Whether a multiple of `every` env_steps was reached since this was last true."""
+        if self.progress.env_steps // every == self._since[what] // every:
+            return False
+        self._since[what] = self.progress.env_steps
+        return True
+
+    def _by_member(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`[M * E, ...]` as `[M, E, ...]`."""
+        return array.reshape(len(self.members), self.num_envs, *array.shape[1:])
+
+    @property
+    def evaluated_at(self) -> int:
+        """The env_steps of the newest evaluation."""
+        return self._since["evaluation"]
+
+    def close(self) -> None:
+        """Close every environment."""
+        self.environments.close()
+        if hasattr(self, "evaluator"):
+            self.evaluator.close()

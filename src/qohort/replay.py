@@ -1,0 +1,307 @@
+"""Replay: where a cohort's transitions are kept, and how batches are drawn from them.
+
+Arrays have a leading member axis. A member's samples come from its own stream, so they do not depend on its
+neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from qohort.cohort import UniformStream
+from qohort.config import Range
+
+Batch = dict[str, Tensor]
+"""`observation [M, B, ...]`, `action [M, B]`, `reward [M, B]`, `discount [M, B]`, `next_observation [M, B, ...]`."""
+
+STORED_DTYPES = {
+    "float16": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float32,
+    "uint8": torch.uint8,
+    "int8": torch.int8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "bool": torch.bool,
+}
+"""How observations are stored, by the dtype of their space; other integers as int64."""
+
+
+class Replay(Protocol):
+    """What the environment loop and the learner need of a replay."""
+
+    def add(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[np.int64],
+        reward: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        next_observation: NDArray[Any],
+    ) -> None:
+        """Store one step of every environment: arrays `[M, E, ...]`."""
+
+    @property
+    def minimum(self) -> int:
+        """The env_steps of a member before a batch can be drawn."""
+
+    def sample(self) -> Batch:
+        """Draw a batch for every member."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while training."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+
+
+@dataclass(frozen=True)
+class ReplaySpec:
+    """What a replay must know of the run.
+
+    Attributes:
+        observation_space: One environment's.
+        num_envs: Environments a member, E.
+        batch_size: Transitions a member in a batch, B.
+        gamma: Each member's discount factor a step, `[M]` float32.
+        seeds: Each member's seed.
+        budget: The env_steps that a member may take: no replay needs to hold more.
+        device: Where storage and batches live.
+    """
+
+    observation_space: spaces.Space
+    num_envs: int
+    batch_size: int
+    gamma: Tensor
+    seeds: Sequence[int]
+    budget: int
+    device: torch.device
+
+
+class Transitions:
+    """Preallocated arrays of transitions `[M, slots, ...]`, written a row of E at a time.
+
+    Args:
+        spec: See `ReplaySpec`.
+        slots: Transitions a member; a multiple of E.
+    """
+
+    def __init__(self, spec: ReplaySpec, slots: int) -> None:
+        members, shape = len(spec.seeds), spec.observation_space.shape or ()
+        dtype = STORED_DTYPES.get(str(spec.observation_space.dtype), torch.int64)
+        self.slots = slots
+        self.gamma = spec.gamma.to(spec.device)
+        empty = {
+            "observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
+            "action": torch.empty((members, slots), dtype=torch.int64, device=spec.device),
+            "reward": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
+            "continues": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
+            "next_observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
+        }
+        self.arrays = empty
+        self._flat = {name: array.flatten(0, 1) for name, array in empty.items()}
+        # On the CPU rows are written through NumPy, which is several times quicker for a few numbers.
+        self._writable = {name: array.numpy() for name, array in empty.items()} if spec.device.type == "cpu" else None
+
+    def write(self, slot: int, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Write rows `[M, E, ...]` at `slot` and the slots after it."""
+        for name, row in rows.items():
+            end = slot + row.shape[1]
+            if self._writable is not None:
+                self._writable[name][:, slot:end] = row
+            else:
+                self.arrays[name][:, slot:end] = torch.as_tensor(row).to(self.arrays[name].device, non_blocking=True)
+
+    def batch(self, index: NDArray[np.int64]) -> Batch:
+        """The transitions at `index [M, B]`, as new tensors."""
+        members, size = index.shape
+        offset = np.arange(members)[:, None] * self.slots
+        flat_index = torch.from_numpy((index + offset).ravel()).to(self.gamma.device)
+        drawn = {
+            name: array.index_select(0, flat_index).view(members, size, *array.shape[1:])
+            for name, array in self._flat.items()
+        }
+        drawn["discount"] = drawn.pop("continues").mul_(self.gamma.unsqueeze(1))
+        return drawn
+
+    def state_dict(self, written: int) -> dict[str, Tensor]:
+        """Copies of the first `written` slots."""
+        return {name: array[:, :written].cpu().clone() for name, array in self.arrays.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` copied."""
+        for name, array in self.arrays.items():
+            array[:, : state[name].shape[1]] = state[name].to(array.device)
+
+
+class UniformReplay:
+    """A ring of the newest transitions, sampled uniformly with replacement (Lin, 1992; Mnih et al., 2015).
+
+    Next observations are stored beside observations, the true final one included; terminated and truncated
+    are kept apart: only termination sets the discount to 0.
+
+    Args:
+        spec: See `ReplaySpec`.
+        capacity: Transitions a member, in env_steps; rounded down to a multiple of the environments, so that
+            the ring's seam never parts the environments' rows.
+    """
+
+    def __init__(self, spec: ReplaySpec, capacity: Annotated[int, Range(1)] = 100_000) -> None:
+        self.capacity = capacity // spec.num_envs * spec.num_envs
+        self._num_envs, self._batch_size = spec.num_envs, spec.batch_size
+        # No slot that the budget cannot fill is allocated.
+        slots = min(self.capacity, -(-spec.budget // spec.num_envs) * spec.num_envs)
+        self._transitions = Transitions(spec, slots)
+        self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
+        self._added = 0
+
+    def __len__(self) -> int:
+        """Transitions held for a member."""
+        return min(self._added, self.capacity)
+
+    def add(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[np.int64],
+        reward: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        next_observation: NDArray[Any],
+    ) -> None:
+        """Store one step of every environment: arrays `[M, E, ...]`."""
+        rows = {
+            "observation": observation,
+            "action": action,
+            "reward": reward,
+            "continues": ~terminated,
+            "next_observation": next_observation,
+        }
+        self._transitions.write(self._added % self.capacity, rows)
+        self._added += self._num_envs
+
+    @property
+    def minimum(self) -> int:
+        """As many env_steps as a batch has transitions."""
+        return self._batch_size
+
+    def sample(self) -> Batch:
+        """Draw `[M, B]` transitions, each uniform over those held."""
+        index = (self._uniforms.next() * len(self)).astype(np.int64)
+        return self._transitions.batch(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The transitions held, the ring's position and the sampling stream."""
+        return {
+            "transitions": self._transitions.state_dict(len(self)),
+            "added": self._added,
+            "uniforms": self._uniforms.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self._transitions.load_state_dict(state["transitions"])
+        self._added = int(state["added"])
+        self._uniforms.load_state_dict(state["uniforms"])
+
+
+class NewestTransition:
+    """No replay: a batch is the newest transition of each environment, B = E (the article's Algorithm 1).
+
+    Args:
+        spec: See `ReplaySpec`; its batch size is not used.
+    """
+
+    def __init__(self, spec: ReplaySpec) -> None:
+        self._transitions = Transitions(spec, spec.num_envs)
+        self._index = np.tile(np.arange(spec.num_envs), (len(spec.seeds), 1))
+        self._added = 0
+
+    def add(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[np.int64],
+        reward: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        next_observation: NDArray[Any],
+    ) -> None:
+        """Replace what is held by one step of every environment: arrays `[M, E, ...]`."""
+        rows = {
+            "observation": observation,
+            "action": action,
+            "reward": reward,
+            "continues": ~terminated,
+            "next_observation": next_observation,
+        }
+        self._transitions.write(0, rows)
+        self._added += 1
+
+    @property
+    def minimum(self) -> int:
+        """One step."""
+        return 1
+
+    def sample(self) -> Batch:
+        """The newest transitions: `[M, E]`."""
+        return self._transitions.batch(self._index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The transitions held."""
+        held = self._index.shape[1] if self._added else 0
+        return {"transitions": self._transitions.state_dict(held), "added": self._added}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self._transitions.load_state_dict(state["transitions"])
+        self._added = int(state["added"])
+
+
+class EnvironmentLoop(Protocol):
+    """What `ReplayDataset` drives: `QLearning`."""
+
+    replay: Replay
+
+    def updates(self) -> int:
+        """Updates in the whole budget."""
+
+    def budget_left(self) -> bool:
+        """Whether another step of the environments fits in the budget."""
+
+    def between_steps(self) -> None:
+        """Evaluate, save, report: whatever is due before the next step."""
+
+    def collect(self) -> int:
+        """Step every environment once into the replay; the number of updates that are due after it."""
+
+
+class ReplayDataset(IterableDataset[Batch]):
+    """Batches from a replay that is filled as they are drawn.
+
+    Iterating steps the environments, yields the batches that are due, and so on until the budget is spent.
+    The length is known, so Lightning fetches no batch ahead of the step before it. Iterating starts from
+    where the loop is, so a resumed run goes on.
+
+    Args:
+        loop: The environment loop.
+    """
+
+    def __init__(self, loop: EnvironmentLoop) -> None:
+        self._loop = loop
+
+    def __len__(self) -> int:
+        """Updates in the whole budget."""
+        return self._loop.updates()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Step, then yield what is due."""
+        loop = self._loop
+        while loop.budget_left():
+            loop.between_steps()
+            for _ in range(loop.collect()):
+                yield loop.replay.sample()

@@ -1,0 +1,180 @@
+"""A run's directory: where it is, what is in it, and whether the run is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from qohort.checkpoint import FINAL, newest_step, write_atomically
+from qohort.config import TrainConfig, config_hash, config_tree
+
+WALL_TIMES = ("wall_s", "env_steps_per_s")
+"""The columns of a metric row that depend on the clock: no fingerprint counts them."""
+
+PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "gymnasium", "numpy", "wandb")
+
+
+class RunDirectory:
+    """The directory of one member's run, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>/`.
+
+    Args:
+        path: The directory; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> RunDirectory:
+        """The directory of a configuration: equal experiments share all but the last part."""
+        env = config.env.id.rpartition(":")[2].replace("/", "-")
+        return cls(Path(config.output_dir) / env / f"{config.agent}-{config_hash(config)}" / f"seed-{config.seed}")
+
+    @property
+    def metrics(self) -> Path:
+        """The metric rows, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """The checkpoint of a finished run."""
+        return self.path / "checkpoints" / FINAL
+
+    def result(self) -> dict[str, Any] | None:
+        """`result.json` of a finished run, None of any other."""
+        file = self.path / "result.json"
+        if not file.is_file():
+            return None
+        result: dict[str, Any] = json.loads(file.read_text())
+        return result
+
+    def resumable_step(self) -> int | None:
+        """The env_steps at which the run can be resumed, None if it starts from the beginning."""
+        return newest_step(self.path)
+
+    def config(self) -> dict[str, Any]:
+        """`config.yaml`."""
+        tree: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return tree
+
+    def prepare(self, config: TrainConfig, command: list[str]) -> None:
+        """Make the directory and write `config.yaml` and `manifest.json`; a run with no checkpoint starts clean."""
+        if self.resumable_step() is None and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text.encode())
+        self._write_json("manifest.json", manifest(config, command))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metric rows."""
+        with self.metrics.open() as file:
+            return [json.loads(line) for line in file]
+
+    def write_result(self, config: TrainConfig, env_steps: int) -> dict[str, Any]:
+        """Write `result.json`, last and atomically: from then on the run is finished."""
+        rows = self.rows()
+        curve = [(row["env_steps"], row["eval/return"]) for row in rows if "eval/return" in row]
+        last = rows[-1]
+        result = {
+            "seed": config.seed,
+            "budget": config.budget,
+            "env_steps": env_steps,
+            "gradient_steps": last["gradient_steps"],
+            "episodes": last["episodes"],
+            "final_return": curve[-1][1],
+            "best_return": max(score for _, score in curve),
+            "auc": area_under_curve(curve),
+            "wall_s": last["wall_s"],
+            "fingerprint": self.fingerprint(rows),
+        }
+        self._write_json("result.json", result)
+        return result
+
+    def fingerprint(self, rows: Iterable[Mapping[str, Any]]) -> str:
+        """The SHA-256 of the final weights and of the metric rows less wall times."""
+        digest = hashlib.sha256()
+        weights = torch.load(self.final_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        for name in sorted(weights):
+            tensor: Tensor = weights[name][0].contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().tobytes())
+        for row in rows:
+            kept = {key: value for key, value in row.items() if key not in WALL_TIMES}
+            digest.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
+
+    def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:
+        write_atomically(self.path / name, (json.dumps(tree, indent=2) + "\n").encode())
+
+
+def area_under_curve(curve: list[tuple[int, float]]) -> float:
+    """The mean height of a curve of (env_steps, return) points joined by straight lines.
+
+    With a single point, its height.
+    """
+    if len(curve) == 1:
+        return curve[0][1]
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False))
+    return area / (curve[-1][0] - curve[0][0])
+
+
+def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
+    """What it takes to reproduce a run."""
+    return {
+        "command": command,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("qohort", *PACKAGES)},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "accelerator": config.trainer.accelerator,
+        "threads": config.trainer.threads,
+        "compile": config.compile,
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Git's answer about the source that runs, None where there is no git or no repository."""
+    try:
+        directory = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=directory, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def command_line() -> list[str]:
+    """The command line as typed, to run it again."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
