@@ -8,6 +8,7 @@ its members' states and back. Only this file, the replay and the environment loo
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch import _inductor as inductor
 from torch.func import functional_call, vmap
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 STREAMS = ("network", "environments", "exploration", "replay", "noise", "evaluation")
 """The random streams of a member. Their order is part of every published number: append, never insert."""
@@ -120,8 +126,15 @@ class CohortNetwork(nn.Module):
 
     def member_forward(self, parameters: Mapping[str, Tensor], observation: Tensor) -> Tensor:
         """One member's network on one member's parameters: what a lifted function calls."""
-        output: Tensor = functional_call(self.network, dict(parameters), (observation,))
-        return output
+        output: Tensor
+        if observation.shape[0] > 1 or _compiling:
+            output = functional_call(self.network, dict(parameters), (observation,))
+            return output
+        # A batch of one row becomes a matrix-vector product for M = 1 and a matrix product for M > 1, which
+        # round differently: two equal rows are a matrix product for any M. Inductor makes loops of either.
+        twice = observation.expand(2, *observation.shape[1:]).contiguous()
+        output = functional_call(self.network, dict(parameters), (twice,))
+        return output.mean(0, keepdim=True)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Every member's network on its own batch: `[M, B, ...]` to `[M, B, outputs]`."""
@@ -133,75 +146,128 @@ class CohortNetwork(nn.Module):
         return copy.deepcopy(self).requires_grad_(False)
 
 
-class Forward:
-    """Acting's forward pass over a cohort, with the interpreter's overhead taken out.
+class Program:
+    """A function of tensors, lifted or not, unrolled to plain tensor operations and compiled.
 
-    A lifted module costs some 200 µs a call in Python, ten times its arithmetic at the sizes of acting. So
-    the lifted pass is unrolled to plain tensor operations once for each input shape, and replayed by
-    TorchScript: the same operations, so the same bits. With `compile="none"` the module is simply called.
+    A call of a lifted function in Python costs ten times its arithmetic at the sizes of a Q-network. So it is
+    unrolled once, for the shapes of its first call, and from then on run by inductor, or by TorchScript where
+    `aot_eager` is asked for. `torch.compile` is not used: what it checks at each call costs more than the call.
+
+    What is computed for a member, and in which order, does not depend on M: one program for each M, all alike.
 
     Args:
-        network: The networks to call.
-        compile_mode: One of `COMPILE_MODES`.
+        function: Takes `state` and the inputs, returns tensors in any nesting; may write to the state in place.
+        state: Tensors in any nesting, the same at each call.
+        compile_mode: One of `COMPILE_MODES`; `none` calls the function as it is.
     """
 
-    def __init__(self, network: CohortNetwork, compile_mode: str) -> None:
-        self._network = network
-        self._unroll = compile_mode != "none"
-        self._parameters = network.parameters_by_name()
-        self._traces: dict[tuple[torch.Size, torch.dtype], Callable[..., Tensor]] = {}
+    def __init__(self, function: Callable[[Any, Any], Any], state: Any, compile_mode: str) -> None:
+        self._function, self._state, self._mode = function, state, compile_mode
+        self._run: Callable[[Any], Any] | None = None
 
     @torch.no_grad()
-    def __call__(self, observation: Tensor) -> Tensor:
-        """`[M, B, ...]` to `[M, B, outputs]`."""
-        if not self._unroll:
-            output: Tensor = self._network(observation)
-            return output
-        key = (observation.shape, observation.dtype)
-        trace = self._traces.get(key)
-        if trace is None:
-            trace = self._traces[key] = self._trace(observation)
-        return trace(observation, *self._parameters.values())
+    def __call__(self, inputs: Any) -> Any:
+        """The function's result.
 
-    def _trace(self, observation: Tensor) -> Callable[..., Tensor]:
-        names = list(self._parameters)
+        Args:
+            inputs: A tensor, or a mapping of tensors; in shapes and keys as at the first call.
+        """
+        if self._run is None:
+            self._run = self._build(inputs)
+        return self._run(inputs)
 
-        def forward(observation: Tensor, *parameters: Tensor) -> Tensor:
-            output: Tensor = vmap(self._network.member_forward)(
-                dict(zip(names, parameters, strict=True)), observation
-            )
-            return output
+    def _build(self, inputs: Any) -> Callable[[Any], Any]:
+        if self._mode == "none":
+            return lambda inputs: self._function(self._state, inputs)
+        leaves, spec = tree_flatten((self._state, inputs))
+        # A tensor that stands twice in the state (an online network that is its own target) is passed once.
+        place: dict[int, int] = {}
+        position = [place.setdefault(leaf.data_ptr(), len(place)) for leaf in leaves]
+        distinct = [leaves[position.index(index)] for index in range(len(place))]
+        held = distinct[: len({*position[: len(tree_leaves(self._state))]})]
+        result_spec: TreeSpec | None = None
 
-        arguments = (observation, *self._parameters.values())
-        unrolled = make_fx(forward)(*arguments)
-        traced: Callable[..., Tensor] = torch.jit.trace(unrolled, arguments, check_trace=False)
-        return traced
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            nonlocal result_spec
+            state, inputs = tree_unflatten([tensors[index] for index in position], spec)
+            results, result_spec = tree_flatten(self._function(state, inputs))
+            return tuple(results)
+
+        program: Callable[..., Any] | None = None
+        if self._mode == "inductor":
+            program = _compile(flat, distinct)
+        if program is None:
+            # Traced with fake tensors, then with clones: the function may write to the state.
+            unrolled = make_fx(flat, tracing_mode="fake")(*distinct)
+            program = torch.jit.trace(unrolled, tuple(leaf.clone() for leaf in distinct), check_trace=False)
+        assert result_spec is not None
+        final_spec: TreeSpec = result_spec
+        if isinstance(inputs, Tensor):
+            return lambda inputs: tree_unflatten(program(*held, inputs), final_spec)
+        return lambda inputs: tree_unflatten(program(*held, *inputs.values()), final_spec)
 
 
-def lift(function: Callable[..., Any], in_dims: Any, compile_mode: str) -> Callable[..., Any]:
-    """Lift a function of one member's tensors over the member axis, and compile it.
+_compiling = False
+"""Whether a function is being unrolled for inductor."""
 
-    Shapes are compiled as they are: one program for each M. What is computed for a member, and in which
-    order, does not depend on M.
 
-    Args:
-        function: A function of one member's tensors.
-        in_dims: As in `torch.func.vmap`: 0 where an argument has a member axis, None where it is shared.
-        compile_mode: One of `COMPILE_MODES`.
+def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callable[..., Any] | None:
+    """Compile a function of tensors for any size of their first axis, the members'.
+
+    Compiled for one size, a cohort of one would be a program of its own: without a loop over members inductor
+    orders its sums otherwise. Compiled for any size, it is the same program for every M, so the same bits.
 
     Returns:
-        The function of the cohort's tensors.
+        The compiled function; None where an operation can only be compiled for one size.
     """
-    lifted = vmap(function, in_dims=in_dims)
-    return compiled(lifted, compile_mode)
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    stand_ins = []
+    for tensor in tensors:
+        # 7 stands for any size but 0 and 1; a static size that happens to be 7 is told apart.
+        sample = torch.empty((7, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
+        sizes = [DimDynamic.DUCK, *[DimDynamic.STATIC] * (tensor.dim() - 1)]
+        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        source = ConstantSource(f"input{len(stand_ins)}")
+        stand_ins.append(mode.from_tensor(sample, symbolic_context=context, source=source))
+    global _compiling
+    _compiling = True
+    try:
+        with mode:
+            unrolled = make_fx(function)(*stand_ins)
+    finally:
+        _compiling = False
+    if shapes.replacements:
+        print("compile=inductor: the network or loss has an operation that fixes M; TorchScript runs it", file=sys.stderr)
+        return None
+    compiled: Callable[..., Any] = inductor.compile(unrolled, stand_ins)
+    return compiled
 
 
-def compiled(function: Callable[..., Any], compile_mode: str) -> Callable[..., Any]:
-    """`function`, compiled as `compile_mode` says."""
-    if compile_mode == "none":
-        return function
-    result: Callable[..., Any] = torch.compile(function, backend=compile_mode, fullgraph=True, dynamic=False)
-    return result
+class Lifted:
+    """A member's function of its parameters and observations, lifted: a program for each shape.
+
+    Args:
+        function: Takes one member's parameters and observations `[B, ...]`.
+        network: Holds the parameters.
+        compile_mode: One of `COMPILE_MODES`.
+    """
+
+    def __init__(
+        self, function: Callable[[Mapping[str, Tensor], Tensor], Tensor], network: CohortNetwork, compile_mode: str
+    ) -> None:
+        self._parameters = network.parameters_by_name()
+        self._lifted = vmap(function)
+        self._mode = compile_mode
+        self._programs: dict[torch.Size, Program] = {}
+
+    def __call__(self, observation: Tensor) -> Tensor:
+        """The function of observations `[M, B, ...]`."""
+        program = self._programs.get(observation.shape)
+        if program is None:
+            program = self._programs[observation.shape] = Program(self._lifted, self._parameters, self._mode)
+        output: Tensor = program(observation)
+        return output
 
 
 def per_member(values: Sequence[float], device: torch.device | str = "cpu") -> Tensor:

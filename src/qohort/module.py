@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from qohort.checkpoint import step_name
-from qohort.cohort import CohortNetwork, Forward, UniformStream, per_member
+from qohort.cohort import CohortNetwork, Lifted, UniformStream, per_member
 from qohort.config import TrainConfig
 from qohort.environments import EpisodicVectorEnv, episode_seeds, make_environment
 from qohort.evaluation import Evaluator
 from qohort.exploration import Constant, Progress
 from qohort.optimizer import MemberAdam
 from qohort.replay import Batch, ReplayDataset, ReplaySpec
-from qohort.td_loss import TDLoss
+from qohort.td_loss import Parameters, TDLoss
 from qohort.update import Update, UpdateResult
 
 
@@ -143,7 +143,7 @@ class QLearning(pl.LightningModule):
         self.update = Update(
             td_loss, self.online, self.target, self.target_network, optimizer, limits, config.compile
         )
-        self._forward = Forward(self.online, config.compile)
+        self.values = Lifted(self._member_values, self.online, config.compile)
         self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
         self._set_learning_rate()
 
@@ -230,7 +230,7 @@ class QLearning(pl.LightningModule):
     def evaluate(self) -> None:
         """Play greedy episodes with every member and log their mean return."""
         self._since["evaluation"] = self.progress.env_steps
-        scores = self.evaluator(lambda observation: self._values(observation), self.progress.env_steps)
+        scores = self.evaluator(self.values, self.progress.env_steps)
         self.last_evaluation = scores.returns.mean(1)
         for m, mean in enumerate(self.last_evaluation.tolist()):
             length = float(scores.lengths[m].mean())
@@ -284,16 +284,14 @@ class QLearning(pl.LightningModule):
 
     def _act_values(self) -> NDArray[np.float64]:
         observation = torch.from_numpy(self._observation).to(self.device)
-        values: NDArray[np.float64] = self._values(observation).cpu().numpy()
+        values: NDArray[np.float64] = self.values(observation).cpu().numpy()
         return values
 
-    def _values(self, observation: Tensor) -> Tensor:
-        """Action values `[M, B, A]` of observations `[M, B, ...]`."""
-        outputs = self._forward(observation)
-        members, size = outputs.shape[:2]
-        distribution = self.head.distribution(outputs.flatten(0, 1), self.actions)
-        values: Tensor = self.head.mean(distribution)
-        return values.view(members, size, self.actions)
+    def _member_values(self, parameters: Parameters, observation: Tensor) -> Tensor:
+        """One member's action values `[B, A]`."""
+        outputs = self.online.member_forward(parameters, observation)
+        values: Tensor = self.head.mean(self.head.distribution(outputs, self.actions))
+        return values
 
     def _end_episodes(self, ended: NDArray[np.bool_]) -> None:
         for m, e in np.argwhere(ended).tolist():

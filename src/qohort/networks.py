@@ -91,6 +91,30 @@ class Linear(nn.Module):
         return output
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations.
+
+    `torch.nn.LayerNorm` can be used in a network too, but cannot be compiled for any number of members, so
+    inductor has to leave the whole update to TorchScript.
+
+    Args:
+        units: The length of the last axis.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, units: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(units))
+        self.bias = nn.Parameter(torch.zeros(units))
+        self._eps = eps
+
+    def forward(self, value: Tensor) -> Tensor:
+        """`[..., units]` to `[..., units]`."""
+        centred = value - value.mean(-1, keepdim=True)
+        deviation = (centred.square().mean(-1, keepdim=True) + self._eps).sqrt()
+        return centred / deviation * self.weight + self.bias
+
+
 class MLP(nn.Module):
     """A multilayer perceptron with ReLU between its layers and a linear output.
 
@@ -115,7 +139,7 @@ class MLP(nn.Module):
         for units in hidden:
             layers.append(nn.Linear(width, units))
             if layer_norm:
-                layers.append(nn.LayerNorm(units))
+                layers.append(LayerNorm(units))
             layers.append(nn.ReLU())
             width = units
         layers.append(nn.Linear(width, outputs))

@@ -72,7 +72,7 @@ class MemberAdam(torch.optim.Optimizer):
             members, device = group["params"][0].shape[0], group["params"][0].device
             rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
             group["lr"] = rate.expand(members).clone()
-            group["step"] = torch.zeros((), dtype=torch.float64, device=device)
+            group["step"] = torch.zeros(members, dtype=torch.float64, device=device)
             for parameter in group["params"]:
                 self.state[parameter] = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
 
@@ -86,14 +86,14 @@ class MemberAdam(torch.optim.Optimizer):
                 group["step"] += 1
             for parameter in graded:
                 state = self.state[parameter]
-                lr = group["lr"].view(-1, *[1] * (parameter.dim() - 1))
+                shape = (-1, *[1] * (parameter.dim() - 1))
                 new = adam_step(
                     parameter,
                     parameter.grad,
                     state["mean"],
                     state["square"],
-                    group["step"],
-                    lr,
+                    group["step"].view(shape),
+                    group["lr"].view(shape),
                     group["betas"],
                     group["eps"],
                 )

@@ -107,6 +107,16 @@ class Expected:
         return loss, target - online
 
 
+def _at_action(distribution: Tensor, action: Tensor) -> Tensor:
+    """The rows of `[B, A, ...]` at `action [B]`: `[B, ...]`.
+
+    By a mask and a sum, not by an index: its gradient needs no scatter, and it compiles for any number of members.
+    """
+    mask = torch.arange(distribution.shape[1], device=action.device) == action.unsqueeze(-1)
+    mask = mask.view(*mask.shape, *[1] * (distribution.dim() - 2))
+    return torch.where(mask, distribution, 0.0).sum(1)
+
+
 class LossTerms(NamedTuple):
     """What an update reports besides its loss."""
 
@@ -147,8 +157,7 @@ class TDLoss:
             policy = self.bootstrap(None if next_online is None else head.mean(next_online), head.mean(next_target))
             goal = head.backup(batch["reward"], batch["discount"], next_target, policy)
         distribution = self._distribution(online, batch["observation"])
-        action = batch["action"].view(-1, *[1] * (distribution.dim() - 1))
-        chosen = distribution.take_along_dim(action, dim=1).squeeze(1)
+        chosen = _at_action(distribution, batch["action"])
         loss, td_error = head.divergence(chosen, goal)
         q_mean = head.mean(chosen.unsqueeze(1)).mean()
         return loss.mean(), LossTerms(td_error.detach(), q_mean.detach())

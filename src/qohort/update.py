@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import grad_and_value, vmap
 
-from qohort.cohort import CohortNetwork, compiled, lift
+from qohort.cohort import CohortNetwork, Program
 from qohort.config import Range
 from qohort.optimizer import MemberAdam, adam_step, clip_by_norm
-from qohort.td_loss import TDLoss
+from qohort.td_loss import Batch, TDLoss
 
 Tensors = dict[str, Tensor]
 
@@ -122,97 +121,78 @@ class Update:
         self._parameters = dict(online.network.named_parameters())
         self._online = online.parameters_by_name()
         self._target = target.parameters_by_name()
-        self.run: Callable[[Tensors], UpdateResult]
+        self._follows = isinstance(target_network, PolyakTarget)
+        networks = {"online": self._online, "target": self._target, "limits": limits}
+        self._fused = isinstance(optimizer, MemberAdam)
         if isinstance(optimizer, MemberAdam):
-            self._prepare_adam(optimizer, compile_mode)
+            group = optimizer.param_groups[0]
+            self._betas, self._eps, self._step = group["betas"], group["eps"], group["step"]
+            moments = {
+                key: {name: optimizer.state[parameter][key] for name, parameter in self._parameters.items()}
+                for key in ("mean", "square")
+            }
+            state = {**networks, **moments, "lr": group["lr"], "step": group["step"]}
+            self._program = Program(self._update, state, compile_mode)
         else:
-            self._gradients = lift(self._member_gradients, (0, 0, 0, 0), compile_mode)
-            self.run = self._leave_gradients
+            self._program = Program(vmap(self._member_gradients), networks, compile_mode)
 
-    def __call__(self, batch: Mapping[str, Tensor]) -> UpdateResult:
+    def __call__(self, batch: Batch) -> UpdateResult:
         """The closure of the optimiser's step: with `MemberAdam` the whole update, else the gradients."""
-        return self.run(dict(batch))
+        result: UpdateResult
+        if self._fused:
+            self._step.add_(1)
+            result = self._program(batch)
+            return result
+        gradients, result = self._program(batch)
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients[name]
+        return result
 
     @torch.no_grad()
     def follow(self) -> None:
         """Let the target follow after an optimiser's own step; with `MemberAdam` it has followed already."""
-        if self.run == self._leave_gradients and isinstance(self._target_network, PolyakTarget):
-            tau = self._limits["tau"]
+        if self._follows and not self._fused:
+            follow = vmap(self._target_network.follow)
             for name, target in self._target.items():
-                scale = tau.view(-1, *[1] * (target.dim() - 1))
-                target.copy_(self._target_network.follow(target, self._online[name], scale))
+                target.copy_(follow(target, self._online[name], self._limits["tau"]))
 
+    @torch.no_grad()
     def copy_target(self) -> None:
         """Copy the online network to the target."""
         for name, target in self._target.items():
             target.copy_(self._online[name])
 
-    def _member_gradients(
-        self, online: Tensors, target: Tensors, limits: Tensors, batch: Tensors
-    ) -> tuple[Tensors, UpdateResult]:
-        gradients, (loss, terms) = grad_and_value(self._td_loss, has_aux=True)(online, target, batch)
-        gradients, norm = clip_by_norm(gradients, limits.get("max_grad_norm"))
-        return gradients, UpdateResult(loss, norm, terms.td_error, terms.q_mean)
+    def _member_gradients(self, state: dict[str, Tensors], batch: Batch) -> tuple[Tensors, UpdateResult]:
+        loss = grad_and_value(self._td_loss, has_aux=True)
+        gradients, (value, terms) = loss(state["online"], state["target"], batch)
+        gradients, norm = clip_by_norm(gradients, state["limits"].get("max_grad_norm"))
+        return gradients, UpdateResult(value, norm, terms.td_error, terms.q_mean)
 
-    def _leave_gradients(self, batch: Tensors) -> UpdateResult:
-        gradients, result = self._gradients(self._online, self._target, self._limits, batch)
-        for name, parameter in self._parameters.items():
-            parameter.grad = gradients[name]
+    def _member_update(self, state: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], UpdateResult]:
+        """One member's new parameters, moments and target."""
+        gradients, result = self._member_gradients(state, batch)
+        new: dict[str, Tensors] = {"online": {}, "mean": {}, "square": {}, "target": {}}
+        for name, gradient in gradients.items():
+            parameter, mean, square = adam_step(
+                state["online"][name],
+                gradient,
+                state["mean"][name],
+                state["square"][name],
+                state["step"],
+                state["lr"],
+                self._betas,
+                self._eps,
+            )
+            new["online"][name], new["mean"][name], new["square"][name] = parameter, mean, square
+            if self._follows:
+                tau = state["limits"]["tau"]
+                new["target"][name] = self._target_network.follow(state["target"][name], parameter, tau)
+        return new, result
+
+    def _update(self, state: dict[str, Any], batch: Batch) -> UpdateResult:
+        """The lifted update, written to the state in place."""
+        new, result = vmap(self._member_update)(state, batch)
+        for key, tensors in new.items():
+            for name, tensor in tensors.items():
+                state[key][name].copy_(tensor)
         return result  # type: ignore[no-any-return]
-
-    def _prepare_adam(self, optimizer: MemberAdam, compile_mode: str) -> None:
-        group = optimizer.param_groups[0]
-        betas, eps = group["betas"], group["eps"]
-        means = {name: optimizer.state[p]["mean"] for name, p in self._parameters.items()}
-        squares = {name: optimizer.state[p]["square"] for name, p in self._parameters.items()}
-
-        def member_update(
-            online: Tensors,
-            target: Tensors,
-            means: Tensors,
-            squares: Tensors,
-            limits: Tensors,
-            lr: Tensor,
-            step: Tensor,
-            batch: Tensors,
-        ) -> tuple[list[tuple[Tensor, ...]], UpdateResult]:
-            gradients, result = self._member_gradients(online, target, limits, batch)
-            new = []
-            for name, gradient in gradients.items():
-                moved = adam_step(online[name], gradient, means[name], squares[name], step, lr, betas, eps)
-                followed = self._target_network.follow(target[name], moved[0], limits.get("tau"))
-                new.append((*moved, followed))
-            return new, result
-
-        lifted = torch.func.vmap(member_update, in_dims=(0, 0, 0, 0, 0, 0, None, 0))
-        follows = isinstance(self._target_network, PolyakTarget)
-
-        def update(
-            online: Tensors,
-            target: Tensors,
-            means: Tensors,
-            squares: Tensors,
-            limits: Tensors,
-            lr: Tensor,
-            step: Tensor,
-            batch: Tensors,
-        ) -> UpdateResult:
-            step.add_(1)
-            new, result = lifted(online, target, means, squares, limits, lr, step, batch)
-            for name, (parameter, mean, square, followed) in zip(online, new, strict=True):
-                online[name].copy_(parameter)
-                means[name].copy_(mean)
-                squares[name].copy_(square)
-                if follows:
-                    target[name].copy_(followed)
-            return result  # type: ignore[no-any-return]
-
-        program = compiled(update, compile_mode)
-        state: Any = (self._online, self._target, means, squares, self._limits, group["lr"], group["step"])
-
-        @torch.no_grad()
-        def run(batch: Tensors) -> UpdateResult:
-            result: UpdateResult = program(*state, batch)
-            return result
-
-        self.run = run
