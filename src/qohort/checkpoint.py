@@ -83,7 +83,7 @@ class MemberCheckpointIO(CheckpointIO):
             for old in resumable if name == FINAL else resumable[:-KEPT]:
                 old.unlink()
 
-    def load_checkpoint(  # type: ignore[override]
+    def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read every member's part and join them."""

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import _inductor as inductor
-from torch.func import functional_call, vmap
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
@@ -109,7 +109,7 @@ class CohortNetwork(nn.Module):
         for seed in seeds:
             # torch's initialisers read the global generator: lend them one, and leave the global as it was.
             with torch.random.fork_rng(devices=[]):
-                torch.random.default_generator.manual_seed(member_seed(seed, "network"))
+                torch.manual_seed(member_seed(seed, "network"))
                 networks.append(build())
         self.size = len(networks)
         self.network = networks[0]
@@ -199,7 +199,8 @@ class Program:
         if program is None:
             # Traced with fake tensors, then with clones: the function may write to the state.
             unrolled = make_fx(flat, tracing_mode="fake")(*distinct)
-            program = torch.jit.trace(unrolled, tuple(leaf.clone() for leaf in distinct), check_trace=False)
+            clones = tuple(leaf.clone() for leaf in distinct)
+            program = torch.jit.trace(unrolled, clones, check_trace=False)  # type: ignore[no-untyped-call]
         assert result_spec is not None
         final_spec: TreeSpec = result_spec
         if isinstance(inputs, Tensor):
@@ -222,12 +223,12 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
     """
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-    stand_ins = []
+    stand_ins: list[Any] = []
     for tensor in tensors:
         # 7 stands for any size but 0 and 1; a static size that happens to be 7 is told apart.
         sample = torch.empty((7, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
         sizes = [DimDynamic.DUCK, *[DimDynamic.STATIC] * (tensor.dim() - 1)]
-        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         source = ConstantSource(f"input{len(stand_ins)}")
         stand_ins.append(mode.from_tensor(sample, symbolic_context=context, source=source))
     global _compiling
@@ -238,7 +239,9 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
     finally:
         _compiling = False
     if shapes.replacements:
-        print("compile=inductor: the network or loss has an operation that fixes M; TorchScript runs it", file=sys.stderr)
+        print(
+            "compile=inductor: the network or loss has an operation that fixes M; TorchScript runs it", file=sys.stderr
+        )
         return None
     compiled: Callable[..., Any] = inductor.compile(unrolled, stand_ins)
     return compiled

@@ -23,6 +23,8 @@ def has_cpp_compiler() -> bool:
 def usable_mode(mode: str) -> str:
     """`mode`, or `aot_eager` in place of `inductor` where there is no C++ compiler, saying so in a line."""
     if mode == "inductor" and not has_cpp_compiler():
-        print("compile=inductor needs a C++ compiler and none was found: going on with compile=aot_eager", file=sys.stderr)
+        print(
+            "compile=inductor needs a C++ compiler and none was found: going on with compile=aot_eager", file=sys.stderr
+        )
         return "aot_eager"
     return mode

@@ -33,7 +33,9 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         env: gym.Env[Any, Any] = gym.make(config.id, disable_env_checker=True, **kwargs)
     except (gym.error.Error, ModuleNotFoundError, TypeError, ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {reason}") from error
+        raise ConfigError(
+            f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {reason}"
+        ) from error
     for wrapper in config.wrappers:
         env = instantiate(wrapper, env)
     return env
@@ -107,7 +109,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self._episodes = [-1] * self.num_envs
         self._actions: list[list[int]] = [[] for _ in self.envs]
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start the next episode of every environment.

@@ -85,7 +85,7 @@ class Linear:
 
     def __call__(self, progress: Progress) -> Floats:
         """The value of each member: `[M]`."""
-        duration = self.duration if self.fraction is None else self.fraction * progress.budget
+        duration = float(self.duration or (self.fraction or 0.0) * progress.budget)
         done = np.minimum(progress.count(self.per) / duration, 1.0)
         return self.start + (self.end - self.start) * done
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 """Of Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -16,12 +17,13 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def moving_average(scores: Sequence[float], window: int = 20) -> np.ndarray[Any, np.dtype[np.float64]]:
+def moving_average(scores: Sequence[float], window: int = 20) -> NDArray[np.float64]:
     """The mean of each score and up to `window - 1` before it."""
     sums = np.cumsum(np.concatenate(([0.0], scores)))
     ends = np.arange(1, len(scores) + 1)
     starts = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    averages: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return averages
 
 
 def column(rows: Rows, name: str) -> tuple[list[int], list[float]]:
@@ -75,4 +77,4 @@ def _finish(figure: Figure, path: Path, title: str) -> None:
     axes.set_ylabel("return of an episode")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-    FigureCanvasAgg(figure).print_png(str(path))
+    FigureCanvasAgg(figure).print_png(str(path))  # type: ignore[no-untyped-call]

@@ -24,7 +24,7 @@ from qohort.environments import EpisodicVectorEnv, episode_seeds, make_environme
 from qohort.evaluation import Evaluator
 from qohort.exploration import Constant, Progress
 from qohort.optimizer import MemberAdam
-from qohort.replay import Batch, ReplayDataset, ReplaySpec
+from qohort.replay import Batch, Replay, ReplayDataset, ReplaySpec
 from qohort.td_loss import Parameters, TDLoss
 from qohort.update import Update, UpdateResult
 
@@ -105,7 +105,7 @@ class QLearning(pl.LightningModule):
         gamma = per_member([member.gamma for member in self.members])
         space = self.environments.single_observation_space
         spec = ReplaySpec(space, self.num_envs, config.batch_size, gamma, self.seeds, config.budget, device)
-        self.replay = instantiate(config.replay, _partial_=True)(spec=spec)
+        self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -130,8 +130,9 @@ class QLearning(pl.LightningModule):
     def on_train_start(self) -> None:
         """Build the lifted functions, on parameters and optimiser state as they are after any restore."""
         config, device = self.config, self.device
-        self.optimizer: Any = self.optimizers()
-        optimizer = self.optimizer.optimizer
+        lightning_optimizer: Any = self.optimizers()
+        self.optimizer = lightning_optimizer  # Lightning's wrapper: its step counts as global_step
+        optimizer: torch.optim.Optimizer = lightning_optimizer.optimizer
         for group in optimizer.param_groups:
             group.update({key: value.to(device) for key, value in group.items() if isinstance(value, Tensor)})
         limits = {}
@@ -140,9 +141,7 @@ class QLearning(pl.LightningModule):
         if "tau" in config.target_network:
             limits["tau"] = per_member([m.target_network["tau"] for m in self.members], device)
         td_loss = TDLoss(self.online.member_forward, instantiate(config.bootstrap), self.head, self.actions)
-        self.update = Update(
-            td_loss, self.online, self.target, self.target_network, optimizer, limits, config.compile
-        )
+        self.update = Update(td_loss, self.online, self.target, self.target_network, optimizer, limits, config.compile)
         self.values = Lifted(self._member_values, self.online, config.compile)
         self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
         self._set_learning_rate()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from gymnasium import spaces
@@ -28,7 +28,7 @@ class Features(nn.Module):
         space: The observation space: `Box`, `Discrete` or `MultiBinary`.
     """
 
-    def __init__(self, space: spaces.Space) -> None:
+    def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__()
         self._categories = int(space.n) if isinstance(space, spaces.Discrete) else 0
         self._first = int(space.start) if isinstance(space, spaces.Discrete) else 0
@@ -55,7 +55,7 @@ class Table(nn.Module):
         ValueError: If the observations are not Discrete.
     """
 
-    def __init__(self, observation_space: spaces.Space, outputs: int) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], outputs: int) -> None:
         super().__init__()
         if not isinstance(observation_space, spaces.Discrete):
             raise ValueError(f"network=table needs Discrete observations, got {observation_space}: use network=linear")
@@ -78,7 +78,7 @@ class Linear(nn.Module):
         bias: Whether there is a constant feature.
     """
 
-    def __init__(self, observation_space: spaces.Space, outputs: int, bias: bool = True) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.features = Features(observation_space)
         self.values = nn.Linear(self.features.size, outputs, bias=bias)
@@ -127,7 +127,7 @@ class MLP(nn.Module):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         outputs: int,
         hidden: Annotated[Sequence[Annotated[int, Range(1)]], Sized(1)] = (120, 84),
         layer_norm: bool = False,

@@ -77,7 +77,7 @@ class MemberAdam(torch.optim.Optimizer):
                 self.state[parameter] = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Apply the gradients, after the closure where there is one; returns what the closure returned."""
         result = None if closure is None else closure()
         for group in self.param_groups:
@@ -133,7 +133,10 @@ def mixes_members(build: Callable[[Iterable[nn.Parameter]], torch.optim.Optimize
             optimizer.step()
         return parameter.detach()
 
-    start = torch.arange(3 * 4 * 5, dtype=torch.float32).reshape(3, 4, 5).sin() * torch.tensor([1.0, 9.0, 0.1])[:, None, None]
+    start = (
+        torch.arange(3 * 4 * 5, dtype=torch.float32).reshape(3, 4, 5).sin()
+        * torch.tensor([1.0, 9.0, 0.1])[:, None, None]
+    )
     return not torch.equal(run(start)[1:2], run(start[1:2]))
 
 

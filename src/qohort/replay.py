@@ -77,7 +77,7 @@ class ReplaySpec:
         device: Where storage and batches live.
     """
 
-    observation_space: spaces.Space
+    observation_space: spaces.Space[Any]
     num_envs: int
     batch_size: int
     gamma: Tensor

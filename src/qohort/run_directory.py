@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -128,7 +129,7 @@ def area_under_curve(curve: list[tuple[int, float]]) -> float:
     """
     if len(curve) == 1:
         return curve[0][1]
-    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False))
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(curve))
     return area / (curve[-1][0] - curve[0][0])
 
 

@@ -95,7 +95,7 @@ class Expected:
         return distribution
 
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Tensor) -> Tensor:
-        """y = r + d Σ_a π(a) Q'(s', a): `[B]`."""
+        """Y = r + d Σ_a π(a) Q'(s', a): `[B]`."""
         return reward + discount * (policy * next_target).sum(-1)
 
     def divergence(self, online: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

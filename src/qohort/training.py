@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
@@ -56,7 +53,8 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
     waiting: dict[int, list[Member]] = defaultdict(list)
     for member in members:
         if member.directory.result() is not None:
-            print(f"seed {member.config.seed} is finished already: {member.directory.path} (overwrite=true starts over)")
+            where = member.directory.path
+            print(f"seed {member.config.seed} is finished already: {where} (overwrite=true starts over)")
         else:
             waiting[member.directory.resumable_step() or 0].append(member)
     for step in sorted(waiting, reverse=True):
@@ -79,7 +77,7 @@ def prepare(config: DictConfig) -> list[Member]:
     mode = usable_mode(configs[0].compile)
     members = []
     for one in configs:
-        one = replace(one, compile=mode)
+        one = replace(one, compile=mode)  # type: ignore[arg-type]
         members.append(Member(one, RunDirectory.of(one)))
     if configs[0].overwrite:
         for member in members:

@@ -195,4 +195,4 @@ class Update:
         for key, tensors in new.items():
             for name, tensor in tensors.items():
                 state[key][name].copy_(tensor)
-        return result  # type: ignore[no-any-return]
+        return result
