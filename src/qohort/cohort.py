@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch import _inductor as inductor
 from torch._dynamo.source import ConstantSource
+from torch._inductor.compile_fx import compile_fx_inner
+from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call, vmap
+from torch.func import functional_call, functionalize, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
@@ -109,7 +110,7 @@ class CohortNetwork(nn.Module):
         for seed in seeds:
             # torch's initialisers read the global generator: lend them one, and leave the global as it was.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(member_seed(seed, "network"))
+                torch.default_generator.manual_seed(member_seed(seed, "network"))
                 networks.append(build())
         self.size = len(networks)
         self.network = networks[0]
@@ -165,15 +166,15 @@ class Program:
         self._function, self._state, self._mode = function, state, compile_mode
         self._run: Callable[[Any], Any] | None = None
 
-    @torch.no_grad()
     def __call__(self, inputs: Any) -> Any:
-        """The function's result.
+        """The function's result; it takes no part in autograd.
 
         Args:
             inputs: A tensor, or a mapping of tensors; in shapes and keys as at the first call.
         """
         if self._run is None:
-            self._run = self._build(inputs)
+            with torch.no_grad():
+                self._run = self._build(inputs)
         return self._run(inputs)
 
     def _build(self, inputs: Any) -> Callable[[Any], Any]:
@@ -181,10 +182,12 @@ class Program:
             return lambda inputs: self._function(self._state, inputs)
         leaves, spec = tree_flatten((self._state, inputs))
         # A tensor that stands twice in the state (an online network that is its own target) is passed once.
-        place: dict[int, int] = {}
-        position = [place.setdefault(leaf.data_ptr(), len(place)) for leaf in leaves]
+        place: dict[Any, int] = {}
+        state_size = len(leaves) - len(tree_leaves(inputs))
+        keys = [(one.data_ptr(), one.shape) if i < state_size else i for i, one in enumerate(leaves)]
+        position = [place.setdefault(key, len(place)) for key in keys]
         distinct = [leaves[position.index(index)] for index in range(len(place))]
-        held = distinct[: len({*position[: len(tree_leaves(self._state))]})]
+        held = distinct[: len({*position[:state_size]})]
         result_spec: TreeSpec | None = None
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -235,7 +238,8 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
     _compiling = True
     try:
         with mode:
-            unrolled = make_fx(function)(*stand_ins)
+            trace = make_fx(functionalize(function), decomposition_table=select_decomp_table())
+            unrolled = trace(*stand_ins)
     finally:
         _compiling = False
     if shapes.replacements:
@@ -243,8 +247,8 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
             "compile=inductor: the network or loss has an operation that fixes M; TorchScript runs it", file=sys.stderr
         )
         return None
-    compiled: Callable[..., Any] = inductor.compile(unrolled, stand_ins)
-    return compiled
+    compiled: Any = compile_fx_inner(unrolled, stand_ins)
+    return lambda *tensors: compiled(list(tensors))
 
 
 class Lifted:
@@ -307,6 +311,8 @@ def merge_states(states: Sequence[Any]) -> Any:
     if isinstance(first, Tensor) and first.dim() > 0:
         return torch.cat(list(states))
     if isinstance(first, Mapping):
+        if any(state.keys() != first.keys() for state in states[1:]):
+            raise ValueError(f"members of one cohort must have the same state, got {[list(state) for state in states]}")
         return {
             key: [state[key][0] for state in states]
             if key == "members" and isinstance(value, list)

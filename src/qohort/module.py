@@ -104,7 +104,8 @@ class QLearning(pl.LightningModule):
         config = self.config
         gamma = per_member([member.gamma for member in self.members])
         space = self.environments.single_observation_space
-        spec = ReplaySpec(space, self.num_envs, config.batch_size, gamma, self.seeds, config.budget, device)
+        sizes = (self.num_envs, config.batch_size)
+        spec = ReplaySpec(space, *sizes, gamma, self.seeds, config.budget, device, config.compile)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 

@@ -17,8 +17,8 @@ def adam_step(
     gradient: Tensor,
     mean: Tensor,
     square: Tensor,
-    step: Tensor,
-    lr: Tensor,
+    rate: Tensor,
+    root: Tensor,
     betas: tuple[float, float],
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,8 +29,8 @@ def adam_step(
         gradient: Its gradient.
         mean: The running mean of gradients (m).
         square: The running mean of squared gradients (v).
-        step: The number of this step, from 1: a float64 scalar.
-        lr: The learning rate: broadcasts against the parameter.
+        rate: The learning rate over the first bias correction, α / (1 - β₁ᵗ): broadcasts against the parameter.
+        root: The root of the second bias correction, √(1 - β₂ᵗ): broadcasts against the parameter.
         betas: The decay rates of the two means.
         eps: Added to the root of the second mean.
 
@@ -40,10 +40,23 @@ def adam_step(
     beta1, beta2 = betas
     mean = mean.lerp(gradient, 1 - beta1)
     square = beta2 * square + (1 - beta2) * gradient * gradient
-    correction1 = (1 - beta1**step).float()
-    correction2 = (1 - beta2**step).sqrt().float()
-    denominator = square.sqrt() / correction2 + eps
-    return parameter - (lr / correction1) * (mean / denominator), mean, square
+    return parameter - rate * (mean / (square.sqrt() / root + eps)), mean, square
+
+
+def bias_corrections(step: Tensor, lr: Tensor, betas: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """The rate and the root that `adam_step` takes, of each member.
+
+    Apart from it, because a compiler would fuse these powers into its loops over all parameters.
+
+    Args:
+        step: The number of the step, from 1: `[M]` float64.
+        lr: The learning rates: `[M]` float32.
+        betas: The decay rates of the two means.
+
+    Returns:
+        α / (1 - β₁ᵗ) and √(1 - β₂ᵗ): `[M]` float32 each.
+    """
+    return (lr / (1 - betas[0] ** step)).float(), (1 - betas[1] ** step).sqrt().float()
 
 
 class MemberAdam(torch.optim.Optimizer):
@@ -84,6 +97,7 @@ class MemberAdam(torch.optim.Optimizer):
             graded = [parameter for parameter in group["params"] if parameter.grad is not None]
             if graded:
                 group["step"] += 1
+                rate, root = bias_corrections(group["step"], group["lr"], group["betas"])
             for parameter in graded:
                 state = self.state[parameter]
                 shape = (-1, *[1] * (parameter.dim() - 1))
@@ -92,8 +106,8 @@ class MemberAdam(torch.optim.Optimizer):
                     parameter.grad,
                     state["mean"],
                     state["square"],
-                    group["step"].view(shape),
-                    group["lr"].view(shape),
+                    rate.view(shape),
+                    root.view(shape),
                     group["betas"],
                     group["eps"],
                 )

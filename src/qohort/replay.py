@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from qohort.cohort import UniformStream
+from qohort.cohort import Program, UniformStream
 from qohort.config import Range
 
 Batch = dict[str, Tensor]
@@ -75,6 +75,7 @@ class ReplaySpec:
         seeds: Each member's seed.
         budget: The env_steps that a member may take: no replay needs to hold more.
         device: Where storage and batches live.
+        compile_mode: One of `COMPILE_MODES`.
     """
 
     observation_space: spaces.Space[Any]
@@ -84,6 +85,18 @@ class ReplaySpec:
     seeds: Sequence[int]
     budget: int
     device: torch.device
+    compile_mode: str
+
+
+def _gather(state: Mapping[str, Any], index: Tensor) -> Batch:
+    """The transitions at `index [M, B]`, and their discounts."""
+    rows = (index + state["first"]).flatten()
+    drawn = {
+        name: array.flatten(0, 1).index_select(0, rows).view(*index.shape, *array.shape[2:])
+        for name, array in state["arrays"].items()
+    }
+    drawn["discount"] = drawn.pop("continues") * state["gamma"]
+    return drawn
 
 
 class Transitions:
@@ -98,7 +111,6 @@ class Transitions:
         members, shape = len(spec.seeds), spec.observation_space.shape or ()
         dtype = STORED_DTYPES.get(str(spec.observation_space.dtype), torch.int64)
         self.slots = slots
-        self.gamma = spec.gamma.to(spec.device)
         empty = {
             "observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
             "action": torch.empty((members, slots), dtype=torch.int64, device=spec.device),
@@ -107,7 +119,12 @@ class Transitions:
             "next_observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
         }
         self.arrays = empty
-        self._flat = {name: array.flatten(0, 1) for name, array in empty.items()}
+        first = slots * torch.arange(members, device=spec.device).unsqueeze(1)
+        state = {"arrays": empty, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
+        # Compiled by inductor on the CPU only: the other ways of unrolling would copy the whole replay.
+        compiled = spec.compile_mode == "inductor" and spec.device.type == "cpu"
+        self._gather = Program(_gather, state, "inductor" if compiled else "none")
+        self._device = spec.device
         # On the CPU rows are written through NumPy, which is several times quicker for a few numbers.
         self._writable = {name: array.numpy() for name, array in empty.items()} if spec.device.type == "cpu" else None
 
@@ -122,15 +139,8 @@ class Transitions:
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
         """The transitions at `index [M, B]`, as new tensors."""
-        members, size = index.shape
-        offset = np.arange(members)[:, None] * self.slots
-        flat_index = torch.from_numpy((index + offset).ravel()).to(self.gamma.device)
-        drawn = {
-            name: array.index_select(0, flat_index).view(members, size, *array.shape[1:])
-            for name, array in self._flat.items()
-        }
-        drawn["discount"] = drawn.pop("continues").mul_(self.gamma.unsqueeze(1))
-        return drawn
+        batch: Batch = self._gather(torch.from_numpy(index).to(self._device))
+        return batch
 
     def state_dict(self, written: int) -> dict[str, Tensor]:
         """Copies of the first `written` slots."""

@@ -142,7 +142,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("qohort", *PACKAGES)},
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "accelerator": config.trainer.accelerator,
         "threads": config.trainer.threads,
@@ -168,7 +168,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The model of this machine's CPU."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))

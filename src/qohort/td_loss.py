@@ -15,7 +15,6 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from qohort.config import Range
 
@@ -103,7 +102,10 @@ class Expected:
         if self.loss == "squared":
             loss = (target - online).square()
         else:
-            loss = F.huber_loss(online, target, reduction="none", delta=self.huber_delta)
+            # Written out: torch's own can be compiled for one number of members only.
+            error = (target - online).abs()
+            linear = self.huber_delta * (error - 0.5 * self.huber_delta)
+            loss = torch.where(error < self.huber_delta, 0.5 * error.square(), linear)
         return loss, target - online
 
 

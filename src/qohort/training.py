@@ -200,6 +200,8 @@ def make_trainer(members: Sequence[Member]) -> pl.Trainer:
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # The loop behind the dataset is restored exactly; Lightning looks for that in the loader.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=1,

@@ -11,7 +11,7 @@ from torch.func import grad_and_value, vmap
 
 from qohort.cohort import CohortNetwork, Program
 from qohort.config import Range
-from qohort.optimizer import MemberAdam, adam_step, clip_by_norm
+from qohort.optimizer import MemberAdam, adam_step, bias_corrections, clip_by_norm
 from qohort.td_loss import Batch, TDLoss
 
 Tensors = dict[str, Tensor]
@@ -126,12 +126,12 @@ class Update:
         self._fused = isinstance(optimizer, MemberAdam)
         if isinstance(optimizer, MemberAdam):
             group = optimizer.param_groups[0]
-            self._betas, self._eps, self._step = group["betas"], group["eps"], group["step"]
+            self._betas, self._eps, self._step, self._lr = group["betas"], group["eps"], group["step"], group["lr"]
             moments = {
                 key: {name: optimizer.state[parameter][key] for name, parameter in self._parameters.items()}
                 for key in ("mean", "square")
             }
-            state = {**networks, **moments, "lr": group["lr"], "step": group["step"]}
+            state = {**networks, **moments}
             self._program = Program(self._update, state, compile_mode)
         else:
             self._program = Program(vmap(self._member_gradients), networks, compile_mode)
@@ -141,7 +141,8 @@ class Update:
         result: UpdateResult
         if self._fused:
             self._step.add_(1)
-            result = self._program(batch)
+            rate, root = bias_corrections(self._step, self._lr, self._betas)
+            result = self._program({**batch, "rate": rate, "root": root})
             return result
         gradients, result = self._program(batch)
         for name, parameter in self._parameters.items():
@@ -178,8 +179,8 @@ class Update:
                 gradient,
                 state["mean"][name],
                 state["square"][name],
-                state["step"],
-                state["lr"],
+                batch["rate"],
+                batch["root"],
                 self._betas,
                 self._eps,
             )

@@ -1,0 +1,16 @@
+"""Evaluate a trained member: python scripts/evaluate.py run=<run directory> [key=value ...]. See conf/evaluate.yaml."""
+
+from omegaconf import DictConfig
+
+from qohort.cli import entry_point
+
+
+@entry_point("evaluate")
+def main(config: DictConfig) -> None:
+    from qohort.playing import evaluate
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Speed of the whole product beside Stable-Baselines3: the same work, one core each, in turns.
+
+A speed is taken over a window of env_steps that begins after the first updates, so that imports and
+compilation are outside; what they take is reported beside it as start-up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from qohort.config import PositiveInt, Range, Sized, build_config
+from qohort.errors import ConfigError
+from qohort.run_directory import cpu_name
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One piece of work, for both systems.
+
+    Attributes:
+        experiment: Our settings.
+        budget: env_steps of a member.
+        start: The env_steps at which the window begins.
+        sb3: The same settings as keyword arguments of Stable-Baselines3's DQN.
+    """
+
+    experiment: str
+    budget: int
+    start: int
+    sb3: dict[str, Any]
+
+
+GEOMETRIES = {
+    "cleanrl": Geometry(
+        "cleanrl/cartpole",
+        budget=60_000,
+        start=15_000,
+        sb3={
+            "policy_kwargs": {"net_arch": [120, 84]},
+            "learning_rate": 2.5e-4,
+            "buffer_size": 10_000,
+            "batch_size": 128,
+            "gamma": 0.99,
+            "learning_starts": 10_000,
+            "train_freq": 10,
+            "gradient_steps": 1,
+            "target_update_interval": 500,
+            "exploration_fraction": 0.5,
+            "exploration_final_eps": 0.05,
+        },
+    ),
+    "article": Geometry(
+        "article/dqn",
+        budget=20_000,
+        start=2_000,
+        # A target copied at every step is no target; ε falls over the first thousand steps.
+        sb3={
+            "policy_kwargs": {"net_arch": [24, 24]},
+            "learning_rate": 1e-3,
+            "buffer_size": 1_000_000,
+            "batch_size": 20,
+            "gamma": 0.95,
+            "learning_starts": 20,
+            "train_freq": 1,
+            "gradient_steps": 1,
+            "target_update_interval": 1,
+            "exploration_fraction": 0.05,
+            "exploration_final_eps": 0.01,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """The configuration of the benchmark; `conf/benchmark.yaml` says what each key is."""
+
+    geometries: Annotated[Sequence[Literal["cleanrl", "article"]], Sized(1)]
+    cohorts: Annotated[Sequence[PositiveInt], Sized(1)]
+    repeats: PositiveInt
+    core: Annotated[int, Range(0)]
+    compile: Literal["inductor", "aot_eager", "none"]
+    output: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run: env_steps a second summed over its members, and the seconds outside the window."""
+
+    speed: float
+    startup_s: float
+
+
+def benchmark(config: DictConfig) -> None:
+    """Run every system in turn, print the table and write the figures.
+
+    Raises:
+        ConfigError: If the configuration is wrong, or Stable-Baselines3 is not installed.
+    """
+    settings: BenchmarkConfig = build_config(BenchmarkConfig, OmegaConf.to_container(config, resolve=True))
+    if util.find_spec("stable_baselines3") is None:
+        raise ConfigError("stable-baselines3 is not installed: make benchmark installs it")
+    if settings.core not in os.sched_getaffinity(0):
+        raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
+    results = {name: measure(name, settings) for name in settings.geometries}
+    figures = {
+        "cpu": cpu_name(),
+        "compile": settings.compile,
+        "stable_baselines3": metadata.version("stable-baselines3"),
+        "torch": metadata.version("torch"),
+        "results": results,
+    }
+    Path(settings.output).write_text(json.dumps(figures, indent=2) + "\n")
+    show(figures)
+    print(f"figures: {settings.output}")
+
+
+def measure(name: str, settings: BenchmarkConfig) -> dict[str, Any]:
+    """The timings of one geometry: the systems take turns, in the opposite order each other round."""
+    systems = ["Stable-Baselines3", *[f"Qohort, {_members(members)}" for members in settings.cohorts]]
+    sizes = dict(zip(systems, (0, *settings.cohorts), strict=True))
+    timings: dict[str, list[Timing]] = {system: [] for system in systems}
+    for repeat in range(settings.repeats):
+        for system in systems if repeat % 2 == 0 else reversed(systems):
+            print(f"{name}, round {repeat + 1} of {settings.repeats}: {system} ...", file=sys.stderr, flush=True)
+            timings[system].append(_run(name, sizes[system], repeat, settings))
+    rows = {}
+    base = statistics.median(timing.speed for timing in timings["Stable-Baselines3"])
+    for system, runs in timings.items():
+        speed = statistics.median(timing.speed for timing in runs)
+        rows[system] = {
+            "env_steps_per_s": speed,
+            "ratio": speed / base,
+            "startup_s": statistics.median(timing.startup_s for timing in runs),
+            "runs": [timing.speed for timing in runs],
+        }
+    return rows
+
+
+def _members(members: int) -> str:
+    return "alone" if members == 1 else f"cohort of {members}"
+
+
+def _run(name: str, members: int, repeat: int, settings: BenchmarkConfig) -> Timing:
+    """One process on one core: `members` of ours, or Stable-Baselines3 for 0."""
+    geometry = GEOMETRIES[name]
+    with tempfile.TemporaryDirectory() as directory:
+        if members:
+            seeds = [repeat * members + member for member in range(members)]
+            command = [
+                str(SCRIPTS / "train.py"),
+                f"experiment={geometry.experiment}",
+                f"seed={seeds}".replace(" ", ""),
+                f"budget={geometry.budget}",
+                "log_every=500",
+                f"compile={settings.compile}",
+                f"output_dir={directory}",
+            ]
+        else:
+            program = "from qohort.benchmark import run_sb3; run_sb3"
+            command = ["-c", f"{program}({name!r}, {repeat}, {directory!r})"]
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {settings.core}),
+        )
+        whole = time.perf_counter() - began
+        if done.returncode != 0:
+            raise RuntimeError(f"{command} failed:\n{done.stderr}")
+        seconds = _window(Path(directory), geometry) if members else json.loads(done.stdout.splitlines()[-1])
+    steps = (geometry.budget - geometry.start) * max(members, 1)
+    return Timing(steps / seconds, whole - seconds)
+
+
+def _window(directory: Path, geometry: Geometry) -> float:
+    """Seconds from the window's start to the end of training, from the slowest member's own rows."""
+    seconds = []
+    for file in directory.rglob("metrics.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        start = next(row for row in rows if "train/loss" in row and row["env_steps"] >= geometry.start)
+        share = (geometry.budget - geometry.start) / (geometry.budget - start["env_steps"])
+        seconds.append((rows[-1]["wall_s"] - start["wall_s"]) * share)
+    return max(seconds)
+
+
+def run_sb3(name: str, seed: int, directory: str) -> None:
+    """Train with Stable-Baselines3, one thread, its CSV logger on, and print the window's seconds."""
+    import torch
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import configure
+
+    geometry = GEOMETRIES[name]
+    torch.set_num_threads(1)
+
+    class Clock(BaseCallback):
+        began = 0.0
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps == geometry.start:
+                self.began = time.perf_counter()
+            return True
+
+    clock = Clock()
+    model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **geometry.sb3)
+    model.set_logger(configure(directory, ["csv"]))
+    model.learn(geometry.budget, callback=clock)
+    print(time.perf_counter() - clock.began)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print a table a geometry."""
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    for name, rows in figures["results"].items():
+        table = Table(
+            title=f"{name} ({GEOMETRIES[name].experiment}), one core of {figures['cpu']}", title_justify="left"
+        )
+        for heading in ("system", "env steps/s", "ratio", "start-up s"):
+            table.add_column(heading, justify="left" if heading == "system" else "right")
+        for system, row in rows.items():
+            table.add_row(system, f"{row['env_steps_per_s']:,.0f}", f"{row['ratio']:.1f}", f"{row['startup_s']:.0f}")
+        console.print(table)

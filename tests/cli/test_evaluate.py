@@ -1,0 +1,254 @@
+"""scripts/evaluate.py on a tiny run: what it prints and writes, that it repeats, what it refuses."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from qohort.playing import summary
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+BLIND = """
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Blind(CartPoleEnv):
+    metadata = {"render_modes": []}
+
+    def __init__(self):
+        super().__init__()
+
+gym.register("Blind-v0", Blind, max_episode_steps=500)
+"""
+
+
+def python(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a final checkpoint."""
+    output = tmp_path_factory.mktemp("outputs")
+    settings = "seed=3 budget=600 learning_starts=100 compile=none logger=none evaluation.every=300"
+    settings += " evaluation.episodes=2 trainer.progress_bar=false"
+    done = python("train.py", *settings.split(), f"output_dir={output}")
+    assert done.returncode == 0, done.stderr
+    (config,) = output.glob("*/*/*/config.yaml")
+    return config.parent
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run directory, for one test."""
+    return Path(shutil.copytree(trained, tmp_path / "seed-3"))
+
+
+class Evaluate:
+    """Calls the script in this process, which saves importing torch each time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        script = str(SCRIPTS / "evaluate.py")
+        self._monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return code, *self._capfd.readouterr()
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Evaluate:
+    return Evaluate(monkeypatch, capfd)
+
+
+def frames_of(video: Path) -> list[np.ndarray]:
+    with imageio.get_reader(video) as reader:
+        return list(reader)
+
+
+def written(run: Path) -> dict:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def test_as_typed_with_a_video_prints_and_writes_it_all(run: Path) -> None:
+    done = python("evaluate.py", f"run={run}", "episodes=7", "video=true")
+    assert done.returncode == 0, done.stderr
+    outcome = written(run)
+    assert outcome["settings"]["episodes"] == 7
+    assert (outcome["checkpoint"], outcome["env_steps"]) == ("checkpoints/final.ckpt", 600)
+    assert (outcome["env"], outcome["agent"], outcome["trained_seed"]) == ("CartPole-v1", "dqn", 3)
+    assert len(outcome["returns"]) == len(outcome["lengths"]) == 7
+    assert outcome["returns"] == outcome["lengths"]  # CartPole pays 1 a step
+    assert outcome["min"] == min(outcome["returns"]) <= outcome["mean"] <= max(outcome["returns"]) == outcome["max"]
+    assert outcome["interval"][0] <= outcome["mean"] <= outcome["interval"][1]
+    for text in ("95% interval", f"{outcome['mean']:.2f}", str(run / "evaluation.json"), outcome["video"]):
+        assert text in done.stdout
+    frames = frames_of(run / outcome["video"])
+    assert len(frames) == outcome["lengths"][0] + 1
+    assert frames[0].shape == (400, 600, 3)
+    assert {path.name for path in run.iterdir() if path.name not in ("evaluation.json", "videos")} == {
+        *("checkpoints", "config.yaml", "manifest.json", "metrics.jsonl", "learning_curve.png", "result.json")
+    }
+
+
+def test_the_same_command_twice_is_the_same_and_a_video_changes_no_episode(run: Path, evaluate: Evaluate) -> None:
+    command = (f"run={run}", "episodes=4", "epsilon=0.3", "seed=5")
+    code, _, errors = evaluate(*command)
+    assert (code, errors) == (0, "")
+    first = (run / "evaluation.json").read_bytes()
+    evaluate(*command)
+    assert (run / "evaluation.json").read_bytes() == first
+    evaluate(*command, "video=true")
+    filmed = written(run)
+    video = (run / filmed["video"]).read_bytes()
+    evaluate(*command, "video=true")
+    assert (run / filmed["video"]).read_bytes() == video
+    assert filmed["returns"] == json.loads(first)["returns"]
+
+
+def test_greedy_episodes_do_not_depend_on_how_many_are_played(run: Path, evaluate: Evaluate) -> None:
+    evaluate(f"run={run}", "episodes=9")
+    nine = written(run)["returns"]
+    evaluate(f"run={run}", "episodes=4")
+    assert written(run)["returns"] == nine[:4]
+
+
+def test_epsilon_and_seed_and_the_cut_are_used(run: Path, evaluate: Evaluate) -> None:
+    outcomes = {}
+    for name, settings in {"": (), "epsilon": ("epsilon=1",), "seed": ("seed=1",)}.items():
+        evaluate(f"run={run}", "episodes=8", *settings)
+        outcomes[name] = written(run)["returns"]
+    assert outcomes[""] != outcomes["epsilon"]
+    assert outcomes[""] != outcomes["seed"]
+    evaluate(f"run={run}", "episodes=3", "max_episode_steps=5")
+    assert written(run)["lengths"] == [5, 5, 5]
+
+
+def test_an_interrupted_run_is_evaluated_at_its_newest_whole_checkpoint(run: Path, evaluate: Evaluate) -> None:
+    checkpoints = run / "checkpoints"
+    (run / "result.json").unlink()
+    (checkpoints / "final.ckpt").rename(checkpoints / "step-000000000600.ckpt")
+    (checkpoints / "step-000000000900.ckpt").write_bytes((checkpoints / "step-000000000600.ckpt").read_bytes()[:999])
+    (checkpoints / "step-000000000950.ckpt").write_bytes(b"")
+    code, _, errors = evaluate(f"run={run}", "episodes=1")
+    assert code == 0
+    assert written(run)["checkpoint"] == "checkpoints/step-000000000600.ckpt"
+    assert written(run)["interval"] is None
+    assert "step-000000000950.ckpt cannot be read" in errors
+    assert errors.count("\n") == 1
+
+
+def test_without_ffmpeg_the_video_is_a_gif(run: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/no/such/ffmpeg")
+    code, _, _ = evaluate(f"run={run}", "episodes=1", "video=true")
+    assert code == 0
+    assert written(run)["video"].endswith(".gif")
+    assert len(frames_of(run / written(run)["video"])) > 1
+    assert [path.name for path in (run / "videos").iterdir()] == [Path(written(run)["video"]).name]
+
+
+def test_an_environment_that_cannot_render_is_refused_before_any_work(
+    run: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blind.py").write_text(BLIND)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("id: CartPole-v1", "id: blind:Blind-v0"))
+    shutil.rmtree(run / "checkpoints")  # nothing of it is read before the refusal
+    code, _, errors = evaluate(f"run={run}", "video=true")
+    assert code == 2
+    assert errors.startswith("qohort: video=true: env.id=blind:Blind-v0 cannot render")
+    assert errors.count("\n") == 1
+    assert not (run / "videos").exists()
+
+
+WRONG = {
+    "no run": ((), "run has no value"),
+    "no directory": (("run=/no/such/run",), "run=/no/such/run is not a directory"),
+    "a file": (("run={run}/config.yaml",), "is not a directory"),
+    "not a run": (("run={run}/checkpoints",), "is not a run directory, it has no config.yaml"),
+    "the directory above": (("run={run}/..",), "did you mean run={run}/../seed-3?"),
+    "episodes": (("run={run}", "episodes=0"), "episodes=0"),
+    "epsilon": (("run={run}", "epsilon=1.5"), "epsilon=1.5"),
+    "seed": (("run={run}", "seed=[1,2]"), "seed=[1,"),
+    "max_episode_steps": (("run={run}", "max_episode_steps=0"), "max_episode_steps=0"),
+    "video": (("run={run}", "video=mp4"), "video=mp4"),
+    "accelerator": (("run={run}", "accelerator=tpu"), "accelerator=tpu"),
+    "threads": (("run={run}", "threads=many"), "threads=many"),
+    "unknown key": (("run={run}", "episode=3"), "did you mean episodes"),
+    "added key": (("run={run}", "+episode=3"), "did you mean episodes"),
+    "no setting": (("{run}",), "is not a setting: write key=value"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_line_and_writes_nothing(name: str, run: Path, evaluate: Evaluate) -> None:
+    arguments, message = WRONG[name]
+    before = sorted(run.rglob("*"))
+    code, output, errors = evaluate(*(argument.format(run=run) for argument in arguments))
+    assert code == 2
+    assert errors.startswith("qohort: ")
+    assert message.format(run=run) in errors
+    assert (errors.count("\n"), output) == (1, "")
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint yet"),
+        (lambda run: (run / "checkpoints/final.ckpt").write_bytes(b"PK"), "has no whole checkpoint"),
+        (lambda run: (run / "config.yaml").write_text("seed: 3"), "has a config.yaml that cannot be used"),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), "has a config.yaml that cannot be used"),
+        (lambda run: (run / "config.yaml").write_text(""), "has a config.yaml that cannot be used"),
+        (lambda run: edit(run, "- 84", "- 83"), "the network does not fit final.ckpt"),
+        (lambda run: edit(run, "CartPole-v1", "CartPoll-v1"), "cannot be made"),
+    ],
+)
+def test_a_broken_run_directory_is_told_in_one_line(break_it, message: str, run: Path, evaluate: Evaluate) -> None:
+    break_it(run)
+    code, _, errors = evaluate(f"run={run}", "episodes=1")
+    assert code == 2
+    assert errors.startswith("qohort: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not (run / "evaluation.json").exists()
+
+
+def edit(run: Path, old: str, new: str) -> None:
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
+
+
+def test_from_the_command_line_a_mistake_has_no_traceback(tmp_path: Path) -> None:
+    done = python("evaluate.py", f"run={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("qohort: run=")
+    assert done.stderr.count("\n") == 1
+
+
+def test_summary_by_hand() -> None:
+    outcome = summary(np.array([1.0, 2.0, 6.0]))
+    assert (outcome["mean"], outcome["min"], outcome["max"]) == (3.0, 1.0, 6.0)
+    low, high = outcome["interval"]
+    assert 1.0 <= low < 3.0 < high <= 6.0
+    assert summary(np.full(5, 500.0))["interval"] == [500.0, 500.0]
+    # For many episodes the bootstrap agrees with the normal interval.
+    returns = np.random.default_rng(1).normal(size=400)
+    low, high = summary(returns)["interval"]
+    assert (high - low) / 2 == pytest.approx(1.96 * returns.std() / 20, rel=0.1)

@@ -1,0 +1,291 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import vmap
+
+from qohort.cohort import (
+    COMPILE_MODES,
+    STREAMS,
+    CohortNetwork,
+    Lifted,
+    Program,
+    UniformStream,
+    member_seed,
+    merge_states,
+    per_member,
+    split_state,
+)
+from qohort.networks import MLP
+
+SPACE = spaces.Box(-1, 1, (4,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed"),
+    [
+        ((0, "network"), 4334430513956379144),
+        ((3, "replay"), 8529447876139971898),
+        ((3, "environments", 0, 0), 3351804206512274827),
+        ((3, "environments", 1, 17), 9132993448199957652),
+        ((9223372036854775807, "evaluation", 50000, 9), 1593619956381962017),
+    ],
+)
+def test_seeds_are_those_of_every_published_number(arguments, seed):
+    assert member_seed(*arguments) == seed
+
+
+def test_the_order_of_streams_is_kept():
+    assert STREAMS[:6] == ("network", "environments", "exploration", "replay", "noise", "evaluation")
+
+
+def test_no_two_uses_share_a_seed():
+    paths = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (10, 3), (2**33, 1)]
+    members = (0, 1, 2, 2**32, 2**32 + 1, 2**63 - 1)
+    seeds = [member_seed(seed, stream, *path) for seed in members for stream in STREAMS for path in paths]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_stream_does_not_depend_on_its_neighbours():
+    cohort = UniformStream([4, 3, 9], "exploration", (2, 2), block=5)
+    alone = UniformStream([3], "exploration", (2, 2), block=5)
+    other = UniformStream([3], "replay", (2, 2), block=5)
+    for _ in range(13):
+        draw = cohort.next()
+        assert draw.shape == (3, 2, 2)
+        assert np.array_equal(draw[1:2], alone.next())
+        assert not np.array_equal(draw[1:2], other.next())
+        assert not np.array_equal(draw[0], draw[1])
+
+
+def test_a_stream_is_its_generators_numbers_in_order():
+    stream = UniformStream([3], "noise", (3,), block=4)
+    drawn = np.concatenate([stream.next()[0].copy() for _ in range(10)])
+    assert np.array_equal(drawn, np.random.Generator(np.random.PCG64(member_seed(3, "noise"))).random(30))
+    assert len(set(drawn.tolist())) == 30
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    block=st.integers(1, 5),
+    before=st.integers(0, 12),
+    after=st.integers(1, 12),
+    seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3, unique=True),
+)
+def test_a_restored_stream_goes_on_exactly(block, before, after, seeds):
+    """Where the block is full as well: before a multiple of the block, at it, and after it."""
+    stream = UniformStream(seeds, "replay", (2,), block)
+    for _ in range(before):
+        stream.next()
+    state = merge_states([split_state(stream.state_dict(), m) for m in range(len(seeds))])
+    expected = [stream.next().copy() for _ in range(after)]
+    again = UniformStream(seeds, "replay", (2,), block)
+    again.next()
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    assert np.array_equal([again.next().copy() for _ in range(after)], expected)
+
+
+def build():
+    return MLP(SPACE, 3, hidden=(7, 5))
+
+
+def test_a_networks_initialisation_does_not_depend_on_its_neighbours():
+    cohort, alone = CohortNetwork(build, [8, 3, 1]), CohortNetwork(build, [3])
+    assert (cohort.size, alone.size) == (3, 1)
+    for name, parameter in cohort.parameters_by_name().items():
+        assert parameter.shape[0] == 3
+        assert torch.equal(parameter[1:2], alone.parameters_by_name()[name])
+        assert not torch.equal(parameter[0], parameter[1])
+
+
+def test_making_networks_leaves_torchs_generator_as_it_was_and_does_not_read_it():
+    torch.manual_seed(1)
+    first = CohortNetwork(build, [3]).parameters_by_name()
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
+    second = CohortNetwork(build, [3]).parameters_by_name()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_network_is_initialised_from_its_members_stream():
+    torch.manual_seed(member_seed(3, "network"))
+    plain = build()
+    stacked = CohortNetwork(build, [3]).parameters_by_name()
+    assert all(torch.equal(stacked[name][0], parameter) for name, parameter in plain.named_parameters())
+
+
+def members_of(cohort):
+    """An ordinary network for each member."""
+    networks = [build() for _ in range(cohort.size)]
+    for m, network in enumerate(networks):
+        network.load_state_dict({name: value[m] for name, value in cohort.parameters_by_name().items()})
+    return networks
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_forward_runs_each_member_on_its_own_batch(rows):
+    cohort = CohortNetwork(build, [8, 3, 1])
+    observation = torch.randn(3, rows, 4, generator=torch.Generator().manual_seed(0))
+    out = cohort(observation)
+    assert out.shape == (3, rows, 3)
+    for m, network in enumerate(members_of(cohort)):
+        torch.testing.assert_close(out[m], network(observation[m]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 33])
+def test_forward_of_a_member_has_the_same_bits_alone_and_among_others(rows):
+    def wide():
+        return MLP(SPACE, 3, hidden=(37, 21), layer_norm=True)
+
+    observation = torch.randn(7, rows, 4, generator=torch.Generator().manual_seed(0))
+    seeds = [8, 3, 1, 5, 6, 7, 2]
+    whole = CohortNetwork(wide, seeds)(observation)
+    for m in range(7):
+        alone = CohortNetwork(wide, seeds[m : m + 1])(observation[m : m + 1].clone())
+        assert torch.equal(alone, whole[m : m + 1])
+
+
+def test_a_frozen_copy_is_independent():
+    cohort = CohortNetwork(build, [1, 2])
+    target = cohort.frozen_copy()
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+    assert all(parameter.requires_grad for parameter in cohort.parameters())
+    before = {name: value.clone() for name, value in target.parameters_by_name().items()}
+    with torch.no_grad():
+        for parameter in cohort.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(before[name], value) for name, value in target.parameters_by_name().items())
+
+
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_programs_write_to_their_state_once_a_call_and_agree(mode):
+    """A decaying sum of matrix products, for inputs of other values and of the same shapes."""
+
+    def member(state, inputs):
+        total = 0.9 * state["total"] + (inputs["x"] @ state["weight"]).relu()
+        return {"total": total}, (total.sum(), state["same"] * inputs["y"])
+
+    def step(state, inputs):
+        new, results = vmap(member)(state, inputs)
+        state["total"].copy_(new["total"])
+        return {"results": results}
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 4, 5, generator=generator)
+    state = {"total": torch.zeros(3, 2, 5), "weight": weight, "same": weight}
+    expected = torch.zeros(3, 2, 5, dtype=torch.float64)
+    program = Program(step, state, mode)
+    for _ in range(3):
+        inputs = {"x": torch.randn(3, 2, 4, generator=generator), "y": torch.randn(3, 4, 5, generator=generator)}
+        given_inputs = {key: value.clone() for key, value in inputs.items()}
+        total, product = program(inputs)["results"]
+        expected = 0.9 * expected + (inputs["x"].double() @ weight.double()).relu()
+        torch.testing.assert_close(state["total"].double(), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(total.double(), expected.sum((1, 2)), rtol=1e-6, atol=1e-5)
+        torch.testing.assert_close(product, weight * inputs["y"], rtol=1e-6, atol=1e-6)
+        assert all(torch.equal(inputs[key], given_inputs[key]) for key in inputs)
+
+
+def test_results_of_a_program_are_not_overwritten_by_its_next_call():
+    cohort = CohortNetwork(build, [1, 2])
+    values = Lifted(cohort.member_forward, cohort, "aot_eager")
+    first = values(torch.ones(2, 5, 4))
+    kept = first.clone()
+    values(torch.zeros(2, 5, 4))
+    assert torch.equal(first, kept)
+
+
+def test_lifted_takes_several_shapes_and_sees_the_parameters_change():
+    cohort = CohortNetwork(build, [1, 2])
+    values = Lifted(cohort.member_forward, cohort, "aot_eager")
+    for _ in range(2):
+        for rows in (1, 3):
+            observation = torch.randn(2, rows, 4, generator=torch.Generator().manual_seed(rows))
+            torch.testing.assert_close(values(observation), cohort(observation), rtol=1e-6, atol=1e-6)
+        with torch.no_grad():
+            for parameter in cohort.parameters():
+                parameter.mul_(-2)
+
+
+def test_a_network_that_cannot_be_compiled_for_any_m_is_left_to_torchscript(capsys):
+    def normalised():
+        return nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.ReLU(), nn.Linear(7, 3))
+
+    cohort = CohortNetwork(normalised, [1, 2, 3])
+    values = Lifted(cohort.member_forward, cohort, "inductor")
+    observation = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    out = values(observation)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "compile=inductor" in err
+    assert "TorchScript" in err
+    for m in range(3):
+        network = normalised()
+        network.load_state_dict({name: value[m] for name, value in cohort.parameters_by_name().items()})
+        torch.testing.assert_close(out[m], network(observation[m]), rtol=1e-6, atol=1e-6)
+
+
+def test_per_member():
+    assert torch.equal(per_member([0.9, 0.5]), torch.tensor([0.9, 0.5], dtype=torch.float32))
+
+
+SHARED = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+SCALARS = SHARED | st.integers(-9, 9).map(torch.tensor)
+KEYS = st.text(max_size=4).filter(lambda key: key != "members")
+
+
+@st.composite
+def states_of(draw, members):
+    """Any state of a cohort: tensors [M, ...], lists under `members`, and what is shared, in any nesting."""
+    tensors = st.lists(st.integers(0, 3), max_size=2).map(lambda shape: torch.rand(members, *shape))
+    leaves = SCALARS | tensors | st.just([]) | st.just({})
+    under_members = st.lists(st.dictionaries(KEYS, SHARED, max_size=2) | SHARED, min_size=members, max_size=members)
+    inner = st.recursive(
+        leaves | st.fixed_dictionaries({"members": under_members}),
+        lambda one: st.lists(one, max_size=3) | st.dictionaries(KEYS, one, max_size=3) | st.tuples(one, one),
+        max_leaves=6,
+    )
+    return draw(st.dictionaries(KEYS, inner, max_size=4))
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data(), st.integers(1, 4))
+def test_merging_undoes_splitting(data, members):
+    state = data.draw(states_of(members))
+    parts = [split_state(state, m) for m in range(members)]
+    assert same(merge_states(parts), state)
+    for part in parts:  # a part is the state of a cohort of one
+        assert same(split_state(part, 0), part)
+
+
+def test_split_state_by_hand():
+    state = {"a": torch.arange(6).view(3, 2), "n": 4, "s": {"members": ["x", "y", "z"], "cursor": 1}}
+    part = split_state(state, 1)
+    assert same(part, {"a": torch.tensor([[2, 3]]), "n": 4, "s": {"members": ["y"], "cursor": 1}})
+    part["a"].zero_()
+    assert state["a"][1].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(3, 4), ("a", "b"), (torch.tensor(1), torch.tensor(2)), ([1, 2], [1, 3]), ([1], [1, 2]), (None, 0)],
+)
+def test_members_that_do_not_agree_on_what_they_share_cannot_be_merged(first, second):
+    with pytest.raises(ValueError):  # noqa: PT011 - each says it in its own words
+        merge_states([{"shared": first}, {"shared": second}])

@@ -1,0 +1,143 @@
+"""The promises of exactness: a member alone and in any cohort, repeated, interrupted and resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from qohort.cli import CONFIG_DIRECTORY
+from qohort.module import QLearning
+from qohort.training import train
+
+SHORT = (
+    "budget=400",
+    "learning_starts=60",
+    "log_every=50",
+    "evaluation.every=200",
+    "evaluation.episodes=2",
+    "evaluation.max_episode_steps=100",
+    "logger=none",
+    "trainer.progress_bar=false",
+)
+ODD = ("batch_size=33", "network.hidden=[37,21]", "train_every=3", "gradient_steps=2", "target_network.every=70")
+FROZEN = ("env=frozenlake", "env.kwargs.is_slippery=true")
+
+
+def run(directory: Path, seeds: list[int], *overrides: str) -> dict[int, str]:
+    """Train a cohort; each seed's fingerprint."""
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        seed = f"seed={seeds}".replace(" ", "")
+        config = compose("train", [*SHORT, *overrides, seed, f"output_dir={directory}"])
+    return {result["seed"]: result["fingerprint"] for result in train(config)}
+
+
+VARIANTS = {
+    "mlp, odd shapes": ODD,
+    "layer norm, clipped": (*ODD, "network.layer_norm=true", "max_grad_norm=0.1"),
+    "linear": ("network=linear", "optimizer.lr=0.01", "exploration=multiplicative"),
+    "table, no replay": (*FROZEN, "network=table", "replay=none", "optimizer=sgd", "optimizer.lr=0.5"),
+    "no replay, one row": ("replay=none", "target_network=none", "network.hidden=[24,24]"),
+    "no target": ("target_network=none", "head=squared", "max_grad_norm=null"),
+    "polyak": ("target_network=polyak", "target_network.tau=0.05", "lr_schedule=linear"),
+    "polyak, rmsprop": ("target_network=polyak", "optimizer=rmsprop", "lr_schedule=multiplicative"),
+    "epsilon by episode": ("exploration=multiplicative", "exploration.epsilon.per=episodes"),
+    "boltzmann": ("exploration=boltzmann",),
+    "evaluation with epsilon": ("exploration=constant", "evaluation.epsilon=0.2"),
+    "three environments": ("env.num_envs=3", "batch_size=7", "train_every=2"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_member_is_the_same_alone_and_in_a_cohort(tmp_path: Path, name: str) -> None:
+    overrides = (*VARIANTS[name], "compile=none")
+    alone = run(tmp_path / "alone", [3], *overrides)
+    pair = run(tmp_path / "pair", [3, 0], *overrides)
+    many = run(tmp_path / "many", [7, 5, 1, 3, 0], *overrides)
+    assert alone[3] == pair[3] == many[3]
+    assert pair[0] == many[0] != alone[3]
+
+
+@pytest.mark.parametrize("mode", ["inductor", "aot_eager"])
+@pytest.mark.parametrize("name", ["mlp, odd shapes", "layer norm, clipped"])
+def test_compiled_members_are_the_same_alone_in_five_and_in_thirty(tmp_path: Path, mode: str, name: str) -> None:
+    overrides = (*VARIANTS[name], f"compile={mode}", "budget=200")
+    alone = run(tmp_path / "alone", [3], *overrides)
+    five = run(tmp_path / "five", [0, 1, 2, 3, 4], *overrides)
+    thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
+    assert alone[3] == five[3] == thirty[3]
+    assert five == {seed: thirty[seed] for seed in range(5)}
+    assert len(set(thirty.values())) == 30
+
+
+def test_the_same_command_gives_the_same_bits_again(tmp_path: Path) -> None:
+    first = run(tmp_path, [3], "compile=aot_eager")
+    assert run(tmp_path, [3], "compile=aot_eager", "overwrite=true") == first
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(tmp_path, [3], "compile=none")
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(tmp_path, [3], "compile=none") == first
+    assert "seed 3 is finished already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
+    collect = QLearning.collect
+
+    def until_interrupted(module: QLearning) -> int:
+        if module.progress.env_steps == env_steps:
+            raise Interrupted
+        return collect(module)
+
+    monkeypatch.setattr(QLearning, "collect", until_interrupted)
+
+
+RESUMED = ["mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann", "three environments"]
+
+
+def rows_less_wall_times(directory: Path) -> list[list[dict[str, float]]]:
+    members = []
+    for file in sorted(directory.rglob("metrics.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        members.append([{k: v for k, v in row.items() if k not in ("wall_s", "env_steps_per_s")} for row in rows])
+    return members
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    overrides = (*VARIANTS[name], "compile=none", "checkpoint.every=90")
+    undisturbed = run(tmp_path / "undisturbed", [0, 3], *overrides)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 300)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "resumed", [0, 3], *overrides)
+    # Packed otherwise than before: one resumes alone, the other follows.
+    alone = run(tmp_path / "resumed", [3], *overrides)
+    both = run(tmp_path / "resumed", [0, 3], *overrides)
+    assert alone[3] == undisturbed[3]
+    assert both == undisturbed
+    assert rows_less_wall_times(tmp_path / "resumed") == rows_less_wall_times(tmp_path / "undisturbed")
+
+
+def test_what_stops_before_the_first_checkpoint_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = run(tmp_path / "undisturbed", [3], "compile=none")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 300)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "again", [3], "compile=none")
+    assert run(tmp_path / "again", [3], "compile=none") == undisturbed
+
+
+def test_how_often_checkpoints_are_made_changes_nothing(tmp_path: Path) -> None:
+    seldom = run(tmp_path / "seldom", [3], "compile=none")
+    often = run(tmp_path / "often", [3], "compile=none", "checkpoint.every=37")
+    assert seldom == often

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+
+from qohort.exploration import Boltzmann, Constant, EpsilonGreedy, Linear, Multiplicative, Progress
+
+
+def progress(env_steps=0, gradient_steps=0, episodes=(0, 0), budget=1000):
+    return Progress(budget, np.array(episodes), env_steps, gradient_steps)
+
+
+def test_constant():
+    assert Constant(0.25)(progress(env_steps=77)).tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "value"), [(0, 1.0), (1, 0.9955), (50, 0.775), (100, 0.55), (199, 0.1045), (200, 0.1), (1000, 0.1)]
+)
+def test_linear_by_fraction_of_the_budget(env_steps, value):
+    schedule = Linear(1.0, 0.1, fraction=0.2)
+    np.testing.assert_allclose(schedule(progress(env_steps)), [value, value], rtol=1e-14)
+
+
+@pytest.mark.parametrize(("env_steps", "value"), [(0, 2.0), (5, 1.75), (20, 1.0), (10_000, 1.0)])
+def test_linear_by_duration_does_not_depend_on_the_budget(env_steps, value):
+    schedule = Linear(2.0, 1.0, duration=20)
+    for budget in (10, 100_000):
+        np.testing.assert_allclose(schedule(progress(env_steps, budget=budget)), [value, value])
+
+
+def test_linear_per_episode_is_each_members_own():
+    schedule = Linear(1.0, 0.0, duration=10, per="episodes")
+    np.testing.assert_allclose(schedule(progress(999, 999, episodes=(0, 4))), [1.0, 0.6])
+    np.testing.assert_allclose(schedule(progress(episodes=(10, 11))), [0.0, 0.0])
+
+
+def test_linear_per_gradient_step():
+    schedule = Linear(1.0, 0.0, duration=4, per="gradient_steps")
+    np.testing.assert_allclose(schedule(progress(999, gradient_steps=1)), [0.75, 0.75])
+
+
+def test_linear_may_rise():
+    np.testing.assert_allclose(Linear(0.0, 1.0, duration=4)(progress(1)), [0.25, 0.25])
+
+
+def test_multiplicative_per_gradient_step_is_the_default():
+    schedule = Multiplicative(1.0, 0.01, 0.5)
+    values = [schedule(progress(999, gradient_steps=n, episodes=(99, 99)))[0] for n in (0, 1, 2, 6, 7, 10_000)]
+    assert values == [1.0, 0.5, 0.25, 0.015625, 0.01, 0.01]
+
+
+def test_multiplicative_per_episode_is_each_members_own():
+    schedule = Multiplicative(0.8, 0.0, 0.5, per="episodes")
+    assert schedule(progress(999, 999, episodes=(1, 3))).tolist() == [0.4, 0.1]
+
+
+def test_multiplicative_per_env_step():
+    schedule = Multiplicative(1.0, 0.2, 0.9, per="env_steps")
+    np.testing.assert_allclose(schedule(progress(2, gradient_steps=50)), [0.81, 0.81])
+    np.testing.assert_allclose(schedule(progress(100)), [0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either fraction"),
+        ({"fraction": 0.5, "duration": 5}, "either fraction"),
+        ({"fraction": 0.5, "per": "episodes"}, "per=episodes"),
+        ({"fraction": 0.5, "per": "gradient_steps"}, "per=gradient_steps"),
+    ],
+)
+def test_linear_takes_one_length(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Linear(1.0, 0.1, **arguments)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Constant(1.5), Linear(2.0, 0.1, fraction=0.5), Linear(1.0, 1.01, duration=5), Multiplicative(1.1, 0.0, 0.9)],
+)
+def test_epsilon_is_a_probability(schedule):
+    with pytest.raises(ValueError, match=r"epsilon\.\w+=.* between 0 and 1"):
+        EpsilonGreedy(schedule)
+
+
+@pytest.mark.parametrize("schedule", [Constant(0.0), Linear(1.0, 0.0, fraction=0.5), Multiplicative(1.0, 0.0, 0.9)])
+def test_temperature_is_above_zero(schedule):
+    with pytest.raises(ValueError, match=r"temperature\.\w+=0\.0 .* above 0"):
+        Boltzmann(schedule)
+
+
+def test_bounds_themselves_are_allowed():
+    EpsilonGreedy(Linear(1.0, 0.0, fraction=1.0))
+    Boltzmann(Linear(5.0, 0.001, fraction=1.0))
+
+
+def test_epsilon_greedy_by_hand():
+    exploration = EpsilonGreedy(Constant(0.5))
+    epsilon = np.array([0.5, 0.25])
+    values = np.array([[[0.0, 2.0, 1.0], [3.0, 3.0, 0.0]], [[0.0, 0.0, 1.0], [0.0, 5.0, 1.0]]])
+    uniforms = np.array([[[0.49, 0.99], [0.5, 0.99]], [[0.3, 0.0], [0.1, 0.34]]])
+    #          random: floor(0.99 · 3), greedy: the first best; greedy, random: floor(0.34 · 3)
+    assert exploration.act(values, epsilon, uniforms, 3).tolist() == [[2, 0], [2, 1]]
+
+
+def test_values_are_needed_where_any_environment_acts_greedily():
+    exploration = EpsilonGreedy(Constant(0.5))
+    uniforms = np.array([[[0.2, 0.1], [0.4, 0.1]], [[0.4, 0.6], [0.3, 0.9]]])
+    assert not exploration.greedy_needed(np.array([0.41, 0.41]), uniforms)
+    assert exploration.greedy_needed(np.array([0.41, 0.35]), uniforms)
+    assert exploration.greedy_needed(np.array([0.4, 0.41]), uniforms)
+    assert not exploration.greedy_needed(np.ones(2), np.full((2, 2, 2), np.nextafter(1, 0)))
+    assert exploration.greedy_needed(np.zeros(2), np.zeros((2, 2, 2)))
+
+
+def test_actions_do_not_depend_on_whether_the_values_were_computed():
+    """A member whose neighbours act greedily gets values that it would not have asked for alone."""
+    exploration = EpsilonGreedy(Constant(0.5))
+    generator = np.random.default_rng(0)
+    uniforms = generator.random((1, 1000, 2)) * [0.5, 1]
+    values = generator.normal(size=(1, 1000, 4))
+    epsilon = np.array([0.5])
+    without = exploration.act(None, epsilon, uniforms, 4)
+    assert np.array_equal(without, exploration.act(values, epsilon, uniforms, 4))
+
+
+def frequencies(exploration, values, parameter, draws=60_000):
+    actions = len(values)
+    uniforms = np.random.default_rng(7).random((1, draws, exploration.draws(actions)))
+    taken = exploration.act(np.broadcast_to(values, (1, draws, actions)), np.array([parameter]), uniforms, actions)
+    return np.bincount(taken.ravel(), minlength=actions) / draws
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.2, 1.0])
+def test_epsilon_greedy_frequencies(epsilon):
+    values = np.array([0.0, -1.0, 2.0, 1.0, 1.5])
+    expected = np.full(5, epsilon / 5)
+    expected[2] += 1 - epsilon
+    exploration = EpsilonGreedy(Constant(epsilon))
+    np.testing.assert_allclose(frequencies(exploration, values, epsilon), expected, atol=0.01 if epsilon else 0)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_boltzmann_frequencies_are_the_softmax(temperature):
+    values = np.array([0.0, -1.0, 2.0, 1.5])
+    softmax = np.exp(values / temperature) / np.exp(values / temperature).sum()
+    exploration = Boltzmann(Constant(temperature))
+    np.testing.assert_allclose(frequencies(exploration, values, temperature), softmax, atol=0.01)
+
+
+def test_boltzmann_temperature_is_each_members_own():
+    values = np.broadcast_to([0.0, 1.0], (2, 10_000, 2))
+    uniforms = np.random.default_rng(0).random((2, 10_000, 2))
+    taken = Boltzmann(Constant(1.0)).act(values, np.array([0.01, 100.0]), uniforms, 2)
+    assert taken[0].mean() == 1.0
+    assert 0.45 < taken[1].mean() < 0.55
+
+
+def test_boltzmann_always_needs_values_and_bears_a_zero():
+    exploration = Boltzmann(Constant(1.0))
+    assert exploration.greedy_needed(np.array([9.0]), np.zeros((1, 1, 3)))
+    with np.errstate(all="raise"):
+        taken = exploration.act(np.array([[[9.0, 0.0]]]), np.array([1.0]), np.array([[[0.0, 0.5]]]), 2)
+    assert taken.tolist() == [[1]]
+
+
+def test_counts():
+    now = progress(12, 3, (4, 5))
+    assert now.count("env_steps").tolist() == [12, 12]
+    assert now.count("gradient_steps").tolist() == [3, 3]
+    assert now.count("episodes").tolist() == [4, 5]
