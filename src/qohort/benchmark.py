@@ -19,7 +19,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -114,7 +114,7 @@ def benchmark(config: DictConfig) -> None:
     Raises:
         ConfigError: If the configuration is wrong, or Stable-Baselines3 is not installed.
     """
-    settings: BenchmarkConfig = build_config(BenchmarkConfig, OmegaConf.to_container(config, resolve=True))
+    settings: BenchmarkConfig = build_config(BenchmarkConfig, config)
     if util.find_spec("stable_baselines3") is None:
         raise ConfigError("stable-baselines3 is not installed: make benchmark installs it")
     if settings.core not in os.sched_getaffinity(0):
@@ -194,7 +194,7 @@ def _run(name: str, members: int, repeat: int, settings: BenchmarkConfig) -> Tim
 
 def _window(directory: Path, geometry: Geometry) -> float:
     """Seconds from the window's start to the end of training, from the slowest member's own rows."""
-    seconds = []
+    seconds: list[float] = []
     for file in directory.rglob("metrics.jsonl"):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         start = next(row for row in rows if "train/loss" in row and row["env_steps"] >= geometry.start)

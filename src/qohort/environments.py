@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 
@@ -37,7 +38,11 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
             f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {reason}"
         ) from error
     for wrapper in config.wrappers:
-        env = instantiate(wrapper, env)
+        try:
+            env = instantiate(wrapper, env)
+        except InstantiationException as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise ConfigError(f"env.wrappers: {wrapper} cannot be applied: {reason}") from error
     return env
 
 

@@ -77,7 +77,10 @@ class MemberAdam(torch.optim.Optimizer):
         self,
         params: Iterable[nn.Parameter],
         lr: Annotated[float, Range(0, above=True)] | Tensor = 2.5e-4,
-        betas: tuple[Annotated[float, Range(0, 1)], Annotated[float, Range(0, 1)]] = (0.9, 0.999),
+        betas: tuple[Annotated[float, Range(0, 1, below=True)], Annotated[float, Range(0, 1, below=True)]] = (
+            0.9,
+            0.999,
+        ),
         eps: Annotated[float, Range(0, above=True)] = 1e-8,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps})

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from qohort.exploration import Progress
 
@@ -113,7 +113,7 @@ class LightningSink:
         name: `csv` or `tensorboard`; also the folder in the run directory.
     """
 
-    def __init__(self, directory: Path, run: Run, name: str) -> None:
+    def __init__(self, directory: Path, run: Run, name: Literal["csv", "tensorboard"]) -> None:
         from pytorch_lightning import loggers
 
         shutil.rmtree(directory / name, ignore_errors=True)

@@ -120,7 +120,7 @@ def check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(f"optimizer.lr has no value: {name} needs one")
     try:
         mixes = build.func is not MemberAdam and mixes_members(build)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"optimizer={name}: {' '.join(str(error).split())}") from error
     if mixes:
         raise ConfigError(f"optimizer={name} looks at whole tensors, so members would not be independent: use another")
