@@ -289,3 +289,14 @@ def test_split_state_by_hand():
 def test_members_that_do_not_agree_on_what_they_share_cannot_be_merged(first, second):
     with pytest.raises(ValueError):  # noqa: PT011 - each says it in its own words
         merge_states([{"shared": first}, {"shared": second}])
+
+
+@pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
+def test_the_gradient_of_torchs_layer_norm_is_the_same_in_every_mode(mode: str) -> None:
+    cohort = CohortNetwork(lambda: nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Linear(7, 3)), [1, 2])
+    gradient = torch.func.grad(lambda parameters, observation: cohort.member_forward(parameters, observation).sum())
+    observation = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    plain = Program(torch.func.vmap(gradient), cohort.parameters_by_name(), "none")(observation)
+    unrolled = Program(torch.func.vmap(gradient), cohort.parameters_by_name(), mode)(observation)
+    for name, expected in plain.items():
+        torch.testing.assert_close(unrolled[name], expected)

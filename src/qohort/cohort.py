@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch._dynamo.source import ConstantSource
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
@@ -28,6 +29,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 STREAMS = ("network", "environments", "exploration", "replay", "noise", "evaluation")
 """The random streams of a member. Their order is part of every published number: append, never insert."""
 
+TORCHSCRIPT_LACKS: Any = get_decompositions(
+    [torch.ops.aten.native_layer_norm, torch.ops.aten.native_layer_norm_backward]  # their masks of outputs
+)
 COMPILE_MODES = ("inductor", "aot_eager", "none")
 
 
@@ -201,7 +205,7 @@ class Program:
             program = _compile(flat, distinct)
         if program is None:
             # Traced with fake tensors, then with clones: the function may write to the state.
-            unrolled = make_fx(flat, tracing_mode="fake")(*distinct)
+            unrolled = make_fx(flat, decomposition_table=TORCHSCRIPT_LACKS, tracing_mode="fake")(*distinct)
             clones = tuple(leaf.clone() for leaf in distinct)
             program = torch.jit.trace(unrolled, clones, check_trace=False)  # type: ignore[no-untyped-call]
         assert result_spec is not None

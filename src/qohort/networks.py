@@ -95,7 +95,7 @@ class LayerNorm(nn.Module):
     """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations.
 
     `torch.nn.LayerNorm` can be used in a network too, but cannot be compiled for any number of members, so
-    inductor has to leave the whole update to TorchScript.
+    the whole update is left to TorchScript then.
 
     Args:
         units: The length of the last axis.

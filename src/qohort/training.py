@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import statistics
 import sys
 import warnings
 from collections import defaultdict
@@ -233,7 +234,10 @@ def summarise(members: Sequence[Member], results: Sequence[dict[str, Any]]) -> N
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
         low, high = iqm_interval(finals)
-        print(f"final return: IQM {iqm(finals):.1f}, 95% interval [{low:.1f}, {high:.1f}] over {len(finals)} seeds")
+        print(
+            f"final return: IQM {iqm(finals):.1f}, 95% interval [{low:.1f}, {high:.1f}], "
+            f"mean {statistics.mean(finals):.1f} ± {statistics.stdev(finals):.1f}, over {len(finals)} seeds"
+        )
     parent = members[0].directory.path.parent
     if len(members) > 1:
         rows = [member.directory.rows() for member in members]

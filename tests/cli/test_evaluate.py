@@ -77,7 +77,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 
 def frames_of(video: Path) -> list[np.ndarray]:
     with imageio.get_reader(video) as reader:
-        return list(reader)
+        return list(reader.iter_data())
 
 
 def written(run: Path) -> dict:
