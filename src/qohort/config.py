@@ -472,7 +472,8 @@ def _hints(target: Any) -> dict[str, Any]:
 def _build(schema: type[Any], tree: Any, path: str) -> Any:
     """A dataclass from a mapping, each key checked: those that need an import last, to tell the others quickly."""
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path}={show(tree)} is not {_words(schema)}")
+        keys = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(schema))
+        raise ConfigError(f"{path}={show(tree)} is not a group of keys: it has {keys}")
     hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
     for key, value in tree.items():

@@ -107,7 +107,7 @@ OUT_OF_RANGE = [
 IMPOSSIBLE = [
     ("seed=[]", "seed=[]", "a list of such integers"),
     ("seed=[1,1]", "seed=[1,1]", "different seeds"),
-    ("replay.capacity=10 batch_size=64", "replay.capacity=10", "batch_size=64"),
+    ("replay.capacity=10 batch_size=128", "replay.capacity=10", "batch_size=64"),
     ("budget=500", "budget=500", "learning_starts=1000"),
     ("budget=10 env.num_envs=20 learning_starts=0", "budget=10", "env.num_envs=20"),
     ("trainer.devices=2", "trainer.devices=2", "one device"),
@@ -172,7 +172,7 @@ SWEEPS = [
     ("-m seed=0,1 gamma=abc", "gamma=abc", "a number"),
     ("-m agent=dqn,dqnn", "agent=dqnn", "did you mean dqn"),
     ("-m 'seed=range(0'", "'seed=range(0'", "close every bracket"),
-    ("-m replay.capacity=1000,10", "replay.capacity=10", "batch_size=64"),
+    ("-m replay.capacity=1000,10", "replay.capacity=10", "batch_size=128"),
 ]
 # What only the environment, or a trial of the optimiser after it, can tell.
 AFTER_A_LOOK = [
