@@ -107,7 +107,7 @@ OUT_OF_RANGE = [
 IMPOSSIBLE = [
     ("seed=[]", "seed=[]", "a list of such integers"),
     ("seed=[1,1]", "seed=[1,1]", "different seeds"),
-    ("replay.capacity=10 batch_size=128", "replay.capacity=10", "batch_size=64"),
+    ("replay.capacity=10 batch_size=64", "replay.capacity=10", "batch_size=64"),
     ("budget=500", "budget=500", "learning_starts=1000"),
     ("budget=10 env.num_envs=20 learning_starts=0", "budget=10", "env.num_envs=20"),
     ("trainer.devices=2", "trainer.devices=2", "one device"),
