@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from qohort.exploration import Boltzmann, Constant, EpsilonGreedy, Linear, Multiplicative, Progress
+from qohort.exploration import (
+    Boltzmann,
+    Constant,
+    EpsilonGreedy,
+    Linear,
+    Multiplicative,
+    Progress,
+    across_members,
+)
 
 
 def progress(env_steps=0, gradient_steps=0, episodes=(0, 0), budget=1000):
@@ -16,13 +24,13 @@ def test_constant():
     ("env_steps", "value"), [(0, 1.0), (1, 0.9955), (50, 0.775), (100, 0.55), (199, 0.1045), (200, 0.1), (1000, 0.1)]
 )
 def test_linear_by_fraction_of_the_budget(env_steps, value):
-    schedule = Linear(1.0, 0.1, fraction=0.2)
+    schedule = across_members([Linear(1.0, 0.1, fraction=0.2)] * 2)
     np.testing.assert_allclose(schedule(progress(env_steps)), [value, value], rtol=1e-14)
 
 
 @pytest.mark.parametrize(("env_steps", "value"), [(0, 2.0), (5, 1.75), (20, 1.0), (10_000, 1.0)])
 def test_linear_by_duration_does_not_depend_on_the_budget(env_steps, value):
-    schedule = Linear(2.0, 1.0, duration=20)
+    schedule = across_members([Linear(2.0, 1.0, duration=20)] * 2)
     for budget in (10, 100_000):
         np.testing.assert_allclose(schedule(progress(env_steps, budget=budget)), [value, value])
 
@@ -34,17 +42,17 @@ def test_linear_per_episode_is_each_members_own():
 
 
 def test_linear_per_gradient_step():
-    schedule = Linear(1.0, 0.0, duration=4, per="gradient_steps")
+    schedule = across_members([Linear(1.0, 0.0, duration=4, per="gradient_steps")] * 2)
     np.testing.assert_allclose(schedule(progress(999, gradient_steps=1)), [0.75, 0.75])
 
 
 def test_linear_may_rise():
-    np.testing.assert_allclose(Linear(0.0, 1.0, duration=4)(progress(1)), [0.25, 0.25])
+    np.testing.assert_allclose(across_members([Linear(0.0, 1.0, duration=4)] * 2)(progress(1)), [0.25, 0.25])
 
 
 def test_multiplicative_per_gradient_step_is_the_default():
-    schedule = Multiplicative(1.0, 0.01, 0.5)
-    values = [schedule(progress(999, gradient_steps=n, episodes=(99, 99)))[0] for n in (0, 1, 2, 6, 7, 10_000)]
+    schedule = across_members([Multiplicative(1.0, 0.01, 0.5)] * 2)
+    values = [schedule(progress(999, gradient_steps=n, episodes=(99, 99))).item(0) for n in (0, 1, 2, 6, 7, 10_000)]
     assert values == [1.0, 0.5, 0.25, 0.015625, 0.01, 0.01]
 
 
@@ -54,7 +62,7 @@ def test_multiplicative_per_episode_is_each_members_own():
 
 
 def test_multiplicative_per_env_step():
-    schedule = Multiplicative(1.0, 0.2, 0.9, per="env_steps")
+    schedule = across_members([Multiplicative(1.0, 0.2, 0.9, per="env_steps")] * 2)
     np.testing.assert_allclose(schedule(progress(2, gradient_steps=50)), [0.81, 0.81])
     np.testing.assert_allclose(schedule(progress(100)), [0.2, 0.2])
 
@@ -99,34 +107,43 @@ def test_epsilon_greedy_by_hand():
     values = np.array([[[0.0, 2.0, 1.0], [3.0, 3.0, 0.0]], [[0.0, 0.0, 1.0], [0.0, 5.0, 1.0]]])
     uniforms = np.array([[[0.49, 0.99], [0.5, 0.99]], [[0.3, 0.0], [0.1, 0.34]]])
     #          random: floor(0.99 · 3), greedy: the first best; greedy, random: floor(0.34 · 3)
-    assert exploration.act(values, epsilon, uniforms, 3).tolist() == [[2, 0], [2, 1]]
+    assert exploration.act(lambda: values, epsilon, uniforms, 3).tolist() == [[2, 0], [2, 1]]
 
 
-def test_values_are_needed_where_any_environment_acts_greedily():
+def unasked():
+    raise AssertionError("no action depends on the values")
+
+
+def test_values_are_asked_for_where_any_environment_acts_greedily():
     exploration = EpsilonGreedy(Constant(0.5))
     uniforms = np.array([[[0.2, 0.1], [0.4, 0.1]], [[0.4, 0.6], [0.3, 0.9]]])
-    assert not exploration.greedy_needed(np.array([0.41, 0.41]), uniforms)
-    assert exploration.greedy_needed(np.array([0.41, 0.35]), uniforms)
-    assert exploration.greedy_needed(np.array([0.4, 0.41]), uniforms)
-    assert not exploration.greedy_needed(np.ones(2), np.full((2, 2, 2), np.nextafter(1, 0)))
-    assert exploration.greedy_needed(np.zeros(2), np.zeros((2, 2, 2)))
+    values = np.array([[[0.0, 0.0, 1.0]] * 2] * 2)
+    assert exploration.act(unasked, np.array([0.41, 0.41]), uniforms, 3).tolist() == [[0, 0], [1, 2]]
+    assert exploration.act(lambda: values, np.array([0.41, 0.35]), uniforms, 3).tolist() == [[0, 0], [2, 2]]
+    assert exploration.act(lambda: values, np.array([0.4, 0.41]), uniforms, 3).tolist() == [[0, 2], [1, 2]]
+    exploration.act(unasked, np.ones(2), np.full((2, 2, 2), np.nextafter(1, 0)), 3)
+    assert exploration.act(lambda: values, np.zeros(2), np.zeros((2, 2, 2)), 3).tolist() == [[2, 2], [2, 2]]
 
 
-def test_actions_do_not_depend_on_whether_the_values_were_computed():
-    """A member whose neighbours act greedily gets values that it would not have asked for alone."""
-    exploration = EpsilonGreedy(Constant(0.5))
-    generator = np.random.default_rng(0)
-    uniforms = generator.random((1, 1000, 2)) * [0.5, 1]
-    values = generator.normal(size=(1, 1000, 4))
-    epsilon = np.array([0.5])
-    without = exploration.act(None, epsilon, uniforms, 4)
-    assert np.array_equal(without, exploration.act(values, epsilon, uniforms, 4))
+def test_across_members_each_keeps_its_own_numbers():
+    ours = [Linear(1.0, 0.1, fraction=0.5), Linear(0.8, 0.2, fraction=0.25)]
+    together = across_members([EpsilonGreedy(one) for one in ours])
+    for steps in (0, 100, 250, 600):
+        alone = [across_members([EpsilonGreedy(one)]).parameter(progress(steps, episodes=(0,)))[0] for one in ours]
+        assert together.parameter(progress(steps)).tolist() == alone
+    assert together.parameter(progress(250)).tolist() == pytest.approx([0.55, 0.2])
+    decays = across_members([Multiplicative(1.0, 0.0, 0.9), Multiplicative(1.0, 0.5, 0.5)])
+    assert decays(progress(gradient_steps=2)).tolist() == pytest.approx([0.81, 0.5])
+    durations = across_members([Linear(1.0, 0.0, duration=4), Linear(1.0, 0.0, duration=8)])
+    assert durations(progress(2)).tolist() == [0.5, 0.75]
 
 
 def frequencies(exploration, values, parameter, draws=60_000):
     actions = len(values)
     uniforms = np.random.default_rng(7).random((1, draws, exploration.draws(actions)))
-    taken = exploration.act(np.broadcast_to(values, (1, draws, actions)), np.array([parameter]), uniforms, actions)
+    taken = exploration.act(
+        lambda: np.broadcast_to(values, (1, draws, actions)), np.array([parameter]), uniforms, actions
+    )
     return np.bincount(taken.ravel(), minlength=actions) / draws
 
 
@@ -150,21 +167,20 @@ def test_boltzmann_frequencies_are_the_softmax(temperature):
 def test_boltzmann_temperature_is_each_members_own():
     values = np.broadcast_to([0.0, 1.0], (2, 10_000, 2))
     uniforms = np.random.default_rng(0).random((2, 10_000, 2))
-    taken = Boltzmann(Constant(1.0)).act(values, np.array([0.01, 100.0]), uniforms, 2)
+    taken = Boltzmann(Constant(1.0)).act(lambda: values, np.array([0.01, 100.0]), uniforms, 2)
     assert taken[0].mean() == 1.0
     assert 0.45 < taken[1].mean() < 0.55
 
 
-def test_boltzmann_always_needs_values_and_bears_a_zero():
+def test_boltzmann_bears_a_zero():
     exploration = Boltzmann(Constant(1.0))
-    assert exploration.greedy_needed(np.array([9.0]), np.zeros((1, 1, 3)))
     with np.errstate(all="raise"):
-        taken = exploration.act(np.array([[[9.0, 0.0]]]), np.array([1.0]), np.array([[[0.0, 0.5]]]), 2)
+        taken = exploration.act(lambda: np.array([[[9.0, 0.0]]]), np.array([1.0]), np.array([[[0.0, 0.5]]]), 2)
     assert taken.tolist() == [[1]]
 
 
 def test_counts():
     now = progress(12, 3, (4, 5))
-    assert now.count("env_steps").tolist() == [12, 12]
-    assert now.count("gradient_steps").tolist() == [3, 3]
+    assert now.count("env_steps") == 12
+    assert now.count("gradient_steps") == 3
     assert now.count("episodes").tolist() == [4, 5]

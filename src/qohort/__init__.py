@@ -5,7 +5,18 @@ could differ in their last bit with the alignment of its slice of a stacked tens
 """
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+
+def _widest_vectors() -> str:
+    """The widest instructions for which MKL can promise the same bits at any alignment, and this CPU has."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "AVX2"
+    return "AVX512" if " avx512vl" in flags and " avx512dq" in flags and " avx512bw" in flags else "AVX2"
+
+
+os.environ.setdefault("MKL_CBWR", f"{_widest_vectors()},STRICT")
 
 __version__ = "0.1.0"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
 from torch._dynamo.source import ConstantSource
+from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -210,9 +211,17 @@ class Program:
             program = torch.jit.trace(unrolled, clones, check_trace=False)  # type: ignore[no-untyped-call]
         assert result_spec is not None
         final_spec: TreeSpec = result_spec
-        if isinstance(inputs, Tensor):
-            return lambda inputs: tree_unflatten(program(*held, inputs), final_spec)
-        return lambda inputs: tree_unflatten(program(*held, *inputs.values()), final_spec)
+        shapes = [leaf.shape for leaf in tree_leaves(inputs)]
+        one_result = final_spec.is_leaf()
+
+        def run(inputs: Any) -> Any:
+            given = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+            if [one.shape for one in given] != shapes:  # compiled code would read past their ends
+                raise ValueError(f"inputs must keep their shapes {shapes}, got {[one.shape for one in given]}")
+            results = program(*held, *[one.contiguous() for one in given])
+            return results[0] if one_result else tree_unflatten(results, final_spec)
+
+        return run
 
 
 _compiling = False
@@ -251,8 +260,10 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
             "compile=inductor: the network or loss has an operation that fixes M; TorchScript runs it", file=sys.stderr
         )
         return None
-    compiled: Any = compile_fx_inner(unrolled, stand_ins)
-    return lambda *tensors: compiled(list(tensors))
+    with inductor_config.patch(size_asserts=False):  # `Program` has looked at the inputs
+        compiled: Any = compile_fx_inner(unrolled, stand_ins)
+    call = compiled.current_callable
+    return lambda *tensors: call(list(tensors))
 
 
 class Lifted:

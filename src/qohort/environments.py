@@ -11,12 +11,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qohort.cohort import member_seed
 from qohort.config import EnvironmentConfig
@@ -104,7 +106,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._episode_seed = episode_seed
-        self._first_action = int(getattr(self.single_action_space, "start", 0))
+        self._first_action = np.int64(getattr(self.single_action_space, "start", 0))
         shape, dtype = self.single_observation_space.shape or (), self.single_observation_space.dtype
         self._observations = np.zeros((self.num_envs, *shape), dtype=dtype)
         self._final = np.zeros_like(self._observations)
@@ -142,9 +144,10 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             Arrays are overwritten by the next step.
         """
         observations, ended = self._observations, []
-        for index, action in enumerate(actions.tolist()):
-            observation, reward, terminated, truncated, _ = self.envs[index].step(action + self._first_action)
-            self._actions[index].append(action)
+        # NumPy's integers, as any vector environment hands on: Gymnasium checks them quicker than Python's.
+        for index, action in enumerate(actions + self._first_action):
+            observation, reward, terminated, truncated, _ = self.envs[index].step(action)
+            self._actions[index].append(int(action))
             observations[index] = observation
             self._rewards[index] = reward
             self._terminated[index] = terminated
@@ -190,7 +193,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             self._episodes[index] = episode - 1
             observation = self._start_episode(index)
             for action in actions:
-                observation = self.envs[index].step(action + self._first_action)[0]
+                observation = self.envs[index].step(np.int64(action))[0]
             self._actions[index] = list(actions)
             self._observations[index] = observation
             if self._observations[index].tobytes().hex() != expected:
@@ -204,3 +207,46 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         """Close every environment."""
         for env in self.envs:
             env.close()
+
+
+class EpisodeStatistics:
+    """The running episodes of a cohort's environments: what they returned so far, and lately.
+
+    Args:
+        members: M.
+        num_envs: Environments a member, E.
+    """
+
+    def __init__(self, members: int, num_envs: int) -> None:
+        self._returns = np.zeros((members, num_envs))
+        self._lengths = np.zeros((members, num_envs), dtype=np.int64)
+        self.recent = np.full(members, np.nan)
+        """A moving average of each member's episodes' returns, `[M]`, NaN before the first has ended."""
+
+    def add(self, reward: NDArray[np.float64]) -> None:
+        """One step of every environment, its rewards `[M, E]`."""
+        self._returns += reward
+        self._lengths += 1
+
+    def end(self, ended: NDArray[np.bool_]) -> list[tuple[int, float, int]]:
+        """Member, return and length of each episode that ends where `ended [M, E]` says so; others begin there."""
+        episodes = []
+        for m, e in np.argwhere(ended).tolist():
+            score, length = float(self._returns[m, e]), int(self._lengths[m, e])
+            old = self.recent[m]
+            self.recent[m] = score if np.isnan(old) else 0.95 * old + 0.05 * score
+            episodes.append((m, score, length))
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+        return episodes
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all three."""
+        arrays = {"returns": self._returns, "lengths": self._lengths, "recent": self.recent}
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put them back."""
+        self._returns[:] = state["returns"].numpy()
+        self._lengths[:] = state["lengths"].numpy()
+        self.recent[:] = state["recent"].numpy()

@@ -51,8 +51,12 @@ class Evaluator:
         ]
         space = self._envs[0][0].observation_space
         self._actions = int(self._envs[0][0].action_space.n)  # type: ignore[attr-defined]
-        self._first_action = int(self._envs[0][0].action_space.start)  # type: ignore[attr-defined]
+        self._first_action = np.int64(self._envs[0][0].action_space.start)  # type: ignore[attr-defined]
         self._observations = np.zeros((len(seeds), evaluation.episodes, *(space.shape or ())), dtype=space.dtype)
+
+    def prepare(self, values: Values) -> None:
+        """Let the networks be compiled for an evaluation's batch now, not in the midst of training."""
+        values(torch.as_tensor(self._observations, device=self._device))
 
     def __call__(self, values: Values, round: int) -> Scores:
         """Play one episode in every environment.
@@ -73,8 +77,9 @@ class Evaluator:
             greedy = values(torch.as_tensor(self._observations, device=self._device)).argmax(-1).cpu().numpy()
             actions = self._sometimes_random(greedy, coins)
             still = []
-            for (m, i), action in zip(running, actions[tuple(np.transpose(running))].tolist(), strict=True):
-                observation, reward, terminated, truncated, _ = self._envs[m][i].step(action + self._first_action)
+            chosen = actions[tuple(np.transpose(running))] + self._first_action
+            for (m, i), action in zip(running, chosen, strict=True):
+                observation, reward, terminated, truncated, _ = self._envs[m][i].step(action)
                 self._observations[m, i] = observation
                 returns[m, i] += float(reward)
                 lengths[m, i] = step + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +32,39 @@ class Progress:
     env_steps: int = 0
     gradient_steps: int = 0
 
-    def count(self, unit: Unit) -> Floats:
-        """How many `unit` each member has behind it: `[M]`."""
+    def count(self, unit: Unit) -> Floats | float:
+        """How many `unit` each member has behind it: `[M]`, or one number where all have as many."""
         if unit == "episodes":
             return self.episodes.astype(np.float64)
-        return np.full(self.episodes.shape, float(getattr(self, unit)))
+        return float(getattr(self, unit))
 
 
 class Schedule(Protocol):
-    """A number of each member that changes with progress."""
+    """A number that changes with progress; of each member, once `across_members` has made one schedule of theirs."""
 
     def __call__(self, progress: Progress) -> Floats:
         """The value of each member: `[M]`."""
+
+
+T = TypeVar("T")
+
+
+def across_members(objects: Sequence[T]) -> T:
+    """One object whose numbers are the members' own, `[M]`, from each member's object.
+
+    Numbers become arrays even where all are equal, since an array's power may differ from a number's in the last bit.
+
+    Args:
+        objects: Dataclasses of one kind: schedules, or what holds schedules. Only their numbers differ.
+    """
+    merged = copy.copy(objects[0])
+    for field in fields(merged):  # type: ignore[arg-type]
+        values = [getattr(one, field.name) for one in objects]
+        if is_dataclass(values[0]):
+            object.__setattr__(merged, field.name, across_members(values))
+        elif isinstance(values[0], int | float):
+            object.__setattr__(merged, field.name, np.array(values, dtype=np.float64))
+    return merged
 
 
 @dataclass(frozen=True)
@@ -85,8 +108,9 @@ class Linear:
 
     def __call__(self, progress: Progress) -> Floats:
         """The value of each member: `[M]`."""
-        duration = float(self.duration or (self.fraction or 0.0) * progress.budget)
-        done = np.minimum(progress.count(self.per) / duration, 1.0)
+        duration = self.duration if self.fraction is None else progress.budget * self.fraction
+        assert duration is not None
+        done: Floats = np.minimum(progress.count(self.per) / duration, 1.0)
         return self.start + (self.end - self.start) * done
 
 
@@ -123,14 +147,11 @@ class Exploration(Protocol):
     def parameter(self, progress: Progress) -> Floats:
         """The parameter of each member now: `[M]`."""
 
-    def greedy_needed(self, parameter: Floats, uniforms: Floats) -> bool:
-        """Whether any action depends on the action values."""
-
-    def act(self, values: Floats | None, parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
         """Actions `[M, E]`.
 
         Args:
-            values: Action values `[M, E, A]`; None where `greedy_needed` said no.
+            values: Gives the action values `[M, E, A]`; called only where an action depends on them.
             parameter: `[M]`.
             uniforms: Uniform numbers `[M, E, draws]`.
             actions: A.
@@ -162,16 +183,13 @@ class EpsilonGreedy:
         """ε of each member: `[M]`."""
         return self.epsilon(progress)
 
-    def greedy_needed(self, parameter: Floats, uniforms: Floats) -> bool:
-        """Whether any environment acts greedily."""
-        return bool((uniforms[..., 0] >= parameter[:, None]).any())
-
-    def act(self, values: Floats | None, parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
         """Actions `[M, E]`."""
-        random = (uniforms[..., 1] * actions).astype(np.int64)
-        if values is None:
-            return random
-        return np.where(uniforms[..., 0] < parameter[:, None], random, values.argmax(-1))
+        greedy = uniforms[..., 0] >= parameter[:, None]
+        action = (uniforms[..., 1] * actions).astype(np.int64)
+        if greedy.any():
+            np.copyto(action, values().argmax(-1), where=greedy)
+        return action
 
 
 @dataclass(frozen=True)
@@ -201,14 +219,9 @@ class Boltzmann:
         """The temperature of each member: `[M]`."""
         return self.temperature(progress)
 
-    def greedy_needed(self, parameter: Floats, uniforms: Floats) -> bool:
-        """Always."""
-        return True
-
-    def act(self, values: Floats | None, parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
         """Actions `[M, E]`."""
-        assert values is not None
         with np.errstate(divide="ignore"):  # u = 0 gives -inf: never chosen, as it should be
             gumbel = -np.log(-np.log(uniforms))
-        chosen: NDArray[np.int64] = (values / parameter[:, None, None] + gumbel).argmax(-1)
+        chosen: NDArray[np.int64] = (values() / parameter[:, None, None] + gumbel).argmax(-1)
         return chosen

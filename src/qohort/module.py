@@ -6,6 +6,7 @@ and makes one update, `between_steps` evaluates and saves when that is due. The 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,14 +16,13 @@ import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from qohort.checkpoint import step_name
 from qohort.cohort import CohortNetwork, Lifted, UniformStream, per_member
 from qohort.config import TrainConfig
-from qohort.environments import EpisodicVectorEnv, episode_seeds, make_environment
+from qohort.environments import EpisodeStatistics, EpisodicVectorEnv, episode_seeds, make_environment
 from qohort.evaluation import Evaluator
-from qohort.exploration import Constant, Progress
+from qohort.exploration import Constant, Progress, across_members
 from qohort.optimizer import MemberAdam
 from qohort.replay import Batch, Replay, ReplayDataset, ReplaySpec
 from qohort.td_loss import Parameters, TDLoss
@@ -83,17 +83,16 @@ class QLearning(pl.LightningModule):
         self.target_network = instantiate(config.target_network)
         self.target = self.online.frozen_copy() if self.target_network.separate else self.online
 
-        self.exploration = instantiate(config.exploration, _convert_="all")
+        self.exploration = across_members([instantiate(one.exploration, _convert_="all") for one in members])
         draws = (self.num_envs, self.exploration.draws(self.actions))
         self.uniforms = UniformStream(self.seeds, "exploration", draws)
-        self.lr_schedule = instantiate(config.lr_schedule)
+        self.lr_schedule = across_members([instantiate(one.lr_schedule) for one in members])
 
         self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
-        self.episode_return = np.zeros((len(members), self.num_envs))
-        self.episode_length = np.zeros((len(members), self.num_envs), dtype=np.int64)
-        self.recent_return = np.full(len(members), np.nan)
+        self.episodes = EpisodeStatistics(len(members), self.num_envs)
         self.last_evaluation = np.full(len(members), np.nan)
         self._observation = self._by_member(self.environments.reset()[0])
+        self._observed = torch.from_numpy(self._observation)  # the same memory
         self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report"), 0)
 
     # Lightning's hooks, in the order it calls them.
@@ -109,6 +108,13 @@ class QLearning(pl.LightningModule):
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module, but for the name of the running hook, which Lightning sets twenty times a batch."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value  # not looked at as a possible parameter, buffer or submodule
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser for the stacked parameters of all members."""
         lrs = [member.optimizer["lr"] for member in self.members]
@@ -120,9 +126,12 @@ class QLearning(pl.LightningModule):
         self._base_lr = np.array(lrs)
         return optimizer
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches, which step the environments as they are drawn."""
-        return DataLoader(ReplayDataset(self), batch_size=None, num_workers=0)
+    def train_dataloader(self) -> ReplayDataset:
+        """Batches, which step the environments as they are drawn.
+
+        Not in a `DataLoader`, which has nothing to collate or to distribute here, and costs more than drawing a batch.
+        """
+        return ReplayDataset(self)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Batches are made where the replay is: on the device."""
@@ -131,6 +140,7 @@ class QLearning(pl.LightningModule):
     def on_train_start(self) -> None:
         """Build the lifted functions, on parameters and optimiser state as they are after any restore."""
         config, device = self.config, self.device
+        self._place = device
         lightning_optimizer: Any = self.optimizers()
         self.optimizer = lightning_optimizer  # Lightning's wrapper: its step counts as global_step
         optimizer: torch.optim.Optimizer = lightning_optimizer.optimizer
@@ -144,6 +154,7 @@ class QLearning(pl.LightningModule):
         td_loss = TDLoss(self.online.member_forward, instantiate(config.bootstrap), self.head, self.actions)
         self.update = Update(td_loss, self.online, self.target, self.target_network, optimizer, limits, config.compile)
         self.values = Lifted(self._member_values, self.online, config.compile)
+        self.evaluator.prepare(self.values)
         self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
         self._set_learning_rate()
 
@@ -164,6 +175,9 @@ class QLearning(pl.LightningModule):
         if self._due("log", self.config.log_every):
             self._log_update(result)
 
+    # Lightning reads the signature at every batch; found here, it need not be worked out each time.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+
     def on_train_end(self) -> None:
         """Spend what is left of the budget after the last update, and evaluate the outcome."""
         while self.budget_left():
@@ -180,8 +194,7 @@ class QLearning(pl.LightningModule):
         progress, exploration = self.progress, self.exploration
         parameter = exploration.parameter(progress)
         uniforms = self.uniforms.next()
-        values = self._act_values() if exploration.greedy_needed(parameter, uniforms) else None
-        action = exploration.act(values, parameter, uniforms, self.actions)
+        action = exploration.act(self._act_values, parameter, uniforms, self.actions)
 
         observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
         reward, terminated = self._by_member(reward), self._by_member(terminated)
@@ -189,13 +202,13 @@ class QLearning(pl.LightningModule):
         self.replay.add(self._observation, action, reward, terminated, next_observation)
         np.copyto(self._observation, self._by_member(observation))
 
-        due = -self.updates_by(progress.env_steps)
         progress.env_steps += self.num_envs
-        self.episode_return += reward
-        self.episode_length += 1
+        self.episodes.add(reward)
         if "final_obs" in info:
-            self._end_episodes(terminated | self._by_member(truncated))
-        return due + self.updates_by(progress.env_steps)
+            for m, score, length in self.episodes.end(terminated | self._by_member(truncated)):
+                progress.episodes[m] += 1
+                self.recorder.row(m, progress, {"train/return": score, "train/length": length})
+        return self.updates_by(progress.env_steps) - progress.gradient_steps
 
     def budget_left(self) -> bool:
         """Whether another step of the environments fits in the budget."""
@@ -247,12 +260,8 @@ class QLearning(pl.LightningModule):
                 "gradient_steps": progress.gradient_steps,
                 "episodes": torch.from_numpy(progress.episodes.copy()),
             },
-            "episode": {
-                "return": torch.from_numpy(self.episode_return.copy()),
-                "length": torch.from_numpy(self.episode_length.copy()),
-                "recent_return": torch.from_numpy(self.recent_return.copy()),
-                "last_evaluation": torch.from_numpy(self.last_evaluation.copy()),
-            },
+            "episodes": self.episodes.state_dict(),
+            "last_evaluation": torch.from_numpy(self.last_evaluation.copy()),
             "since": dict(self._since),
             "uniforms": self.uniforms.state_dict(),
             "environments": self.environments.state_dict(len(self.members)),
@@ -263,14 +272,12 @@ class QLearning(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put it back."""
         state = checkpoint["qohort"]
-        progress, episode = self.progress, state["episode"]
+        progress = self.progress
         progress.env_steps = state["progress"]["env_steps"]
         progress.gradient_steps = state["progress"]["gradient_steps"]
         progress.episodes[:] = state["progress"]["episodes"].numpy()
-        self.episode_return[:] = episode["return"].numpy()
-        self.episode_length[:] = episode["length"].numpy()
-        self.recent_return[:] = episode["recent_return"].numpy()
-        self.last_evaluation[:] = episode["last_evaluation"].numpy()
+        self.episodes.load_state_dict(state["episodes"])
+        self.last_evaluation[:] = state["last_evaluation"].numpy()
         self._since = dict(state["since"])
         self.uniforms.load_state_dict(state["uniforms"])
         self._observation[:] = self._by_member(self.environments.load_state_dict(state["environments"]))
@@ -283,8 +290,7 @@ class QLearning(pl.LightningModule):
         return not self.budget_left()
 
     def _act_values(self) -> NDArray[np.float64]:
-        observation = torch.from_numpy(self._observation).to(self.device)
-        values: NDArray[np.float64] = self.values(observation).cpu().numpy()
+        values: NDArray[np.float64] = self.values(self._observed.to(self._place)).cpu().numpy()
         return values
 
     def _member_values(self, parameters: Parameters, observation: Tensor) -> Tensor:
@@ -292,16 +298,6 @@ class QLearning(pl.LightningModule):
         outputs = self.online.member_forward(parameters, observation)
         values: Tensor = self.head.mean(self.head.distribution(outputs, self.actions))
         return values
-
-    def _end_episodes(self, ended: NDArray[np.bool_]) -> None:
-        for m, e in np.argwhere(ended).tolist():
-            self.progress.episodes[m] += 1
-            score, length = float(self.episode_return[m, e]), int(self.episode_length[m, e])
-            old = self.recent_return[m]
-            self.recent_return[m] = score if np.isnan(old) else 0.95 * old + 0.05 * score
-            self.recorder.row(m, self.progress, {"train/return": score, "train/length": length})
-        self.episode_return[ended] = 0.0
-        self.episode_length[ended] = 0
 
     def _log_update(self, result: UpdateResult) -> None:
         parameter = self.exploration.parameter(self.progress)

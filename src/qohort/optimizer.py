@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -18,7 +19,7 @@ def adam_step(
     mean: Tensor,
     square: Tensor,
     rate: Tensor,
-    root: Tensor,
+    root: Tensor | float,
     betas: tuple[float, float],
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,20 +44,17 @@ def adam_step(
     return parameter - rate * (mean / (square.sqrt() / root + eps)), mean, square
 
 
-def bias_corrections(step: Tensor, lr: Tensor, betas: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """The rate and the root that `adam_step` takes, of each member.
+def bias_corrections(step: int, betas: tuple[float, float]) -> tuple[float, float]:
+    """What Adam divides its two means by: 1 - β₁ᵗ, and the root √(1 - β₂ᵗ).
 
-    Apart from it, because a compiler would fuse these powers into its loops over all parameters.
+    Apart from `adam_step`, because a compiler would fuse these powers into its loops over all parameters, and in
+    plain numbers, because a tensor of one number costs as much as the update of a small layer.
 
     Args:
-        step: The number of the step, from 1: `[M]` float64.
-        lr: The learning rates: `[M]` float32.
+        step: The number of the step, from 1.
         betas: The decay rates of the two means.
-
-    Returns:
-        α / (1 - β₁ᵗ) and √(1 - β₂ᵗ): `[M]` float32 each.
     """
-    return (lr / (1 - betas[0] ** step)).float(), (1 - betas[1] ** step).sqrt().float()
+    return 1 - betas[0] ** step, math.sqrt(1 - betas[1] ** step)
 
 
 class MemberAdam(torch.optim.Optimizer):
@@ -88,35 +86,35 @@ class MemberAdam(torch.optim.Optimizer):
             members, device = group["params"][0].shape[0], group["params"][0].device
             rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
             group["lr"] = rate.expand(members).clone()
-            group["step"] = torch.zeros(members, dtype=torch.float64, device=device)
+            group["step"] = 0  # the members of a cohort make their steps together
             for parameter in group["params"]:
                 self.state[parameter] = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Apply the gradients, after the closure where there is one; returns what the closure returned."""
         result = None if closure is None else closure()
         for group in self.param_groups:
             graded = [parameter for parameter in group["params"] if parameter.grad is not None]
             if graded:
-                group["step"] += 1
-                rate, root = bias_corrections(group["step"], group["lr"], group["betas"])
-            for parameter in graded:
-                state = self.state[parameter]
-                shape = (-1, *[1] * (parameter.dim() - 1))
-                new = adam_step(
-                    parameter,
-                    parameter.grad,
-                    state["mean"],
-                    state["square"],
-                    rate.view(shape),
-                    root.view(shape),
-                    group["betas"],
-                    group["eps"],
-                )
-                for old, value in zip((parameter, state["mean"], state["square"]), new, strict=True):
-                    old.copy_(value)
+                self._apply(group, graded)
         return result
+
+    # torch wraps `step` in a profiler's record that costs a third of a small update; "hooked" says that it has.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _apply(self, group: dict[str, Any], parameters: Sequence[nn.Parameter]) -> None:
+        group["step"] += 1
+        correction, root = bias_corrections(group["step"], group["betas"])
+        for parameter in parameters:
+            state = self.state[parameter]
+            rate = (group["lr"] / correction).view(-1, *[1] * (parameter.dim() - 1))
+            old = (parameter, state["mean"], state["square"])
+            gradient = parameter.grad
+            assert gradient is not None
+            new = adam_step(parameter, gradient, *old[1:], rate, root, group["betas"], group["eps"])
+            for tensor, value in zip(old, new, strict=True):
+                tensor.copy_(value)
 
 
 def clip_by_norm(gradients: dict[str, Tensor], max_norm: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:

@@ -61,7 +61,8 @@ class CohortProgress(pl.Callback):
         then, steps = self._start
         members = len(module.members)
         speed = (module.progress.env_steps - steps) * members / max(time.perf_counter() - then, 1e-9)
-        seen = module.recent_return[~np.isnan(module.recent_return)]
+        recent = module.episodes.recent
+        seen = recent[~np.isnan(recent)]
         parts = [f"{speed:,.0f} steps/s" + (f" over {members} members" if members > 1 else "")]
         if seen.size:
             parts.append(f"recent return {seen.mean():.1f}")

@@ -59,6 +59,8 @@ class Sink(Protocol):
 class WandbSink:
     """A W&B run, with `env_steps` as its x-axis. Offline unless `WANDB_MODE` says otherwise; keys come from there too.
 
+    Rows are handed on some at a time: waking W&B's service for each one costs as much as several updates.
+
     Args:
         directory: The run directory; W&B writes to `wandb/` in it.
         run: What it is of.
@@ -94,13 +96,24 @@ class WandbSink:
         )
         self._run.define_metric("env_steps")
         self._run.define_metric("*", step_metric="env_steps")
+        self._waiting: list[dict[str, Any]] = []
+        self._handed_on = time.monotonic()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Take one row."""
-        self._run.log(dict(row))
+        """Take one row; it is with W&B after 100 rows or at the first one after 5 seconds."""
+        self._waiting.append(dict(row))
+        if len(self._waiting) >= 100 or time.monotonic() - self._handed_on > 5:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        for row in self._waiting:
+            self._run.log(row)
+        self._waiting.clear()
+        self._handed_on = time.monotonic()
 
     def finish(self, failed: bool) -> None:
-        """Finish the run."""
+        """Hand on what is left and finish the run."""
+        self._hand_on()
         self._run.finish(exit_code=int(failed))
 
 

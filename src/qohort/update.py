@@ -125,8 +125,9 @@ class Update:
         networks = {"online": self._online, "target": self._target, "limits": limits}
         self._fused = isinstance(optimizer, MemberAdam)
         if isinstance(optimizer, MemberAdam):
-            group = optimizer.param_groups[0]
-            self._betas, self._eps, self._step, self._lr = group["betas"], group["eps"], group["step"], group["lr"]
+            self._group = group = optimizer.param_groups[0]
+            self._betas, self._eps = group["betas"], group["eps"]
+            self._rate, self._root = torch.empty_like(group["lr"]), torch.empty_like(group["lr"])
             moments = {
                 key: {name: optimizer.state[parameter][key] for name, parameter in self._parameters.items()}
                 for key in ("mean", "square")
@@ -140,9 +141,11 @@ class Update:
         """The closure of the optimiser's step: with `MemberAdam` the whole update, else the gradients."""
         result: UpdateResult
         if self._fused:
-            self._step.add_(1)
-            rate, root = bias_corrections(self._step, self._lr, self._betas)
-            result = self._program({**batch, "rate": rate, "root": root})
+            self._group["step"] += 1
+            correction, root = bias_corrections(self._group["step"], self._betas)
+            torch.div(self._group["lr"], correction, out=self._rate)
+            self._root.fill_(root)
+            result = self._program({**batch, "rate": self._rate, "root": self._root})
             return result
         gradients, result = self._program(batch)
         for name, parameter in self._parameters.items():
