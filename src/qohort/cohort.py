@@ -8,6 +8,7 @@ its members' states and back. Only this file, the replay and the environment loo
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -165,10 +166,14 @@ class Program:
         function: Takes `state` and the inputs, returns tensors in any nesting; may write to the state in place.
         state: Tensors in any nesting, the same at each call.
         compile_mode: One of `COMPILE_MODES`; `none` calls the function as it is.
+        cached: A function that works through all of its state goes over as many members at once as have their
+            state in the CPU's cache: the bits are the same, and for large networks it is quicker.
     """
 
-    def __init__(self, function: Callable[[Any, Any], Any], state: Any, compile_mode: str) -> None:
-        self._function, self._state, self._mode = function, state, compile_mode
+    def __init__(
+        self, function: Callable[[Any, Any], Any], state: Any, compile_mode: str, cached: bool = False
+    ) -> None:
+        self._function, self._state, self._mode, self._cached = function, state, compile_mode, cached
         self._run: Callable[[Any], Any] | None = None
 
     def __call__(self, inputs: Any) -> Any:
@@ -201,9 +206,7 @@ class Program:
             results, result_spec = tree_flatten(self._function(state, inputs))
             return tuple(results)
 
-        program: Callable[..., Any] | None = None
-        if self._mode == "inductor":
-            program = _compile(flat, distinct)
+        program = compiled = _compile(flat, distinct) if self._mode == "inductor" else None
         if program is None:
             # Traced with fake tensors, then with clones: the function may write to the state.
             unrolled = make_fx(flat, decomposition_table=TORCHSCRIPT_LACKS, tracing_mode="fake")(*distinct)
@@ -213,6 +216,8 @@ class Program:
         final_spec: TreeSpec = result_spec
         shapes = [leaf.shape for leaf in tree_leaves(inputs)]
         one_result = final_spec.is_leaf()
+        if compiled is not None and self._cached:
+            program = _in_parts(compiled, held)
 
         def run(inputs: Any) -> Any:
             given = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
@@ -222,6 +227,29 @@ class Program:
             return results[0] if one_result else tree_unflatten(results, final_spec)
 
         return run
+
+
+CACHE_BYTES = 1 << 20
+"""What of the state is worked on at once: half of a usual core's second-level cache."""
+
+
+def _in_parts(program: Callable[..., Any], state: Sequence[Tensor]) -> Callable[..., Any]:
+    """A compiled program that goes over the members in equal parts of at most `CACHE_BYTES` of state."""
+    members = len(state[0])
+    size = sum(one.nbytes for one in state)
+    if state[0].device.type != "cpu" or size <= CACHE_BYTES:
+        return program
+    count = min(members, -(-size // CACHE_BYTES))
+    cuts = [members * part // count for part in range(count + 1)]
+    parts = [slice(first, last) for first, last in itertools.pairwise(cuts)]
+    held = [[one[part] for one in state] for part in parts]
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        inputs = tensors[len(state) :]
+        results = [program(*own, *[one[part] for one in inputs]) for part, own in zip(parts, held, strict=True)]
+        return [torch.cat(pieces) for pieces in zip(*results, strict=True)]
+
+    return run
 
 
 _compiling = False

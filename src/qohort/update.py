@@ -133,9 +133,9 @@ class Update:
                 for key in ("mean", "square")
             }
             state = {**networks, **moments}
-            self._program = Program(self._update, state, compile_mode)
+            self._program = Program(self._update, state, compile_mode, cached=True)
         else:
-            self._program = Program(vmap(self._member_gradients), networks, compile_mode)
+            self._program = Program(vmap(self._member_gradients), networks, compile_mode, cached=True)
 
     def __call__(self, batch: Batch) -> UpdateResult:
         """The closure of the optimiser's step: with `MemberAdam` the whole update, else the gradients."""
