@@ -300,3 +300,36 @@ def test_the_gradient_of_torchs_layer_norm_is_the_same_in_every_mode(mode: str) 
     unrolled = Program(torch.func.vmap(gradient), cohort.parameters_by_name(), mode)(observation)
     for name, expected in plain.items():
         torch.testing.assert_close(unrolled[name], expected)
+
+
+@pytest.mark.parametrize("cache", [1, 500, 1000])
+def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monkeypatch):
+    def run(members):
+        weight = torch.linspace(-1, 1, members * 35).reshape(members, 5, 7).clone()
+        held = {"weight": weight, "count": torch.zeros(members, 1)}
+
+        def step(state, inputs):
+            state["weight"].add_(inputs.transpose(1, 2) @ inputs @ state["weight"])
+            state["count"].add_(1)
+            return state["weight"].sum((1, 2)), state["weight"].tanh()
+
+        program = Program(step, held, "inductor", cached=True)
+        inputs = torch.linspace(0, 3, members * 15).sin().reshape(members, 3, 5)
+        return [one.clone() for _ in range(3) for one in program(inputs)], held
+
+    whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
+    monkeypatch.setattr("qohort.cohort.CACHE_BYTES", cache)
+    parts, parts_held = run(7)
+    for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
+        assert torch.equal(a, b)
+    assert parts_held["count"].tolist() == [[3]] * 7
+
+
+@pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
+def test_inputs_of_a_program_keep_their_shapes_and_may_have_any_layout(mode):
+    program = Program(lambda state, x: (x * state).sum(-1), torch.ones(2, 3, 4), mode)
+    square = torch.arange(24.0).reshape(2, 3, 4)
+    expected = program(square)
+    assert torch.equal(program(square.transpose(1, 2).contiguous().transpose(1, 2)), expected)
+    with pytest.raises(ValueError, match="must keep their shapes"):
+        program(torch.ones(2, 3, 3))

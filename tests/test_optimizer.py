@@ -1,5 +1,6 @@
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,7 +241,7 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
 
     def leave_uncompiled(graph, stand_ins):
         graphs.append(graph)
-        return lambda tensors: graph(*tensors)
+        return SimpleNamespace(current_callable=lambda tensors: graph(*tensors))
 
     monkeypatch.setattr("qohort.cohort.compile_fx_inner", leave_uncompiled)
 

@@ -93,6 +93,7 @@ class QLearning(pl.LightningModule):
         self.last_evaluation = np.full(len(members), np.nan)
         self._observation = self._by_member(self.environments.reset()[0])
         self._observed = torch.from_numpy(self._observation)  # the same memory
+        self._place = torch.device("cpu")
         self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report"), 0)
 
     # Lightning's hooks, in the order it calls them.
