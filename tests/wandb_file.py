@@ -1,0 +1,45 @@
+"""Reads the rows of a `.wandb` file: records of protobuf in blocks, as LevelDB's log has them."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+BLOCK, HEADER = 32_768, 7
+
+
+def records(file: Path) -> list[Any]:
+    """Every record of the file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, found, pieces = file.read_bytes(), HEADER, [], b""
+    assert data[:4] == b":W&B"
+    while position + HEADER <= len(data):
+        if BLOCK - position % BLOCK < HEADER:  # no header fits in what is left of a block
+            position += BLOCK - position % BLOCK
+            continue
+        length, kind = struct.unpack_from("<HB", data, position + 4)
+        pieces += data[position + HEADER : position + HEADER + length]
+        position += HEADER + length
+        if kind in (1, 4):  # whole, or the last piece
+            record = Record()
+            record.ParseFromString(pieces)
+            found.append(record)
+            pieces = b""
+    return found
+
+
+def history(file: Path) -> list[dict[str, Any]]:
+    """The logged rows, without W&B's own columns."""
+    rows = []
+    for record in records(file):
+        if record.WhichOneof("record_type") == "history":
+            items = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            rows.append({key: value for key, value in items.items() if not key.startswith("_")})
+    return rows
+
+
+def exit_code(file: Path) -> int:
+    """The code that the run was finished with."""
+    (code,) = [one.exit.exit_code for one in records(file) if one.WhichOneof("record_type") == "exit"]
+    return int(code)
