@@ -398,7 +398,7 @@ def test_the_environment_loop_stores_final_observations_and_bootstraps_truncatio
     overrides = [f"env.id={counter_id}", f"env.num_envs={num_envs}", "seed=[3,4]", "gamma=0.5", "budget=300"]
     with hydra.initialize_config_dir(conf, version_base="1.3"):
         node = hydra.compose("train", [*overrides, "batch_size=16", "learning_starts=16"])
-    module = QLearning(check_config(node), Recorder())
+    module = QLearning(check_config(node), Recorder(), print)
     module.values = lambda observation: torch.zeros(*observation.shape[:2], 2)
     module.replay = UniformReplay(spec(seeds=(3, 4), num_envs=num_envs, gamma=(0.5,), budget=300, space=BOX), 300)
     for _ in range(90 // num_envs):

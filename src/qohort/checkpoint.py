@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +55,21 @@ def step_name(env_steps: int) -> str:
 
 
 def newest_step(directory: Path) -> int | None:
-    """The env_steps of the newest resumable checkpoint of a run, None without one."""
-    names = sorted((directory / "checkpoints").glob("step-*.ckpt"))
-    return int(names[-1].stem.partition("-")[2]) if names else None
+    """The env_steps of the newest whole checkpoint of a run, None without one; damaged ones are passed over."""
+    for path in sorted((directory / "checkpoints").glob("step-*.ckpt"), reverse=True):
+        if is_whole(path):
+            return int(path.stem.partition("-")[2])
+        print(f"qohort: {path} is damaged, and passed over", file=sys.stderr)
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's every byte is as it was written: torch's format is a zip file, with checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
+        return False
 
 
 class MemberCheckpointIO(CheckpointIO):
@@ -70,17 +84,20 @@ class MemberCheckpointIO(CheckpointIO):
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = [directory / "checkpoints" for directory in directories]
+        self.left_out: set[int] = set()
+        """Members that have failed: nothing more is saved of them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write every member's part, and keep the newest two (and only the final one, once it is written)."""
+        """Write every member's part, and keep the newest two; the final one besides."""
         name = Path(path).name
         for m, directory in enumerate(self._directories):
+            if m in self.left_out:
+                continue
             directory.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             torch.save(split_state(checkpoint, m), buffer)
             write_atomically(directory / name, buffer.getvalue())
-            resumable = sorted(directory.glob("step-*.ckpt"))
-            for old in resumable if name == FINAL else resumable[:-KEPT]:
+            for old in sorted(directory.glob("step-*.ckpt"))[:-KEPT]:
                 old.unlink()
 
     def load_checkpoint(

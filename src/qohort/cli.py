@@ -28,9 +28,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qohort.config import HYDRA_KEYS, TrainConfig, check_config, check_output, locate, nearest, show
-from qohort.errors import ConfigError
+from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
 CONFIG_DIRECTORY = Path(__file__).parents[2] / "conf"
 
 
@@ -68,8 +68,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         @functools.wraps(task)
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and what it raises is told here
-            mistakes: list[ConfigError] = []
-            process, started = os.getpid(), False
+            ended: list[Exception] = []
+            process, started, sweeping = os.getpid(), False, False
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
@@ -79,25 +79,28 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     started = True
                     CHECKS.get(config_name, _nothing)(config)
                     return task(config)
-                except (ConfigError, HydraException, OmegaConfBaseException) as error:
-                    if os.getpid() != process:  # a launcher's worker: there is nobody here to tell
+                except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
+                    if os.getpid() != process or sweeping:  # the sweep tells what became of its jobs
                         raise
-                    mistakes.append(error if isinstance(error, ConfigError) else ConfigError(_plain(str(error))))
+                    ended.append(error)
                     return None
 
             try:
                 arguments = _read_options()
+                sweeping = bool(arguments.multirun)
                 _check_overrides(arguments, config_name)
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(run)()
+                except (Interrupted, SweepFailed) as error:
+                    _end(error)
                 except Exception as error:
                     if started:
                         raise
                     raise _explain(error, arguments.overrides, config_name) from error
             except ConfigError as error:
                 fail(str(error))
-            if mistakes:
-                fail(str(mistakes[0]))
+            if ended:
+                _end(ended[0])
 
         return main
 
@@ -112,6 +115,14 @@ def fail(message: str) -> NoReturn:
     """End the program with one line."""
     print(f"qohort: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def _end(error: Exception) -> NoReturn:
+    """End the program with what a task, or a sweep, ended with."""
+    if isinstance(error, SweepFailed | Interrupted | RunsFailed):
+        print(f"qohort: {error}", file=sys.stderr)
+        sys.exit(INTERRUPTED if isinstance(error, Interrupted) else FAILED)
+    fail(str(error) if isinstance(error, ConfigError) else _plain(str(error)))
 
 
 def _read_options() -> Namespace:

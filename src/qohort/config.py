@@ -120,9 +120,11 @@ class CheckpointConfig:
 
     Attributes:
         every: env_steps between checkpoints.
+        minutes: Minutes after which there is one in any case.
     """
 
     every: PositiveInt
+    minutes: Annotated[float, Range(0, above=True)]
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,10 @@ class TrainConfig:
     logger: Mapping[str, Component]
     output_dir: str
     overwrite: bool
+    retry_failed: bool
 
 
-NOT_HASHED = ("seed", "output_dir", "overwrite", "logger", "checkpoint")
+NOT_HASHED = ("seed", "output_dir", "overwrite", "retry_failed", "logger", "checkpoint")
 """What changes neither weights nor metric rows, besides `trainer.progress_bar`."""
 
 
@@ -229,19 +232,80 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {' or '.join(close)}?" + (f" ({listing})" if len(known) <= MANY else "")
 
 
+FOLDABLE = (
+    "gamma",
+    "max_grad_norm",
+    "optimizer.lr",
+    "target_network.tau",
+    *(f"exploration.{name}.{key}" for name in ("epsilon", "temperature") for key in ("value", "start", "end", "decay")),
+)
+"""What the members of a cohort may differ in besides their seed: numbers that each member holds for itself."""
+
+
+def foldable_here(key: str, config: DictConfig) -> bool:
+    """Whether a configuration has a key in which its members may differ."""
+    if OmegaConf.select(config, key) is None or key not in FOLDABLE:
+        return False
+    # Only our own Adam has a learning rate a member.
+    return key != "optimizer.lr" or OmegaConf.select(config, "optimizer._target_") == "qohort.optimizer.MemberAdam"
+
+
 def check_config(config: DictConfig) -> list[TrainConfig]:
     """Check a composed configuration; the configuration of each member, in the order of `seed`.
 
     Raises:
         ConfigError: At the first mistake.
     """
-    tree = _resolve(config)
-    if "seed" not in tree:
+    plain = config.copy()
+    OmegaConf.set_struct(plain, False)
+    fold = plain.pop("fold", None)
+    if OmegaConf.is_missing(plain, "seed") or "seed" not in plain:
         raise ConfigError(f"seed has no value: give {SEED_WORDS}")
-    seeds = _check_seeds(tree["seed"])
-    first: TrainConfig = _build(TrainConfig, {**tree, "seed": seeds[0]}, "")
-    _check_together(first)
-    return [dataclasses.replace(first, seed=seed) for seed in seeds]
+    seeds = _check_seeds(_resolve(plain)["seed"], apart=fold is None)
+    if fold is None:
+        first = _member(plain, seeds[0])
+        return [dataclasses.replace(first, seed=seed) for seed in seeds]
+    entries = [_check_fold(entry, config) for entry in _check_list(fold, len(seeds))]
+    members = []
+    made: dict[str, TrainConfig] = {}
+    for seed, entry in zip(seeds, entries, strict=True):
+        own = plain.copy()
+        for key, value in entry.items():
+            OmegaConf.update(own, key, value)
+        name = json.dumps(entry, sort_keys=True)
+        if name not in made:
+            made[name] = _member(own, seed)
+        members.append(dataclasses.replace(made[name], seed=seed))
+    runs = [(seed, json.dumps(entry, sort_keys=True)) for seed, entry in zip(seeds, entries, strict=True)]
+    if len(set(runs)) < len(runs):
+        raise ConfigError("fold has the same seed with the same numbers twice: each member must be another run")
+    return members
+
+
+def _member(config: DictConfig, seed: int) -> TrainConfig:
+    """One member's configuration, checked."""
+    member: TrainConfig = _build(TrainConfig, {**_resolve(config), "seed": seed}, "")
+    _check_together(member)
+    return member
+
+
+def _check_list(fold: Any, length: int) -> list[Any]:
+    entries = OmegaConf.to_container(fold) if OmegaConf.is_config(fold) else fold
+    if not isinstance(entries, list) or len(entries) != length:
+        raise ConfigError(f"fold={show(entries)} must be a list with one {{key: number}} for each seed")
+    return entries
+
+
+def _check_fold(entry: Any, config: DictConfig) -> dict[str, float]:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"fold has {show(entry)}: write {{key: number}}")
+    for key, value in entry.items():
+        if not foldable_here(str(key), config):
+            here = [one for one in FOLDABLE if foldable_here(one, config)]
+            raise ConfigError(f"fold: members may not differ in {key} here: {nearest(str(key), here)}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"fold: {key}={show(value)} must be a number")
+    return entry
 
 
 def build_config(schema: type[Schema], config: DictConfig | Mapping[str, Any]) -> Schema:
@@ -275,14 +339,15 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
 SEED_WORDS = "an integer of at least 0 or a list of such integers"
 
 
-def _check_seeds(seed: Any) -> list[int]:
+def _check_seeds(seed: Any, apart: bool = True) -> list[int]:
+    """The seeds as a list; `apart` where they must differ."""
     seeds = seed if isinstance(seed, list) else [seed]
     if not seeds:
         raise ConfigError(f"seed=[] trains nothing: give {SEED_WORDS}")
     for one in seeds:
         if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < 2**63:
             raise ConfigError(f"seed={show(seed)} is not {SEED_WORDS}")
-    if len(set(seeds)) < len(seeds):
+    if apart and len(set(seeds)) < len(seeds):
         twice = next(one for one in seeds if seeds.count(one) > 1)
         raise ConfigError(f"seed={show(seeds)} has {twice} twice: the members of a cohort must have different seeds")
     return seeds

@@ -7,7 +7,9 @@ and makes one update, `between_steps` evaluates and saves when that is due. The 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,8 +23,10 @@ from qohort.checkpoint import step_name
 from qohort.cohort import CohortNetwork, Lifted, UniformStream, per_member
 from qohort.config import TrainConfig
 from qohort.environments import EpisodeStatistics, EpisodicVectorEnv, episode_seeds, make_environment
+from qohort.errors import Interrupted
 from qohort.evaluation import Evaluator
 from qohort.exploration import Constant, Progress, across_members
+from qohort.interruption import STOP
 from qohort.optimizer import MemberAdam
 from qohort.replay import Batch, Replay, ReplayDataset, ReplaySpec
 from qohort.td_loss import Parameters, TDLoss
@@ -60,10 +64,15 @@ class QLearning(pl.LightningModule):
         members: The members' configurations; they differ in `seed`, and may in `gamma`, `max_grad_norm`,
             `optimizer.lr` and `target_network.tau`, which are held per member.
         recorder: Takes the metrics.
+        fail: Told of a member that has failed: which, at which env_steps, why.
     """
 
-    def __init__(self, members: Sequence[TrainConfig], recorder: Recorder) -> None:
+    def __init__(
+        self, members: Sequence[TrainConfig], recorder: Recorder, fail: Callable[[int, int, str], None]
+    ) -> None:
         super().__init__()
+        self._fail = fail
+        self.failed: set[int] = set()
         self.automatic_optimization = False
         self.members, self.recorder = members, recorder
         self.config = config = members[0]
@@ -158,6 +167,7 @@ class QLearning(pl.LightningModule):
         self.evaluator.prepare(self.values)
         self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
         self._set_learning_rate()
+        self._saved = time.monotonic()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update of every member."""
@@ -208,6 +218,8 @@ class QLearning(pl.LightningModule):
         if "final_obs" in info:
             for m, score, length in self.episodes.end(terminated | self._by_member(truncated)):
                 progress.episodes[m] += 1
+                if m in self.failed:
+                    continue
                 self.recorder.row(m, progress, {"train/return": score, "train/length": length})
         return self.updates_by(progress.env_steps) - progress.gradient_steps
 
@@ -236,10 +248,29 @@ class QLearning(pl.LightningModule):
         if self._due("evaluation", self.config.evaluation.every):
             self.evaluate()
         if self._due("checkpoint", self.config.checkpoint.every):
-            self.trainer.save_checkpoint(step_name(self.progress.env_steps))
+            self._save()
+        if STOP.signal is not None:
+            self._stop(STOP.signal)
         if self._due("report", 100):
+            if time.monotonic() - self._saved > 60 * self.config.checkpoint.minutes:
+                self._save()
             for callback in self._watchers:
                 callback.on_env_steps(self)
+
+    def _save(self) -> None:
+        self.trainer.save_checkpoint(step_name(self.progress.env_steps))
+        self._saved = time.monotonic()
+
+    def _stop(self, reason: str) -> None:
+        """End here, saved.
+
+        Raises:
+            Interrupted: Always.
+        """
+        if self.progress.env_steps > 0 and not self.finished:
+            self._save()
+        at = f"{self.progress.env_steps:,} of {self.config.budget:,} env_steps"
+        raise Interrupted(f"interrupted by {reason} at {at}, and saved: the same command goes on from there")
 
     def evaluate(self) -> None:
         """Play greedy episodes with every member and log their mean return."""
@@ -247,6 +278,8 @@ class QLearning(pl.LightningModule):
         scores = self.evaluator(self.values, self.progress.env_steps)
         self.last_evaluation = scores.returns.mean(1)
         for m, mean in enumerate(self.last_evaluation.tolist()):
+            if m in self.failed:
+                continue
             length = float(scores.lengths[m].mean())
             self.recorder.row(m, self.progress, {"eval/return": mean, "eval/length": length})
 
@@ -305,6 +338,12 @@ class QLearning(pl.LightningModule):
         speed = self.recorder.speed(self.progress.env_steps)
         columns = (result.loss.tolist(), result.q_mean.tolist(), result.grad_norm.tolist(), parameter.tolist())
         for m, (loss, q_mean, grad_norm, value) in enumerate(zip(*columns, strict=True)):
+            if m in self.failed:
+                continue
+            if not (math.isfinite(loss) and math.isfinite(q_mean)):
+                self.failed.add(m)
+                self._fail(m, self.progress.env_steps, f"diverged: loss {loss}, mean Q {q_mean}")
+                continue
             metrics = {
                 "train/loss": loss,
                 "train/q_mean": q_mean,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -37,6 +38,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig) -> RunDirectory:
@@ -61,6 +63,49 @@ class RunDirectory:
             return None
         result: dict[str, Any] = json.loads(file.read_text())
         return result
+
+    def failure(self) -> dict[str, Any] | None:
+        """`failed.json` of a run that failed: at which env_steps, and why. None of any other."""
+        file = self.path / "failed.json"
+        if not file.is_file():
+            return None
+        failure: dict[str, Any] = json.loads(file.read_text())
+        return failure
+
+    def write_failure(self, env_steps: int, reason: str) -> None:
+        """Mark the run as failed: it is not resumed, and starts over with `retry_failed=true`."""
+        self._write_json("failed.json", {"env_steps": env_steps, "reason": reason})
+
+    def lock(self) -> bool:
+        """Take the run for this process, until it ends; False where another process has it.
+
+        The system gives the lock back when a process ends, however it ends, so none is ever stale.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+        self._lock = handle
+        return True
+
+    def unlock(self) -> None:
+        """Give the run back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def holder(self) -> str:
+        """Who has the run: process and machine."""
+        return self._lock_file.read_text() or "another process"
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path.parent / f".{self.path.name}.lock"
 
     def resumable_step(self) -> int | None:
         """The env_steps at which the run can be resumed, None if it starts from the beginning."""
@@ -103,6 +148,8 @@ class RunDirectory:
             "fingerprint": self.fingerprint(rows),
         }
         self._write_json("result.json", result)
+        for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
+            checkpoint.unlink()
         return result
 
     def fingerprint(self, rows: Iterable[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -244,7 +244,7 @@ class CohortRecorder:
         self._began = time.perf_counter()
         self._last_speed = (self._began, int(state["speed_from"]))
 
-    def finish(self, failed: bool) -> None:
-        """Close every file and every sink."""
-        for log in self.logs:
-            log.finish(failed)
+    def finish(self, failed: Container[int]) -> None:
+        """Close every file and every sink; those of `failed` members as failed."""
+        for m, log in enumerate(self.logs):
+            log.finish(m in failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import statistics
@@ -10,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,7 +25,8 @@ from qohort.checkpoint import FINAL, MemberCheckpointIO, step_name
 from qohort.compilation import usable_mode
 from qohort.config import TrainConfig, check_config, config_tree
 from qohort.environments import check_spaces, make_environment
-from qohort.errors import ConfigError
+from qohort.errors import ConfigError, Interrupted, RunsFailed
+from qohort.interruption import STOP
 from qohort.learning_curve import draw_cohort, draw_run
 from qohort.module import QLearning
 from qohort.optimizer import MemberAdam, mixes_members
@@ -42,28 +45,53 @@ class Member:
 
 
 def train(config: DictConfig) -> list[dict[str, Any]]:
-    """Train what a configuration describes, as far as it is not finished; each member's `result.json`.
+    """Train what a configuration describes, as far as it is not finished; each finished member's `result.json`.
 
     Finished members are reported, interrupted ones resumed from their newest checkpoint, those that stand at
-    the same step together.
+    the same step together. A member that another process trains is left to it.
 
     Raises:
         ConfigError: If the configuration is wrong; nothing was written then.
+        Interrupted: If a signal asked to stop; every member is saved.
+        RunsFailed: If members have failed; the others are finished.
     """
     members = prepare(config)
-    waiting: dict[int, list[Member]] = defaultdict(list)
-    for member in members:
-        if member.directory.result() is not None:
-            where = member.directory.path
-            print(f"seed {member.config.seed} is finished already: {where} (overwrite=true starts over)")
-        else:
-            waiting[member.directory.resumable_step() or 0].append(member)
-    for step in sorted(waiting, reverse=True):
-        train_cohort(waiting[step], step)
-    results = [member.directory.result() for member in members]
-    finished = [result for result in results if result is not None]
-    summarise(members, finished)
-    return finished
+    with STOP, contextlib.ExitStack() as locks:
+        waiting: dict[int, list[Member]] = defaultdict(list)
+        for member in members:
+            if _is_open(member, locks):
+                waiting[member.directory.resumable_step() or 0].append(member)
+        for step in sorted(waiting, reverse=True):
+            if STOP.signal is not None:
+                raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left")
+            train_cohort(waiting[step], step)
+    finished = [member for member in members if member.directory.result() is not None]
+    summarise(finished)
+    failures = [(member, member.directory.failure()) for member in members]
+    reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
+    if reasons:
+        raise RunsFailed(f"{len(reasons)} of {len(members)} runs failed (retry_failed=true): " + "; ".join(reasons))
+    return [result for member in finished if (result := member.directory.result()) is not None]
+
+
+def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
+    """Whether there is something to train of a member, which is then locked; says why, where there is not."""
+    directory, name = member.directory, f"seed {member.config.seed}"
+    if directory.result() is not None:
+        print(f"{name} is finished already: {directory.path} (overwrite=true starts over)")
+        return False
+    if not directory.lock():
+        print(f"{name} is being trained by {directory.holder()}: {directory.path}")
+        return False
+    locks.callback(directory.unlock)
+    if directory.result() is not None:  # finished while we asked
+        return False
+    if directory.failure() is not None:
+        if not member.config.retry_failed:
+            print(f"{name} has failed: {directory.path} (retry_failed=true starts it over)")
+            return False
+        shutil.rmtree(directory.path)
+    return True
 
 
 def prepare(config: DictConfig) -> list[Member]:
@@ -75,15 +103,18 @@ def prepare(config: DictConfig) -> list[Member]:
     configs = check_config(config)
     check_environment(configs[0])
     check_accelerator(configs[0])
-    mode = usable_mode(configs[0].compile)
-    members = []
-    for one in configs:
-        one = replace(one, compile=mode)  # type: ignore[arg-type]
-        members.append(Member(one, RunDirectory.of(one)))
+    members = members_of(configs)
     if configs[0].overwrite:
         for member in members:
             shutil.rmtree(member.directory.path, ignore_errors=True)
     return members
+
+
+def members_of(configs: Sequence[TrainConfig]) -> list[Member]:
+    """The members with these configurations, and where they go."""
+    mode: Any = usable_mode(configs[0].compile)
+    ready = [replace(config, compile=mode) for config in configs]
+    return [Member(config, RunDirectory.of(config)) for config in ready]
 
 
 def check_environment(config: TrainConfig) -> None:
@@ -150,23 +181,41 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     for member in members:
         member.directory.prepare(member.config, command)
     recorder = CohortRecorder([member.directory.metrics for member in members])
-    failed = True
+    checkpoints = MemberCheckpointIO([member.directory.path for member in members])
+
+    def fail(m: int, env_steps: int, reason: str) -> None:
+        members[m].directory.write_failure(env_steps, reason)
+        checkpoints.left_out.add(m)
+        print(f"seed {members[m].config.seed} failed at {env_steps:,} env_steps, {reason}", file=sys.stderr)
+        if len(checkpoints.left_out) == len(members):
+            raise AllFailed
+
+    failed, env_steps = True, 0
     module = None
     try:
-        module = QLearning([member.config for member in members], recorder)
-        trainer = make_trainer(members)
+        module = QLearning([member.config for member in members], recorder, fail)
+        trainer = make_trainer(members, checkpoints)
         resume = LoggersOpen(members, recorder)
         trainer.callbacks.append(resume)  # type: ignore[attr-defined]
         trainer.fit(module, ckpt_path=step_name(step) if step else None)
         trainer.save_checkpoint(FINAL)
+        env_steps = module.progress.env_steps
         failed = False
+    except AllFailed:
+        pass
     finally:
-        recorder.finish(failed)
+        recorder.finish({m for m in range(len(members)) if failed or m in checkpoints.left_out})
         if module is not None:
             module.close()
-    for member in members:
+    for m, member in enumerate(members):
+        if m in checkpoints.left_out:
+            continue
         draw_run(member.directory.path / "learning_curve.png", member.directory.rows(), _title(member.config))
-        member.directory.write_result(member.config, module.progress.env_steps)
+        member.directory.write_result(member.config, env_steps)
+
+
+class AllFailed(Exception):
+    """No member is left to train."""
 
 
 class LoggersOpen(pl.Callback):
@@ -181,7 +230,8 @@ class LoggersOpen(pl.Callback):
         self._members, self._recorder = members, recorder
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open them."""
+        """Open them, and take the signals back from Lightning."""
+        STOP.listen()
         for member, log in zip(self._members, self._recorder.logs, strict=True):
             path, config = member.directory.path, member.config
             group = f"{path.parent.parent.name}/{path.parent.name}"
@@ -193,10 +243,9 @@ class LoggersOpen(pl.Callback):
             log.open_sinks(sinks)
 
 
-def make_trainer(members: Sequence[Member]) -> pl.Trainer:
+def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
     """Lightning's Trainer for a cohort: one epoch, which is the budget."""
     config = members[0].config.trainer
-    directories = [member.directory.path for member in members]
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -212,8 +261,8 @@ def make_trainer(members: Sequence[Member]) -> pl.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[CohortProgress()] if config.progress_bar else [],
-        plugins=[MemberCheckpointIO(directories)],
-        default_root_dir=directories[0],
+        plugins=[checkpoints],
+        default_root_dir=members[0].directory.path,
     )
 
 
@@ -221,10 +270,21 @@ def _title(config: TrainConfig) -> str:
     return f"{config.agent} on {config.env.id}, seed {config.seed}"
 
 
-def summarise(members: Sequence[Member], results: Sequence[dict[str, Any]]) -> None:
-    """Print a row a seed, the IQM with its interval, and where everything is; draw the cohort's curve."""
+def summarise(finished: Sequence[Member]) -> None:
+    """Print a table for each set of runs that differ only in their seed, and draw its curve."""
+    alike: dict[Path, list[Member]] = defaultdict(list)
+    for member in finished:
+        alike[member.directory.path.parent].append(member)
+    for parent, members in alike.items():
+        _summarise_alike(parent, members)
+
+
+def _summarise_alike(parent: Path, members: Sequence[Member]) -> None:
+    """A row a seed, the IQM with its interval, and where everything is."""
+    results = [result for member in members if (result := member.directory.result()) is not None]
+    title = f"{members[0].config.agent} on {members[0].config.env.id}"
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
-    table = Table(title=f"{members[0].config.agent} on {members[0].config.env.id}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("seed", "final return", "best return", "area under curve", "env_steps", "seconds"):
         table.add_column(heading, justify="right")
     for result in results:
@@ -238,10 +298,7 @@ def summarise(members: Sequence[Member], results: Sequence[dict[str, Any]]) -> N
             f"final return: IQM {iqm(finals):.1f}, 95% interval [{low:.1f}, {high:.1f}], "
             f"mean {statistics.mean(finals):.1f} ± {statistics.stdev(finals):.1f}, over {len(finals)} seeds"
         )
-    parent = members[0].directory.path.parent
-    if len(members) > 1:
         rows = [member.directory.rows() for member in members]
-        title = f"{members[0].config.agent} on {members[0].config.env.id}"
         draw_cohort(parent / "learning_curve.png", rows, title)
         print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")
     for member in members:

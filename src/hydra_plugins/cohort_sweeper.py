@@ -1,0 +1,44 @@
+"""Hydra's way into `qohort.sweep`: the sweeper of `conf/train.yaml`. Hydra imports it at every start: it is thin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class CohortSweeper(Sweeper):
+    """Expands a sweep with Hydra's grammar and gives the launcher one job a cohort.
+
+    Args:
+        max_members: Members a cohort may have.
+        foldable: Keys in which the members of a cohort may differ besides the seed.
+        params: A sweep written down in a configuration: values by key, as on the command line.
+    """
+
+    def __init__(self, max_members: int, foldable: Sequence[str], params: dict[str, Any] | None = None) -> None:
+        self._max_members, self._foldable, self._params = max_members, foldable, params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Plan, say what will be done, and do it."""
+        from qohort.sweep import fold, launch
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        loader, master = self.hydra_context.config_loader, self.config
+        overrides = [f"{key}={value}" for key, value in self._params.items()] + arguments
+        cohorts = fold(overrides, loader, master, self._foldable, self._max_members)
+        return launch(cohorts, self.launcher)
