@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -17,6 +18,8 @@ from lightning_fabric.plugins import CheckpointIO
 from qohort.cohort import merge_states, split_state
 
 FINAL = "final.ckpt"
+TEMPORARY = re.compile(r"[.].*[.]tmp-\w+")
+"""The names of files that are being written."""
 KEPT = 2
 
 
@@ -25,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     The temporary file is in the same directory, since only a rename within a filesystem is atomic.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

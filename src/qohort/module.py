@@ -247,7 +247,7 @@ class QLearning(pl.LightningModule):
             self.update.copy_target()
         if self._due("evaluation", self.config.evaluation.every):
             self.evaluate()
-        if self._due("checkpoint", self.config.checkpoint.every):
+        if self._due("checkpoint", self.config.checkpoint.every) and not self.finished:
             self._save()
         if STOP.signal is not None:
             self._stop(STOP.signal)

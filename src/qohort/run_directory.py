@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from qohort.checkpoint import FINAL, newest_step, write_atomically
+from qohort.checkpoint import FINAL, TEMPORARY, newest_step, write_atomically
 from qohort.config import TrainConfig, config_hash, config_tree
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
@@ -121,6 +121,9 @@ class RunDirectory:
         if self.resumable_step() is None and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        for left_over in self.path.rglob(".*.*"):  # a file that was being written when the process was killed
+            if TEMPORARY.fullmatch(left_over.name):
+                left_over.unlink()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
         self._write_json("manifest.json", manifest(config, command))

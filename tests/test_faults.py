@@ -1,0 +1,207 @@
+"""Whatever ends a run, the same command afterwards ends as if nothing had happened: kills, damage, a full disk."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import qohort.checkpoint
+import wandb_file
+from qohort.cli import CONFIG_DIRECTORY
+from qohort.training import train
+
+SETTINGS = (
+    "seed=[3,4]",
+    "budget=600",
+    "learning_starts=60",
+    "batch_size=16",
+    "log_every=50",
+    "evaluation.every=200",
+    "evaluation.episodes=2",
+    "evaluation.max_episode_steps=50",
+    "checkpoint.every=100",
+    "compile=none",
+    "trainer.progress_bar=false",
+)
+WALL_TIMES = ("wall_s", "env_steps_per_s")
+
+
+def run(directory):
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        train(compose("train", [*SETTINGS, f"output_dir={directory}"]))
+
+
+def in_a_process(prepare, directory):
+    """Train in a process of its own, after `prepare` has been called in it."""
+
+    def target():
+        os.setsid()
+        prepare()
+        run(directory)
+
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    return process
+
+
+def outcome(directory):
+    """Of each member: the fingerprint, the rows, and W&B's rows and exit code."""
+    members = {}
+    for path in sorted(directory.glob("*/*/seed-*")):
+        result = json.loads((path / "result.json").read_text())
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        (file,) = path.glob("wandb/offline-run-*/*.wandb")
+        assert wandb_file.history(file) == rows
+        assert wandb_file.exit_code(file) == 0
+        assert not [file for file in path.rglob(".*") if "tmp" in file.name]
+        kept = [{key: value for key, value in row.items() if key not in WALL_TIMES} for row in rows]
+        members[path.name] = result["fingerprint"], kept
+    assert list(members) == ["seed-3", "seed-4"]
+    return members
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    process = in_a_process(lambda: None, directory)
+    process.join()
+    assert process.exitcode == 0
+    return outcome(directory)
+
+
+def kill_at(point, name, count):
+    """Let the `count`-th write of a file with this in its name end the process, at `point` of the write."""
+    seen = 0
+    replace = os.replace
+
+    def killing_replace(source, target):
+        nonlocal seen
+        seen += name in Path(target).name
+        if seen == count and name in Path(target).name:
+            if point == "mid temporary file":
+                os.truncate(source, os.path.getsize(source) // 2)
+            if point == "after the rename":
+                replace(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    qohort.checkpoint.os.replace = killing_replace
+
+
+POINTS = [
+    ("mid temporary file", "step-", 5),
+    ("before the rename", "step-", 6),
+    ("after the rename", "step-", 5),
+    ("before the rename", "final", 1),
+    ("before the rename", "result", 2),
+]
+
+
+@pytest.mark.parametrize(("point", "name", "count"), POINTS)
+def test_killed_at_a_point(point, name, count, tmp_path, undisturbed):
+    process = in_a_process(lambda: kill_at(point, name, count), tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+def kill_at_random(seed, directory):
+    """One process after the other on the same runs, each killed at a random moment, then one to the end."""
+    moments = random.Random(seed)
+    kills = 0
+    for _ in range(4):
+        process = in_a_process(lambda: None, directory)
+        process.join(moments.uniform(0.2, 1.5))
+        if process.exitcode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+    run(directory)
+    return kills
+
+
+def test_killed_at_random_moments(tmp_path, undisturbed):
+    assert kill_at_random(1, tmp_path) > 1
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 7))
+def test_killed_at_more_random_moments(seed, tmp_path, undisturbed):
+    kill_at_random(seed, tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second filesystem here")
+def test_killed_with_tmpdir_on_another_filesystem(tmp_path, undisturbed, monkeypatch):
+    assert os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev
+    monkeypatch.setenv("TMPDIR", "/dev/shm")
+    process = in_a_process(lambda: kill_at("before the rename", "step-", 5), tmp_path)
+    process.join()
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "a byte changed"])
+def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, undisturbed, capfd):
+    process = in_a_process(lambda: kill_at("after the rename", "step-", 8), tmp_path)
+    process.join()
+    newest = max(tmp_path.glob("*/*/seed-4/checkpoints/step-*.ckpt"))
+    assert newest.name == "step-000000000400.ckpt"
+    content = bytearray(newest.read_bytes())
+    if damage == "a byte changed":
+        content[len(content) // 2] ^= 1
+    newest.write_bytes({"truncated": content[: len(content) // 2], "emptied": b""}.get(damage, bytes(content)))
+    run(tmp_path)
+    assert f"{newest} is damaged, and passed over" in capfd.readouterr().err
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_full_disk(tmp_path, undisturbed):
+    """A file that may not grow stands for a disk without room: the write fails, and nothing whole is lost."""
+
+    def no_room():
+        kill = qohort.checkpoint.MemberCheckpointIO.save_checkpoint
+        saves = 0
+
+        def save(self, *arguments, **keywords):
+            nonlocal saves
+            saves += 1
+            if saves == 3:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+            kill(self, *arguments, **keywords)
+
+        qohort.checkpoint.MemberCheckpointIO.save_checkpoint = save
+
+    process = in_a_process(no_room, tmp_path)
+    process.join()
+    assert process.exitcode == 1
+    assert [path.name for path in sorted(tmp_path.glob("*/*/seed-3/checkpoints/*"))] == [
+        "step-000000000100.ckpt",
+        "step-000000000200.ckpt",
+    ]
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_two_processes_do_not_train_the_same_run(tmp_path, undisturbed):
+    """The second one leaves it to the first one; a lock of a process that is gone is none."""
+    first = in_a_process(lambda: None, tmp_path)
+    until = time.monotonic() + 30
+    while not list(tmp_path.glob("*/*/seed-4/metrics.jsonl")) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGSTOP)
+    run(tmp_path)
+    assert not list(tmp_path.glob("*/*/*/result.json"))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.join()
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
