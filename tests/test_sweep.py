@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,23 @@ def test_however_a_sweep_is_run_it_ends_in_the_same_bits(tmp_path):
     assert again.returncode == 0
     assert "16 of 16 finished already" in again.stdout
     assert fingerprints(tmp_path / "cohorts") == expected
+
+
+@pytest.mark.slow
+def test_every_launcher_ends_in_the_same_bits(tmp_path):
+    grid = ("env=cartpole,acrobot", "target_network=hard,polyak", "seed=range(0,10)")
+    ways = {"basic": (), "runs": ("hydra/sweeper=basic", "hydra/launcher=joblib")}
+    for name in ("joblib", "submitit_local", "ray"):
+        package = {"submitit_local": "submitit", "ray": "ray"}.get(name, name)
+        if util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is not None:
+            ways[name] = (f"hydra/launcher={name}",)
+    expected = None
+    for name, way in ways.items():
+        done = sweep(tmp_path / name, *grid, *way)
+        assert done.returncode == 0, done.stderr
+        got = fingerprints(tmp_path / name)
+        assert len(got) == 40
+        assert got == (expected := expected or got), name
 
 
 def test_a_member_that_diverges_fails_alone_and_is_told(tmp_path):
