@@ -44,7 +44,7 @@ UNKNOWN_KEYS = [
     ("optimizer=sgd optimizer.momentum=0.9", "optimizer.momentum=0.9", "write +optimizer.momentum=0.9"),
     ("env.kwargs.foo=1", "env.kwargs.foo=1", "write +env.kwargs.foo=1"),
     ("+network._partial_=true", "network._partial_=true", "it must be one of hidden, layer_norm"),
-    ("hydra.sweeper.foo=1", "hydra.sweeper.foo=1", "max_batch_size"),
+    ("hydra.sweeper.foo=1", "hydra.sweeper.foo=1", "foldable, max_members, params"),
 ]
 UNKNOWN_CHOICES = [
     ("agent=dqnn", "agent=dqnn", "did you mean dqn"),
@@ -71,6 +71,9 @@ WRONG_TYPES = [
     ("seed=1.5", "seed=1.5", "an integer"),
     ("seed={a:1}", "seed={a:1}", "[0,1,2,3,4]"),
     ("overwrite=maybe", "overwrite=maybe", "true or false"),
+    ("retry_failed=maybe", "retry_failed=maybe", "true or false"),
+    ("fold=gamma", "fold=gamma", "{key: number} for each seed"),
+    ("seed=0 'fold=[{gamma:x}]'", "gamma=x", "must be a number"),
     ("network.hidden=24", "network.hidden=24", "a list, each an integer of at least 1"),
     ("network.hidden=[24,a]", "network.hidden[1]=a", "an integer of at least 1"),
     ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]", "2 elements"),
@@ -101,12 +104,16 @@ OUT_OF_RANGE = [
     ("network.hidden=[24,0]", "network.hidden[1]=0", "at least 1"),
     ("optimizer.betas=[0.9,1.5]", "optimizer.betas[1]=1.5", "at least 0"),
     ("compile=fast", "compile=fast", "aot_eager, inductor, none"),
+    ("checkpoint.minutes=0", "checkpoint.minutes=0", "above 0"),
     ("trainer.accelerator=tpu", "trainer.accelerator=tpu", "auto, cpu, gpu"),
     ("head.loss=mse", "head.loss=mse", "huber, squared"),
 ]
 IMPOSSIBLE = [
     ("seed=[]", "seed=[]", "a list of such integers"),
     ("seed=[1,1]", "seed=[1,1]", "different seeds"),
+    ("seed=[1,1] 'fold=[{gamma:0.5},{gamma:0.5}]'", "fold", "twice"),
+    ("seed=[1,2] 'fold=[{gamma:0.5}]'", "fold=[{gamma:0.5}]", "for each seed"),
+    ("seed=[1,2] 'fold=[{gamma:0.5},{gama:0.5}]'", "gama", "did you mean gamma?"),
     ("replay.capacity=10 batch_size=64", "replay.capacity=10", "batch_size=64"),
     ("budget=500", "budget=500", "learning_starts=1000"),
     ("budget=10 env.num_envs=20 learning_starts=0", "budget=10", "env.num_envs=20"),
@@ -186,6 +193,9 @@ AFTER_A_LOOK = [
     ("optimizer=sgd optimizer._target_=torch.optim.Adafactor", "torch.optim.Adafactor", "use another"),
     ("optimizer=sgd +optimizer.momentum=-1", "momentum", "-1"),
     ("-m env.id=CartPole-v1,Pendulum-v1", "env.id=Pendulum-v1", "Discrete"),
+    ("-m seed=0,1 hydra.sweeper.max_members=0", "hydra.sweeper.max_members=0", "at least 1"),
+    ("-m seed=0,1 'hydra.sweeper.foldable=[gama]'", "gama", "did you mean gamma?"),
+    ("-m 'gamma=interval(0.5,0.9)'", "interval", "gamma=1,2,3"),
 ]
 JARGON = ("struct", "full_key", "object_type", "Traceback", "Error executing", "HYDRA_FULL_ERROR", "search path:")
 
@@ -355,9 +365,15 @@ def test_right_command_lines_are_taken(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_a_sweep_runs_every_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[DictConfig] = []
     monkeypatch.setattr(qohort.training, "train", taken.append)
-    ended = run("-m 'seed=range(0,2)' gamma=0.9,0.99")
+    ended = run("-m 'seed=range(0,2)' gamma=0.9,0.99 hydra/sweeper=basic")
     assert (ended.code, ended.err) == (0, "")
     assert [(one.seed, one.gamma) for one in taken] == [(0, 0.9), (0, 0.99), (1, 0.9), (1, 0.99)]
+    taken.clear()
+    ended = run("-m 'seed=range(0,2)' gamma=0.9,0.99 env=cartpole,acrobot")
+    assert (ended.code, ended.err) == (0, "")
+    runs = [(0, 0.9), (0, 0.99), (1, 0.9), (1, 0.99)]
+    assert [[(one.seed, one.gamma) for one in check_config(job)] for job in taken] == [runs, runs]
+    assert [job.env.id for job in taken] == ["CartPole-v1", "Acrobot-v1"]
 
 
 @pytest.mark.parametrize("line", ["--cfg job", "--cfg job logger=[wandb,csv] seed=3", "--help", "--info defaults"])
