@@ -244,7 +244,9 @@ FOLDABLE = (
 
 def foldable_here(key: str, config: DictConfig) -> bool:
     """Whether a configuration has a key in which its members may differ."""
-    if OmegaConf.select(config, key) is None or key not in FOLDABLE:
+    group, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, group) if group else config
+    if key not in FOLDABLE or not isinstance(node, DictConfig) or name not in node:
         return False
     # Only our own Adam has a learning rate a member.
     return key != "optimizer.lr" or OmegaConf.select(config, "optimizer._target_") == "qohort.optimizer.MemberAdam"
