@@ -33,18 +33,18 @@ SETTINGS = (
 WALL_TIMES = ("wall_s", "env_steps_per_s")
 
 
-def run(directory):
+def run(directory, *overrides):
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        train(compose("train", [*SETTINGS, f"output_dir={directory}"]))
+        train(compose("train", [*SETTINGS, f"output_dir={directory}", *overrides]))
 
 
-def in_a_process(prepare, directory):
+def in_a_process(prepare, directory, *overrides):
     """Train in a process of its own, after `prepare` has been called in it."""
 
     def target():
         os.setsid()
         prepare()
-        run(directory)
+        run(directory, *overrides)
 
     process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
@@ -188,6 +188,34 @@ def test_a_full_disk(tmp_path, undisturbed):
         "step-000000000100.ckpt",
         "step-000000000200.ckpt",
     ]
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_checkpoints_by_the_clock(tmp_path, undisturbed):
+    rarely = ("checkpoint.every=100000", "checkpoint.minutes=1e-9")
+    process = in_a_process(lambda: kill_at("after the rename", "step-", 4), tmp_path, *rarely)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [path.name for path in sorted(tmp_path.glob("*/*/seed-4/checkpoints/*"))] == [
+        "step-000000000100.ckpt",
+        "step-000000000200.ckpt",
+    ]
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_training_at_the_next_step_saved(number, tmp_path, undisturbed):
+    process = in_a_process(lambda: None, tmp_path, "checkpoint.every=100000")
+    until = time.monotonic() + 30
+    while not list(tmp_path.glob("*/*/seed-4/wandb/*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 1  # an exception, as any launcher can report it
+    assert list(tmp_path.glob("*/*/seed-4/checkpoints/step-*.ckpt"))
     run(tmp_path)
     assert outcome(tmp_path) == undisturbed
 

@@ -8,7 +8,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +23,18 @@ from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
 
 Fold = Mapping[str, float]
+
+
+class Run(NamedTuple):
+    """What of a run may be folded.
+
+    Attributes:
+        seeds: Its seeds, since a run may itself be a cohort; None for the configuration's own.
+        numbers: Its values of foldable keys.
+    """
+
+    seeds: tuple[int, ...] | None
+    numbers: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -80,16 +92,56 @@ def fold(
         if key not in FOLDABLE:
             raise ConfigError(f"hydra.sweeper.foldable: {key} cannot be held by a member: {nearest(key, FOLDABLE)}")
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
-    groups: dict[tuple[str, ...], list[tuple[tuple[int, ...] | None, dict[str, float]]]] = defaultdict(list)
-    for run in _expand(overrides):
-        shared = [text for key, text, value in run if key != "seed" and not (key in foldable and _number(value))]
-        own = {key: value for key, _, value in run if key in foldable and _number(value)}
-        seeds = next((value for key, _, value in run if key == "seed"), None)
-        groups[tuple(shared)].append((None if seeds is None else _seeds(seeds), own))
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for settings in _expand(overrides):
+        shared = tuple(
+            text for key, text, value in settings if key != "seed" and not (key in foldable and _number(value))
+        )
+        numbers = {key: value for key, _, value in settings if key in foldable and _number(value)}
+        seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
+        groups[shared].append(Run(seeds, numbers))
+
     cohorts: list[Cohort] = []
-    for shared_texts, runs in groups.items():
-        cohorts += _cohorts(shared_texts, runs, loader, master, max_members)
+    for shared, runs in groups.items():
+        plain = loader.load_sweep_config(master, list(shared))
+        for texts, members in _members(shared, runs, plain).items():
+            count = -(-len(members) // max_members)
+            cuts = [len(members) * part // count for part in range(count + 1)]
+            for first, last in itertools.pairwise(cuts):
+                cohorts.append(_cohort(texts, members[first:last], loader, master))
     return cohorts
+
+
+Numbers = tuple[tuple[str, float], ...]
+
+
+def _members(
+    shared: tuple[str, ...], runs: Sequence[Run], config: DictConfig
+) -> dict[tuple[str, ...], list[tuple[int, Numbers]]]:
+    """The members of runs, each once, by the overrides that they share.
+
+    Numbers that a member cannot hold under these settings (a learning rate without our Adam) go to the overrides.
+    """
+    own_seeds = [config.seed] if isinstance(config.seed, int) else list(config.seed)
+    members: dict[tuple[str, ...], dict[tuple[int, Numbers], None]] = defaultdict(dict)
+    for seeds, numbers in runs:
+        held = {key: value for key, value in numbers.items() if foldable_here(key, config)}
+        texts = tuple(f"{key}={value!r}" for key, value in numbers.items() if key not in held)
+        for seed in own_seeds if seeds is None else seeds:
+            members[shared + texts][seed, tuple(held.items())] = None
+    return {texts: list(some) for texts, some in members.items()}
+
+
+def _cohort(
+    shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], loader: ConfigLoader, master: DictConfig
+) -> Cohort:
+    """The cohort of some members; a number that all of them have is an override as any other."""
+    common = set(members[0][1]).intersection(*(numbers for _, numbers in members))
+    texts = shared + tuple(f"{key}={value!r}" for key, value in members[0][1] if (key, value) in common)
+    seeds = tuple(seed for seed, _ in members)
+    folds = tuple({key: value for key, value in numbers if (key, value) not in common} for _, numbers in members)
+    config = loader.load_sweep_config(master, job_overrides(texts, seeds, folds))
+    return Cohort(texts, seeds, folds, config)
 
 
 def _expand(overrides: Sequence[Override]) -> list[list[tuple[str, str, Any]]]:
@@ -122,47 +174,6 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
         raise ConfigError(f"seed={show(value)} is not an integer of at least 0 or a list of such integers")
     return tuple(seeds)
-
-
-def _cohorts(
-    shared: tuple[str, ...],
-    runs: Sequence[tuple[tuple[int, ...] | None, dict[str, float]]],
-    loader: ConfigLoader,
-    master: DictConfig,
-    max_members: int,
-) -> list[Cohort]:
-    """The cohorts of runs that share all but what can be folded."""
-    plain = loader.load_sweep_config(master, list(shared))
-    fixed = {key for _, own in runs for key in own if not foldable_here(key, plain)}
-    if fixed:  # numbers, but not such as a member can hold under these settings: jobs of their own
-        apart: dict[tuple[str, ...], list[tuple[tuple[int, ...] | None, dict[str, float]]]] = defaultdict(list)
-        for seeds, own in runs:
-            texts = tuple(f"{key}={value!r}" for key, value in own.items() if key in fixed)
-            apart[shared + texts].append((seeds, {key: value for key, value in own.items() if key not in fixed}))
-        parts = [_cohorts(texts, some, loader, master, max_members) for texts, some in apart.items()]
-        return [cohort for part in parts for cohort in part]
-    members: dict[tuple[int, tuple[tuple[str, float], ...]], None] = {}
-    for seeds, own in runs:
-        for seed in _seeds_of(plain) if seeds is None else seeds:
-            members[seed, tuple(own.items())] = None  # a run that stands twice is one run
-    listed = list(members)
-    count = -(-len(listed) // max_members)
-    cuts = [len(listed) * part // count for part in range(count + 1)]
-    cohorts = []
-    for first, last in itertools.pairwise(cuts):
-        chosen = listed[first:last]
-        common = set(chosen[0][1]).intersection(*(own for _, own in chosen)) if chosen else set()
-        texts = shared + tuple(f"{key}={value!r}" for key, value in chosen[0][1] if (key, value) in common)
-        seeds = tuple(seed for seed, _ in chosen)
-        folds = tuple({key: value for key, value in own if (key, value) not in common} for _, own in chosen)
-        config = loader.load_sweep_config(master, job_overrides(texts, seeds, folds))
-        cohorts.append(Cohort(texts, seeds, folds, config))
-    return cohorts
-
-
-def _seeds_of(config: DictConfig) -> list[int]:
-    seeds = config.seed
-    return [seeds] if isinstance(seeds, int) else list(seeds)
 
 
 def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobReturn]]:
