@@ -11,21 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from qohort.config import (
-    NOT_HASHED,
-    Component,
-    Range,
-    Sized,
-    TrainConfig,
-    build_config,
-    check_config,
-    config_hash,
-    config_tree,
-    nearest,
-)
+from qohort.checking import Node, Range, Role, Sized, build_config, nearest
+from qohort.config import NOT_HASHED, TrainConfig, check_config, config_hash, config_tree
 from qohort.errors import ConfigError
 from qohort.exploration import Schedule
 
+Component = Annotated[Node, Role("builtins.object")]
 CONF = Path(__file__).parents[1] / "conf"
 
 

@@ -97,8 +97,12 @@ def test_temperature_is_above_zero(schedule):
 
 
 def test_bounds_themselves_are_allowed():
-    EpsilonGreedy(Linear(1.0, 0.0, fraction=1.0))
-    Boltzmann(Linear(5.0, 0.001, fraction=1.0))
+    epsilon = across_members([EpsilonGreedy(Linear(1.0, 0.0, fraction=1.0))] * 2)
+    assert epsilon.parameter(progress(0)).tolist() == [1.0, 1.0]
+    assert epsilon.parameter(progress(1000)).tolist() == [0.0, 0.0]
+    temperature = across_members([Boltzmann(Linear(5.0, 0.001, fraction=1.0))] * 2)
+    assert temperature.parameter(progress(0)).tolist() == [5.0, 5.0]
+    np.testing.assert_allclose(temperature.parameter(progress(1000)), [0.001, 0.001])
 
 
 def test_epsilon_greedy_by_hand():

@@ -235,6 +235,13 @@ def test_a_member_that_diverges_fails_alone_and_is_told(tmp_path):
     assert failures[0].stat().st_mtime_ns > before
 
 
+def test_a_member_that_diverges_after_its_last_row_is_no_result(tmp_path):
+    done = sweep(tmp_path, "seed=0,1", "optimizer.lr=1e-3,1e37", "log_every=100000", "max_grad_norm=null")
+    assert done.returncode == 1
+    assert "diverged: its weights are not finite" in done.stderr
+    assert len(list(tmp_path.glob("*/*/*/failed.json"))) == len(fingerprints(tmp_path)) == 2
+
+
 def test_sigterm_to_a_joblib_sweep_then_the_same_command(tmp_path):
     overrides = ("env=cartpole,acrobot", "seed=0,1", "budget=6000", "hydra/launcher=joblib", "checkpoint.every=100000")
     process = subprocess.Popen(

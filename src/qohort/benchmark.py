@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from qohort.config import PositiveInt, Range, Sized, build_config
+from qohort.checking import PositiveInt, Range, Sized, build_config
 from qohort.errors import ConfigError
 from qohort.run_directory import cpu_name
 

@@ -27,7 +27,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qohort.config import HYDRA_KEYS, TrainConfig, check_config, check_output, locate, nearest, show
+from qohort.checking import HYDRA_KEYS, locate, nearest, show
+from qohort.config import TrainConfig, check_config, check_output
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qohort.config import Range
+from qohort.checking import Range
 
 Floats = NDArray[np.float64]
 Unit = Literal["env_steps", "gradient_steps", "episodes"]

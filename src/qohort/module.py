@@ -197,6 +197,7 @@ class QLearning(pl.LightningModule):
         self.between_steps()
         if self._since["evaluation"] != self.progress.env_steps:
             self.evaluate()
+        self._check_weights()
 
     # The environment loop, driven by `ReplayDataset`.
 
@@ -249,7 +250,7 @@ class QLearning(pl.LightningModule):
             self.evaluate()
         if self._due("checkpoint", self.config.checkpoint.every) and not self.finished:
             self._save()
-        if STOP.signal is not None:
+        if STOP.signal is not None and not self.finished:
             self._stop(STOP.signal)
         if self._due("report", 100):
             if time.monotonic() - self._saved > 60 * self.config.checkpoint.minutes:
@@ -267,10 +268,11 @@ class QLearning(pl.LightningModule):
         Raises:
             Interrupted: Always.
         """
-        if self.progress.env_steps > 0 and not self.finished:
-            self._save()
-        at = f"{self.progress.env_steps:,} of {self.config.budget:,} env_steps"
-        raise Interrupted(f"interrupted by {reason} at {at}, and saved: the same command goes on from there")
+        at = f"interrupted by {reason} at {self.progress.env_steps:,} of {self.config.budget:,} env_steps"
+        if self.progress.env_steps == 0:
+            raise Interrupted(f"{at}: the same command starts over")
+        self._save()
+        raise Interrupted(f"{at}, and saved: the same command goes on from there")
 
     def evaluate(self) -> None:
         """Play greedy episodes with every member and log their mean return."""
@@ -341,8 +343,7 @@ class QLearning(pl.LightningModule):
             if m in self.failed:
                 continue
             if not (math.isfinite(loss) and math.isfinite(q_mean)):
-                self.failed.add(m)
-                self._fail(m, self.progress.env_steps, f"diverged: loss {loss}, mean Q {q_mean}")
+                self._give_up(m, f"diverged: loss {loss}, mean Q {q_mean}")
                 continue
             metrics = {
                 "train/loss": loss,
@@ -352,6 +353,17 @@ class QLearning(pl.LightningModule):
                 "env_steps_per_s": speed,
             }
             self.recorder.row(m, self.progress, metrics)
+
+    def _check_weights(self) -> None:
+        """Fail the members that have diverged since the last row."""
+        sound = torch.stack([one.isfinite().flatten(1).all(1) for one in self.online.parameters()]).all(0)
+        for m, finite in enumerate(sound.tolist()):
+            if not finite and m not in self.failed:
+                self._give_up(m, "diverged: its weights are not finite")
+
+    def _give_up(self, m: int, reason: str) -> None:
+        self.failed.add(m)
+        self._fail(m, self.progress.env_steps, reason)
 
     def _set_learning_rate(self) -> None:
         factor = self.lr_schedule(self.progress)

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from qohort.config import Range, Sized
+from qohort.checking import Range, Sized
 
 
 class Features(nn.Module):

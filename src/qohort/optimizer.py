@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from qohort.config import Range
+from qohort.checking import Range
 
 
 def adam_step(

@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from qohort.checking import PositiveInt, Range, build_config
 from qohort.checkpoint import load, write_atomically
 from qohort.cohort import CohortNetwork, Lifted
-from qohort.config import EnvironmentConfig, EvaluationConfig, PositiveInt, Range, TrainConfig, build_config
+from qohort.config import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments import check_spaces, make_environment
 from qohort.errors import ConfigError
 from qohort.evaluation import Evaluator, Scores

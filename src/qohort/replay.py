@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from qohort.checking import Range
 from qohort.cohort import Program, UniformStream
-from qohort.config import Range
 
 Batch = dict[str, Tensor]
 """`observation [M, B, ...]`, `action [M, B]`, `reward [M, B]`, `discount [M, B]`, `next_observation [M, B, ...]`."""

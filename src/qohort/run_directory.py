@@ -58,19 +58,11 @@ class RunDirectory:
 
     def result(self) -> dict[str, Any] | None:
         """`result.json` of a finished run, None of any other."""
-        file = self.path / "result.json"
-        if not file.is_file():
-            return None
-        result: dict[str, Any] = json.loads(file.read_text())
-        return result
+        return self._read_json("result.json")
 
     def failure(self) -> dict[str, Any] | None:
         """`failed.json` of a run that failed: at which env_steps, and why. None of any other."""
-        file = self.path / "failed.json"
-        if not file.is_file():
-            return None
-        failure: dict[str, Any] = json.loads(file.read_text())
-        return failure
+        return self._read_json("failed.json")
 
     def write_failure(self, env_steps: int, reason: str) -> None:
         """Mark the run as failed: it is not resumed, and starts over with `retry_failed=true`."""
@@ -116,9 +108,15 @@ class RunDirectory:
         tree: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
         return tree
 
-    def prepare(self, config: TrainConfig, command: list[str]) -> None:
-        """Make the directory and write `config.yaml` and `manifest.json`; a run with no checkpoint starts clean."""
-        if self.resumable_step() is None and self.path.exists():
+    def prepare(self, config: TrainConfig, command: list[str], step: int) -> None:
+        """Make the directory and write `config.yaml` and `manifest.json`.
+
+        Args:
+            config: The run's configuration.
+            command: The command line.
+            step: The env_steps of the checkpoint that the run goes on from; at 0 it starts clean.
+        """
+        if step == 0 and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         for left_over in self.path.rglob(".*.*"):  # a file that was being written when the process was killed
@@ -167,6 +165,13 @@ class RunDirectory:
             kept = {key: value for key, value in row.items() if key not in WALL_TIMES}
             digest.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        if not file.is_file():
+            return None
+        tree: dict[str, Any] = json.loads(file.read_text())
+        return tree
 
     def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(tree, indent=2) + "\n").encode())

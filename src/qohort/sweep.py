@@ -18,7 +18,8 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from qohort.config import FOLDABLE, check_config, foldable_here, nearest, show
+from qohort.checking import nearest, show
+from qohort.config import FOLDABLE, check_config, foldable_here
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from qohort.config import Range
+from qohort.checking import Range
 
 Parameters = Mapping[str, Tensor]
 Batch = Mapping[str, Tensor]

@@ -77,13 +77,16 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
 def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
     """Whether there is something to train of a member, which is then locked; says why, where there is not."""
     directory, name = member.directory, f"seed {member.config.seed}"
-    if directory.result() is not None:
+    overwrite = member.config.overwrite
+    if directory.result() is not None and not overwrite:
         print(f"{name} is finished already: {directory.path} (overwrite=true starts over)")
         return False
     if not directory.lock():
         print(f"{name} is being trained by {directory.holder()}: {directory.path}")
         return False
     locks.callback(directory.unlock)
+    if overwrite:
+        shutil.rmtree(directory.path, ignore_errors=True)
     if directory.result() is not None:  # finished while we asked
         return False
     if directory.failure() is not None:
@@ -103,11 +106,7 @@ def prepare(config: DictConfig) -> list[Member]:
     configs = check_config(config)
     check_environment(configs[0])
     check_accelerator(configs[0])
-    members = members_of(configs)
-    if configs[0].overwrite:
-        for member in members:
-            shutil.rmtree(member.directory.path, ignore_errors=True)
-    return members
+    return members_of(configs)
 
 
 def members_of(configs: Sequence[TrainConfig]) -> list[Member]:
@@ -179,7 +178,7 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     torch.set_num_threads(config.trainer.threads)
     command = command_line()
     for member in members:
-        member.directory.prepare(member.config, command)
+        member.directory.prepare(member.config, command, step)
     recorder = CohortRecorder([member.directory.metrics for member in members])
     checkpoints = MemberCheckpointIO([member.directory.path for member in members])
 

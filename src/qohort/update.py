@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from qohort.checking import Range
 from qohort.cohort import CohortNetwork, Program
-from qohort.config import Range
 from qohort.optimizer import MemberAdam, adam_step, bias_corrections, clip_by_norm
 from qohort.td_loss import Batch, TDLoss
 
