@@ -15,7 +15,7 @@ def observed(space, count=5):
 
 def test_discrete_observations_are_one_hot_from_their_start():
     features = Features(spaces.Discrete(4, start=-1))
-    assert features.size == 4
+    assert features.width == 4
     out = features(torch.tensor([-1, 2, 0]))
     assert out.dtype == torch.float32
     assert out.tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
@@ -23,7 +23,7 @@ def test_discrete_observations_are_one_hot_from_their_start():
 
 def test_multibinary_observations_are_flattened():
     features = Features(spaces.MultiBinary((2, 2)))
-    assert features.size == 4
+    assert features.width == 4
     out = features(torch.tensor([[[1, 0], [0, 1]]], dtype=torch.int8))
     assert out.dtype == torch.float32
     assert out.tolist() == [[1, 0, 0, 1]]
@@ -31,7 +31,7 @@ def test_multibinary_observations_are_flattened():
 
 def test_unsigned_bytes_are_divided_by_255():
     features = Features(spaces.Box(0, 255, (2, 2, 1), np.uint8))
-    assert features.size == 4
+    assert features.width == 4
     out = features(torch.tensor([[[[0], [51]], [[102], [255]]]], dtype=torch.uint8))
     torch.testing.assert_close(out, torch.tensor([[0.0, 0.2, 0.4, 1.0]]))
 
@@ -58,52 +58,53 @@ def test_other_numbers_are_cast_and_not_scaled(dtype):
     ],
 )
 def test_every_space_maps_to_the_outputs(build, space):
-    out = build(space, 7)(observed(space))
-    assert out.shape == (5, 7)
+    out = build(space, 7, 3)(observed(space))
+    assert out.shape == (5, 7, 3)
     assert out.dtype == torch.float32
 
 
 def test_table_is_zero_at_first_and_looks_up_its_rows():
-    table = Table(spaces.Discrete(3, start=1), 2)
+    table = Table(spaces.Discrete(3, start=1), 2, 1)
     assert [parameter.shape for parameter in table.parameters()] == [(2, 3)]
     assert table(torch.tensor([1, 2, 3])).abs().sum() == 0
     with torch.no_grad():
-        table.values.weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
-    assert table(torch.tensor([3, 1])).tolist() == [[3, 6], [1, 4]]
+        table.output.advantage.weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    assert table(torch.tensor([3, 1])).squeeze(-1).tolist() == [[3, 6], [1, 4]]
 
 
 @pytest.mark.parametrize("space", [spaces.Box(0, 1, (2,)), spaces.MultiBinary(2)])
 def test_table_needs_discrete_observations(space):
     with pytest.raises(ValueError, match=r"network=table needs Discrete observations.*network=linear"):
-        Table(space, 2)
+        Table(space, 2, 1)
 
 
 @pytest.mark.parametrize(("bias", "count"), [(True, 2), (False, 1)])
 def test_linear_is_zero_at_first(bias, count):
-    network = Linear(spaces.Box(-1, 1, (3,)), 2, bias=bias)
+    network = Linear(spaces.Box(-1, 1, (3,)), 2, 1, bias=bias)
     parameters = list(network.parameters())
     assert len(parameters) == count
     assert all(not parameter.any() for parameter in parameters)
     with torch.no_grad():
-        network.values.weight.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]]))
-    assert network(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [[7, -2]]
+        network.output.advantage.weight.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]]))
+    assert network(torch.tensor([[1.0, 2.0, 3.0]])).squeeze(-1).tolist() == [[7, -2]]
 
 
 def test_mlp_has_the_widths_it_is_given_and_a_linear_output():
-    network = MLP(spaces.Box(-1, 1, (4,)), 2, hidden=(37, 21))
-    kinds = [type(layer) for layer in network.layers]
-    assert kinds == [Features, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    network = MLP(spaces.Box(-1, 1, (4,)), 2, 1, hidden=(37, 21))
+    kinds = [type(layer) for layer in network.torso.layers]
+    assert kinds == [Features, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
     assert [tuple(p.shape) for p in network.parameters() if p.dim() == 2] == [(37, 4), (21, 37), (2, 21)]
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    first, second, last = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
-    assert torch.equal(network(x), last(second(first(x).clamp(min=0)).clamp(min=0)))
+    first, second = [layer for layer in network.torso.layers if isinstance(layer, nn.Linear)]
+    last = network.output.advantage
+    assert torch.equal(network(x).squeeze(-1), last(second(first(x).clamp(min=0)).clamp(min=0)))
 
 
 def test_mlp_normalises_before_each_relu():
-    network = MLP(spaces.Box(-1, 1, (4,)), 2, hidden=(8, 5), layer_norm=True)
-    kinds = [type(layer) for layer in network.layers]
+    network = MLP(spaces.Box(-1, 1, (4,)), 2, 1, hidden=(8, 5), layer_norm=True)
+    kinds = [type(layer) for layer in network.torso.layers]
     block = [nn.Linear, LayerNorm, nn.ReLU]
-    assert kinds == [Features, *block, *block, nn.Linear]
+    assert kinds == [Features, *block, *block]
 
 
 @pytest.mark.parametrize("eps", [1e-5, 0.1])

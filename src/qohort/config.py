@@ -97,9 +97,9 @@ class TrainConfig:
     log_every: PositiveInt
     compile: Literal["inductor", "aot_eager", "none"]
     env: EnvironmentConfig
-    network: Annotated[Node, Role("torch.nn.Module", ("observation_space", "outputs"))]
-    bootstrap: Annotated[Node, Role("qohort.td_loss.Bootstrap")]
-    head: Annotated[Node, Role("qohort.td_loss.Head")]
+    network: Annotated[Node, Role("torch.nn.Module", ("observation_space", "actions", "atoms"))]
+    bootstrap: Annotated[Node, Role("qohort.bootstrap.Bootstrap")]
+    head: Annotated[Node, Role("qohort.heads.Head")]
     target_network: Annotated[Node, Role("qohort.update.TargetNetwork")]
     replay: Annotated[Node, Role("qohort.replay.Replay", ("spec",))]
     exploration: Annotated[Node, Role("qohort.exploration.Exploration")]
@@ -123,6 +123,8 @@ FOLDABLE = (
     "max_grad_norm",
     "optimizer.lr",
     "target_network.tau",
+    "bootstrap.alpha",
+    "bootstrap.temperature",
     *(f"exploration.{name}.{key}" for name in ("epsilon", "temperature") for key in ("value", "start", "end", "decay")),
 )
 """What the members of a cohort may differ in besides their seed: numbers that each member holds for itself."""
@@ -236,6 +238,8 @@ def _check_together(config: TrainConfig) -> None:
             f"learning_starts={config.learning_starts}, batch_size={config.batch_size} "
             f"or train_every={config.train_every}"
         )
+    if config.bootstrap.get("epsilon", 0.0) is None and "epsilon" not in config.exploration:
+        raise ConfigError("bootstrap.epsilon=null is that of the exploration, which has none here: give a number")
     if config.lr_schedule.get("per") == "episodes":
         raise ConfigError("lr_schedule.per=episodes is not supported: use env_steps or gradient_steps")
     if config.optimizer.get("fused"):

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qohort.checkpoint import FINAL, MemberCheckpointIO, step_name
+from qohort.cohort import CohortNetwork
 from qohort.compilation import usable_mode
 from qohort.config import TrainConfig, check_config, config_tree
 from qohort.environments import check_spaces, make_environment
@@ -31,6 +32,7 @@ from qohort.learning_curve import draw_cohort, draw_run
 from qohort.module import QLearning
 from qohort.optimizer import MemberAdam, mixes_members
 from qohort.progress import CohortProgress
+from qohort.q_values import network_maker
 from qohort.run_directory import RunDirectory, command_line
 from qohort.statistics import iqm, iqm_interval
 from qohort.tracking import CohortRecorder, Run
@@ -125,11 +127,9 @@ def check_environment(config: TrainConfig) -> None:
     env = make_environment(config.env)
     try:
         check_spaces(config.env, env)
-        head = instantiate(config.head)
-        build = instantiate(config.network, _partial_=True, _convert_="all")
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        with torch.random.fork_rng(devices=[]):
-            build(observation_space=env.observation_space, outputs=head.outputs(actions))
+        make = network_maker(config.network, env.observation_space, actions, instantiate(config.head))
+        CohortNetwork(make, [0])
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
