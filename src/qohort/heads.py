@@ -66,19 +66,8 @@ def huber(error: Tensor, delta: float) -> Tensor:
     return torch.where(size < delta, 0.5 * error.square(), delta * (size - 0.5 * delta))
 
 
-@dataclass(frozen=True)
-class Expected(Head):
-    """One expected return an action: y = r + d Σ_a π(a) (Q'(s', a) + bonus(a)), as in DQN (Mnih et al., 2015).
-
-    Attributes:
-        loss: `squared`, (y - Q)², or `huber`, quadratic below `huber_delta` and linear above.
-        huber_delta: Where the Huber loss turns linear, in units of reward.
-
-    Deviations: 1. the squared loss has no factor ½, as in the article and CleanRL.
-    """
-
-    loss: Literal["squared", "huber"] = "squared"
-    huber_delta: Annotated[float, Range(0, above=True)] = 1.0
+class ScalarHead(Head):
+    """One expected return an action: y = r + d Σ_a π(a) (Q'(s', a) + bonus(a)), as in DQN (Mnih et al., 2015)."""
 
     def distribution(self, outputs: Tensor) -> Tensor:
         """`[B, A, 1]` as `[B, A]`."""
@@ -92,6 +81,21 @@ class Expected(Head):
         """`[B]`."""
         values = next_target if policy.bonus is None else next_target + policy.bonus
         return reward + discount * (policy.probabilities * values).sum(-1)
+
+
+@dataclass(frozen=True)
+class Expected(ScalarHead):
+    """The squared or the Huber loss of one expected return an action.
+
+    Attributes:
+        loss: `squared`, (y - Q)², or `huber`, quadratic below `huber_delta` and linear above.
+        huber_delta: Where the Huber loss turns linear, in units of reward.
+
+    Deviations: 1. the squared loss has no factor ½, as in the article and CleanRL.
+    """
+
+    loss: Literal["squared", "huber"] = "squared"
+    huber_delta: Annotated[float, Range(0, above=True)] = 1.0
 
     def divergence(self, online: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss and the TD error y - Q."""
