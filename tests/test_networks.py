@@ -4,7 +4,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from qohort.networks import MLP, Features, LayerNorm, Linear, Table
+import reference as ref
+from qohort.convolutions import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
+from qohort.networks import MLP, ActionValues, Features, LayerNorm, Linear, NoisyLinear, SpectralLinear, Table
 
 
 def observed(space, count=5):
@@ -126,3 +128,78 @@ def test_layer_norm_equals_torchs(eps):
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-5)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 0), (8, 4, 0), (3, 2, 1), (1, 1, 0)])
+def test_a_convolution_equals_torchs(size, stride, padding):
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = Conv(3, 5, size, stride, padding), nn.Conv2d(3, 5, size, stride, padding)
+    with torch.no_grad():
+        theirs.weight.copy_(ours.weight.view(5, 3, size, size))
+        theirs.bias.copy_(ours.bias)
+    x = torch.randn(2, 3, 13, 11, generator=generator)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    (ours(x).square().sum() + theirs(x).square().sum()).backward()
+    torch.testing.assert_close(ours.weight.grad.view_as(theirs.weight), theirs.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_residual_stage_equals_torchs_operations():
+    stage = ResidualStage(2, 4)
+
+    def conv(layer, x):
+        return nn.functional.conv2d(x, layer.weight.view(4, -1, 3, 3), layer.bias, padding=1)
+
+    x = torch.randn(3, 2, 7, 10, generator=torch.Generator().manual_seed(0))
+    y = nn.functional.max_pool2d(conv(stage.first, x), 3, stride=2, padding=1)
+    for first, second in (stage.blocks[:2], stage.blocks[2:]):
+        y = y + conv(second, conv(first, y.relu()).relu())
+    torch.testing.assert_close(stage(x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"dueling": True}, {"noisy": True, "layer_norm": True}])
+def test_image_networks_take_channels_first_or_last(options):
+    first, last = spaces.Box(0, 255, (3, 12, 9), np.uint8), spaces.Box(0, 1, (12, 9, 3), bool)
+    for space, where in ((first, False), (last, True)):
+        network = ConvNetwork(space, 4, 2, [(5, 3, 2), (6, 2, 1)], [7], channels_last=where, **options)
+        assert network(observed(space)).shape == (5, 4, 2)
+        assert network.torso.width == 6 * 4 * 3
+        impala = ImpalaNetwork(space, 4, 2, channels=(3, 5), hidden=(7,), channels_last=where)
+        assert impala(observed(space)).shape == (5, 4, 2)
+        assert impala.torso.width == 5 * 3 * 3
+    with pytest.raises(ValueError, match=r"needs images, a Box of three axes.*use network=mlp"):
+        ConvNetwork(spaces.Box(0, 1, (4,)), 2, 1, [(5, 3, 2)], [7])
+    with pytest.raises(ValueError, match=r"a kernel of 8 does not fit \[5, 4\] pixels"):
+        ConvNetwork(first, 2, 1, [(5, 3, 2), (6, 8, 1)], [7])
+
+
+def test_dueling_equals_the_reference():
+    generator = torch.Generator().manual_seed(0)
+    output = ActionValues(6, 3, 4, dueling=True)
+    features = torch.randn(5, 6, generator=generator)
+    value, advantage = output.value(features), output.advantage(features).view(5, 3, 4)
+    expected = ref.dueling(value.detach().numpy(), advantage.detach().numpy())
+    np.testing.assert_allclose(output(features).detach(), expected, rtol=1e-5, atol=1e-6)
+    assert [type(one) for one in ActionValues(6, 3, 1, True, hidden=(8,)).value] == [nn.Linear, nn.ReLU, nn.Linear]
+
+
+def test_a_noisy_layer_equals_the_reference_and_is_quiet_without_noise():
+    layer = NoisyLinear(7, 4, sigma=0.5)
+    bound, sigma = ref.noisy_init(7, 0.5)
+    for mean, deviation in ((layer.weight, layer.weight_sigma), (layer.bias, layer.bias_sigma)):
+        assert 0.5 * bound < mean.abs().max() <= bound
+        torch.testing.assert_close(deviation, torch.full_like(deviation, sigma))
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    layer.normal_in.copy_(torch.linspace(-2, 2, 7)), layer.normal_out.copy_(torch.tensor([0.5, -1.0, 0.0, 3.0]))
+    numbers = (layer.weight, layer.weight_sigma, layer.bias, layer.bias_sigma, layer.normal_in, layer.normal_out)
+    expected = ref.noisy_linear(x.numpy(), *(one.detach().numpy() for one in numbers))
+    np.testing.assert_allclose(layer(x).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_spectral_layer_is_divided_by_its_largest_singular_value():
+    layer = SpectralLinear(9, 6, iterations=60)
+    x = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.linear(x, layer.weight / torch.linalg.matrix_norm(layer.weight, 2), layer.bias)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"noisy=true and spectral_norm=true do not go together"):
+        MLP(spaces.Box(-1, 1, (4,)), 2, 1, noisy=True, spectral_norm=True)

@@ -11,6 +11,7 @@ from torch.func import grad, vmap
 
 from qohort.bootstrap import Greedy
 from qohort.cohort import CohortNetwork
+from qohort.convolutions import ConvNetwork, ImpalaNetwork
 from qohort.heads import Expected
 from qohort.networks import MLP, Linear, Table
 from qohort.optimizer import MemberAdam, clip_by_norm, mixes_members, takes_fused
@@ -235,6 +236,13 @@ def test_update_equals_gradients_clipping_adam_and_polyak_one_after_the_other(mo
         (spaces.Box(-1, 1, (4,)), Linear, "squared"),
         (spaces.Box(0, 255, (2, 2), np.uint8), MLP, "huber"),
         (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), layer_norm=True), "squared"),
+        (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), spectral_norm=True, dueling=True), "squared"),
+        (spaces.Box(0, 255, (2, 5, 4), np.uint8), partial(ConvNetwork, convolutions=[(3, 2, 1)], hidden=[5]), "huber"),
+        (
+            spaces.Box(0, 1, (6, 5, 2), bool),
+            partial(ImpalaNetwork, channels=[3], hidden=[4], channels_last=True),
+            "huber",
+        ),
     ],
 )
 def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkeypatch, capsys):
@@ -256,7 +264,8 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
         batch = small_batch(0)
         shape = batch["action"].shape + space.shape
         for key in ("observation", "next_observation"):
-            batch[key] = (batch[key] * 100).abs().long().flatten()[: math.prod(shape)].reshape(shape) % 4
+            numbers = (batch[key] * 100).abs().long().flatten()
+            batch[key] = numbers.repeat(-(-math.prod(shape) // len(numbers)))[: math.prod(shape)].reshape(shape) % 4
         results = [update(batch) for _ in range(2)]
         return [tensor for result in results for tensor in result], online.parameters_by_name()
 

@@ -24,7 +24,7 @@ NOW = Progress(100, np.zeros(1, dtype=np.int64))
 
 def spec(seeds=(0,), num_envs=1, batch_size=5, gamma=(0.9,), budget=100_000, space=BOX, mode="none"):
     gammas = torch.tensor(gamma if len(gamma) == len(seeds) else gamma * len(seeds))
-    return ReplaySpec(space, num_envs, batch_size, gammas, seeds, budget, torch.device("cpu"), mode)
+    return ReplaySpec(space, num_envs, batch_size, 1, gammas, seeds, budget, torch.device("cpu"), mode)
 
 
 def row(number, members, num_envs, terminated=False):
@@ -329,15 +329,17 @@ def test_an_empty_replay_can_be_saved(kind):
     assert_equal_batches(fresh.sample(NOW), restored.sample(NOW))
 
 
-def test_minimum_is_a_batch_or_a_single_step():
-    assert UniformReplay(spec(batch_size=33)).minimum == 33
-    assert NewestTransition(spec(batch_size=33)).minimum == 1
+def test_a_batch_or_a_single_step_is_needed():
+    config = SimpleNamespace(batch_size=33, env=SimpleNamespace(num_envs=2), replay={"n_step": 4})
+    assert UniformReplay.needed(config) == 33 + 3 * 2
+    assert NewestTransition.needed(config) == 1
 
 
 def test_no_batch_is_drawn_ahead():
     class Loop:
         def __init__(self):
             self.replay, self.happened, self.steps, self.progress = self, [], 0, NOW
+            self.values = "refresh"
 
         def updates(self):
             return 4
@@ -353,6 +355,9 @@ def test_no_batch_is_drawn_ahead():
             self.steps += 1
             return [0, 2, 1][self.steps - 1]
 
+        def refresh(self, values):
+            self.happened.append(values)
+
         def sample(self, progress):
             self.happened.append("sample")
             return {}
@@ -363,7 +368,7 @@ def test_no_batch_is_drawn_ahead():
     for _ in dataset:
         loop.happened.append("update")
     first, last = ["between", "step"], ["sample", "update"]
-    assert loop.happened == [*first, *first, *last, *last, *first, *last]
+    assert loop.happened == [*first, *first, "refresh", *last, *last, *first, "refresh", *last]
 
 
 class Counter(gym.Env):

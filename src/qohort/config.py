@@ -9,12 +9,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from qohort.checking import Count, Node, PositiveInt, Range, Role, build_config, check, nearest, resolve, show
+from qohort.checking import Count, Node, PositiveInt, Range, Role, build_config, check, locate, nearest, resolve, show
 from qohort.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qohort.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -225,12 +228,12 @@ def _check_together(config: TrainConfig) -> None:
     steps = config.budget // config.env.num_envs * config.env.num_envs
     if steps == 0:
         raise ConfigError(f"budget={config.budget} is less than one step of env.num_envs={config.env.num_envs}")
-    capacity = config.replay.get("capacity")
-    if capacity is not None and capacity // config.env.num_envs * config.env.num_envs < config.batch_size:
-        raise ConfigError(
-            f"replay.capacity={capacity} holds less than a batch: give at least batch_size={config.batch_size}"
-        )
-    start = max(config.learning_starts, 1 if capacity is None else config.batch_size)
+    replay: type[Replay] = locate(config.replay["_target_"], "replay._target_")
+    if misfit := replay.misfit(config):
+        raise ConfigError(misfit)
+    if replay.makes_targets:
+        _check_made_targets(config)
+    start = max(config.learning_starts, replay.needed(config))
     first = -(-max(start, config.train_every) // config.train_every) * config.train_every
     if first > steps:
         raise ConfigError(
@@ -246,6 +249,23 @@ def _check_together(config: TrainConfig) -> None:
         raise ConfigError("optimizer.fused=true is not supported: it rounds differently by position; remove it")
     if "lr" in config.optimizer:
         check(Annotated[float, Range(0, above=True)], config.optimizer["lr"], "optimizer.lr")
+
+
+def _check_made_targets(config: TrainConfig) -> None:
+    """Whether all that would make a target is off, where the replay makes it."""
+    from qohort.bootstrap import Greedy
+    from qohort.heads import ScalarHead
+    from qohort.update import NoTarget
+
+    name = config.replay["_target_"].rpartition(".")[2]
+    for key, kind, choice in (
+        ("head", ScalarHead, "squared or huber"),
+        ("bootstrap", Greedy, "greedy"),
+        ("target_network", NoTarget, "none"),
+    ):
+        target = getattr(config, key)["_target_"]
+        if not issubclass(locate(target, key), kind):
+            raise ConfigError(f"{key}={target} has no part in the returns that {name} makes: use {key}={choice}")
 
 
 def check_output(config: TrainConfig) -> None:

@@ -134,7 +134,7 @@ class QLearning(pl.LightningModule):
         config = self.config
         gamma = per_member([member.gamma for member in self.members])
         space = self.environments.single_observation_space
-        sizes = (self.num_envs, config.batch_size)
+        sizes = (self.num_envs, config.batch_size, config.train_every)
         spec = ReplaySpec(space, *sizes, gamma, self.seeds, config.budget, device, config.compile)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         uses = ["online", "target"]
@@ -266,7 +266,7 @@ class QLearning(pl.LightningModule):
         The first are at the first multiple that is at least `learning_starts` and leaves the replay a batch.
         """
         every = self.config.train_every
-        start = max(self.config.learning_starts, self.replay.minimum, 1)
+        start = max(self.config.learning_starts, self.replay.needed(self.config))
         cycles = env_steps // every - (start - 1) // every
         return max(0, cycles) * self.config.gradient_steps
 

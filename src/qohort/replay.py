@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,14 @@ from torch.utils.data import IterableDataset
 
 from qohort.checking import PositiveInt
 from qohort.cohort import Program, UniformStream
+from qohort.config import TrainConfig
 from qohort.exploration import Progress
 
 Batch = dict[str, Tensor]
 """`observation [M, B, ...]`, `action [M, B]`, `reward [M, B]`, `discount [M, B]`, `next_observation [M, B, ...]`."""
+
+Values = Callable[[Tensor], Tensor]
+"""Observations `[M, B, ...]` to action values `[M, B, A]`."""
 
 STORED_DTYPES = {
     "float16": torch.float32,
@@ -42,6 +46,9 @@ STORED_DTYPES = {
 class Replay(ABC):
     """What the environment loop and the learner need of a replay."""
 
+    makes_targets: ClassVar[bool] = False
+    """Whether its batches have their `target`, so that there is nothing to bootstrap from."""
+
     @abstractmethod
     def add(
         self,
@@ -54,14 +61,26 @@ class Replay(ABC):
     ) -> None:
         """Store one step of every environment: arrays `[M, E, ...]`."""
 
-    @property
-    @abstractmethod
-    def minimum(self) -> int:
+    @classmethod
+    def needed(cls, config: TrainConfig) -> int:
         """The env_steps of a member before a batch can be drawn."""
+        return 1
+
+    @classmethod
+    def misfit(cls, config: TrainConfig) -> str | None:
+        """What in a configuration this replay cannot work with, in words; None for nothing."""
+        return None
 
     @abstractmethod
     def sample(self, progress: Progress) -> Batch:
         """Draw a batch for every member."""
+
+    def refresh(self, values: Values) -> None:  # noqa: B027 -- most have no use for it
+        """Look at the networks before the batches of one round of updates are drawn.
+
+        Args:
+            values: Observations `[M, B, ...]` to action values `[M, B, A]`, by the online networks without noise.
+        """
 
     def feed_back(self, td_error: Tensor) -> None:  # noqa: B027 -- most have no use for it
         """Take the TD errors `[M, B]` of the newest batch."""
@@ -83,6 +102,7 @@ class ReplaySpec:
         observation_space: One environment's.
         num_envs: Environments a member, E.
         batch_size: Transitions a member in a batch, B.
+        train_every: env_steps of a member between rounds of updates.
         gamma: Each member's discount factor a step, `[M]` float32.
         seeds: Each member's seed.
         budget: The env_steps that a member may take: no replay needs to hold more.
@@ -93,6 +113,7 @@ class ReplaySpec:
     observation_space: spaces.Space[Any]
     num_envs: int
     batch_size: int
+    train_every: int
     gamma: Tensor
     seeds: Sequence[int]
     budget: int
@@ -248,10 +269,20 @@ class Ring(Replay):
         """How many of them, the oldest ones, can be drawn."""
         return len(self) - self._incomplete
 
-    @property
-    def minimum(self) -> int:
+    @classmethod
+    def needed(cls, config: TrainConfig) -> int:
         """As many env_steps as complete a batch of transitions."""
-        return self._batch_size + self._incomplete
+        return config.batch_size + (int(config.replay.get("n_step", 1)) - 1) * config.env.num_envs
+
+    @classmethod
+    def misfit(cls, config: TrainConfig) -> str | None:
+        """Whether it cannot hold as much as is needed for a batch."""
+        capacity = config.replay.get("capacity", 100_000)
+        least = cls.needed(config)
+        if capacity // config.env.num_envs * config.env.num_envs >= least:
+            return None
+        why = f"batch_size={least}" if least == config.batch_size else f"{least}, which complete one"
+        return f"replay.capacity={capacity} holds less than a batch: give at least {why}"
 
     def add(
         self,
@@ -332,11 +363,6 @@ class NewestTransition(Replay):
         self._transitions.write(0, observation, action, reward, terminated, truncated, next_observation)
         self._added += 1
 
-    @property
-    def minimum(self) -> int:
-        """One step."""
-        return 1
-
     def sample(self, progress: Progress) -> Batch:
         """The newest transitions: `[M, E]`."""
         return self._transitions.batch(self._index)
@@ -357,6 +383,10 @@ class EnvironmentLoop(Protocol):
 
     replay: Replay
     progress: Progress
+
+    @property
+    def values(self) -> Values:
+        """The online networks' action values, without noise."""
 
     def updates(self) -> int:
         """Updates in the whole budget."""
@@ -394,5 +424,8 @@ class ReplayDataset(IterableDataset[Batch]):
         loop = self._loop
         while loop.budget_left():
             loop.between_steps()
-            for _ in range(loop.collect()):
+            due = loop.collect()
+            if due:
+                loop.replay.refresh(loop.values)
+            for _ in range(due):
                 yield loop.replay.sample(loop.progress)
