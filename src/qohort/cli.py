@@ -30,6 +30,7 @@ from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qohort.checking import HYDRA_KEYS, locate, nearest, show
+from qohort.composition import Composer, without_hydra
 from qohort.config import TrainConfig, check_config, check_output
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 
@@ -182,10 +183,18 @@ class Sources:
         """The directories, the first one first."""
         return [self.directory, *([self.added] if self.added else [])]
 
-    def compose(self, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-        """The configuration with these overrides, within `_parser`."""
-        added = [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
-        return hydra.compose(self.name, [*overrides, *added], return_hydra_config=with_hydra)
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration with these overrides and Hydra's node, within `_parser`."""
+        return hydra.compose(self.name, [*overrides, *self._searchpath], return_hydra_config=True)
+
+    def composer(self) -> Callable[[Sequence[str]], DictConfig]:
+        """The same for many, within `_parser`."""
+        composer = Composer(GlobalHydra.instance().config_loader(), self.name)
+        return lambda overrides: composer([*overrides, *self._searchpath])
+
+    @property
+    def _searchpath(self) -> list[str]:
+        return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
 
 
 def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -> None:
@@ -195,24 +204,27 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
         ConfigError: At the first mistake.
     """
     with _parser(sources) as parser:
-        overrides = [_parse(parser, text) for text in arguments.overrides]
+        parse = functools.cache(functools.partial(_parse, parser))
+        overrides = [parse(text) for text in arguments.overrides]
         if arguments.multirun:
             jobs = list(_jobs(overrides))
+            compose: Callable[[Sequence[str]], DictConfig] = sources.composer()
         else:
             _check_choices(overrides, sources)
             # With these Hydra writes before the task starts and could check.
             writes = any(one.key_or_group in ("hydra.output_subdir", "hydra.run.dir") for one in overrides)
             jobs = [arguments.overrides] if writes and not (arguments.cfg or arguments.info) else []
+            compose = sources.compose
         configs = []
         for job in jobs:
-            _check_choices([_parse(parser, text) for text in job], sources)
+            _check_choices([parse(text) for text in job], sources)
             try:
-                configs.append(sources.compose(job))
+                configs.append(compose(job))
             except Exception as error:
                 raise _explain(error, job, sources, arguments.multirun) from error
     for check in (CHECKS, JOB_CHECKS):
         for config in configs:
-            check.get(config_name, _nothing)(config)
+            check.get(config_name, _nothing)(without_hydra(config))
 
 
 @contextmanager
@@ -342,7 +354,7 @@ def _first_mistake(texts: Sequence[str], sources: Sources, sweeping: bool) -> st
             overrides = [_parse(parser, text) for text in texts]
             groups = _defaults(sources)
             chosen = [one for one in overrides if _is_choice(one, groups) and not one.is_sweep_override()]
-            config = sources.compose([str(one.input_line) for one in chosen], with_hydra=True)
+            config = sources.compose([str(one.input_line) for one in chosen])
     except Exception:  # composing was what went wrong
         return ""
     others = [one for one in overrides if one not in chosen and not (sweeping and one.is_sweep_override())]
