@@ -45,20 +45,22 @@ def _check_run(config: DictConfig) -> TrainConfig:
     return first
 
 
-def _check_job(config: DictConfig) -> None:
-    """Check a training job of a sweep before the first one starts, its environment included."""
-    first = _check_run(config)
+def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
+    """Check the training jobs of a sweep before the first one starts, their environments included."""
     from qohort.training import check_accelerator, check_environment
 
-    check_accelerator(first)
-    check_environment(first)
+    # Jobs that differ in other things only are checked once.
+    alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}
+    for first in alike.values():
+        check_accelerator(first)
+        check_environment(first)
 
 
-CHECKS: Mapping[str, Callable[[DictConfig], Any]] = {"train": _check_run}
+CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_run}
 """What a primary configuration is checked by before its task imports anything slow."""
 
-JOB_CHECKS: Mapping[str, Callable[[DictConfig], Any]] = {"train": _check_job}
-"""What every job of a sweep is checked by before the first one starts."""
+JOB_CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_jobs}
+"""What the jobs of a sweep are checked by before the first one starts, given what `CHECKS` made of each."""
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -114,7 +116,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
-def _nothing(config: DictConfig) -> None:
+def _nothing(_: Any, /) -> Any:
     """No check."""
 
 
@@ -222,9 +224,8 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
                 configs.append(compose(job))
             except Exception as error:
                 raise _explain(error, job, sources, arguments.multirun) from error
-    for check in (CHECKS, JOB_CHECKS):
-        for config in configs:
-            check.get(config_name, _nothing)(without_hydra(config))
+    checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
+    JOB_CHECKS.get(config_name, _nothing)(checked)
 
 
 @contextmanager

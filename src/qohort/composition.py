@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 
 class Composer:
@@ -59,7 +59,4 @@ class Composer:
 def without_hydra(config: DictConfig) -> DictConfig:
     """A job's own configuration, in which references to Hydra's node (`${hydra:...}`) work as in the job."""
     HydraConfig.instance().set_config(config)
-    own = config.copy()
-    with read_write(own), open_dict(own):
-        del own["hydra"]
-    return own
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
