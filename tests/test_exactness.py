@@ -75,6 +75,7 @@ def test_compiled_members_are_the_same_alone_in_five_and_in_thirty(tmp_path: Pat
     assert len(set(thirty.values())) == 30
 
 
+@pytest.mark.slow
 def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

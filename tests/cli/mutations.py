@@ -172,7 +172,7 @@ def setting(draw: random.Random) -> str:
         return f"{key}={draw.choice(TARGETS)}"
     if key == "env.id":
         return f"{key}={draw.choice(ENVIRONMENTS)}"
-    if isinstance(value, int | float) and draw.random() < 0.3:
+    if isinstance(value, int | float) and key not in ENDLESS and draw.random() < 0.3:
         return f"{key}={value * draw.choice((-1, 0, 0.1, 0.5, 2, 3))}"
     odd = draw.choice(VALUES)
     return f"{key}={'abc' if key in ENDLESS and odd.lstrip('[')[:1].isdigit() and len(odd) > 3 else odd}"
