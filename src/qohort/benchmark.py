@@ -7,23 +7,27 @@ compilation are outside; what they take is reported beside it as start-up.
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from qohort.checking import PositiveInt, Range, Sized, build_config
+from qohort.cli import CONFIG_DIRECTORY
+from qohort.config import TrainConfig, check_config
 from qohort.errors import ConfigError
 from qohort.run_directory import cpu_name
 
@@ -38,54 +42,77 @@ class Geometry:
         experiment: Our settings.
         budget: env_steps of a member.
         start: The env_steps at which the window begins.
-        sb3: The same settings as keyword arguments of Stable-Baselines3's DQN.
     """
 
     experiment: str
     budget: int
     start: int
-    sb3: dict[str, Any]
 
 
 GEOMETRIES = {
-    "cleanrl": Geometry(
-        "cleanrl/cartpole",
-        budget=60_000,
-        start=15_000,
-        sb3={
-            "policy_kwargs": {"net_arch": [120, 84]},
-            "learning_rate": 2.5e-4,
-            "buffer_size": 10_000,
-            "batch_size": 128,
-            "gamma": 0.99,
-            "learning_starts": 10_000,
-            "train_freq": 10,
-            "gradient_steps": 1,
-            "target_update_interval": 500,
-            "exploration_fraction": 0.5,
-            "exploration_final_eps": 0.05,
-        },
-    ),
-    "article": Geometry(
-        "article/dqn",
-        budget=20_000,
-        start=2_000,
-        # A target copied at every step is no target; ε falls over the first thousand steps.
-        sb3={
-            "policy_kwargs": {"net_arch": [24, 24]},
-            "learning_rate": 1e-3,
-            "buffer_size": 1_000_000,
-            "batch_size": 20,
-            "gamma": 0.95,
-            "learning_starts": 20,
-            "train_freq": 1,
-            "gradient_steps": 1,
-            "target_update_interval": 1,
-            "exploration_fraction": 0.05,
-            "exploration_final_eps": 0.01,
-        },
-    ),
+    "cleanrl": Geometry("cleanrl/cartpole", budget=60_000, start=15_000),
+    "article": Geometry("article/dqn", budget=20_000, start=2_000),
 }
+
+
+def geometry_config(geometry: Geometry) -> TrainConfig:
+    """Our settings for a geometry, the first member's."""
+    overrides = [f"experiment={geometry.experiment}", f"budget={geometry.budget}"]
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return check_config(hydra.compose("train", overrides))[0]
+
+
+SB3_CAN = {
+    "network": "qohort.networks.MLP",
+    "replay": "qohort.replay.UniformReplay",
+    "optimizer": "qohort.optimizer.MemberAdam",
+    "lr_schedule": "qohort.exploration.Constant",
+    "exploration": "qohort.exploration.EpsilonGreedy",
+}
+"""The components that Stable-Baselines3's DQN has."""
+
+
+def sb3_arguments(config: TrainConfig) -> dict[str, Any]:
+    """The same settings as keyword arguments of Stable-Baselines3's DQN.
+
+    Deviations: 1. its loss is Huber's; 2. no target network is one that is copied at every step; 3. an ε that
+    falls by a factor falls in a straight line, to the same end in as many steps.
+
+    Raises:
+        ConfigError: If it cannot do the same.
+    """
+    for name, target in SB3_CAN.items():
+        if (own := getattr(config, name)["_target_"]) != target:
+            raise ConfigError(f"{name}._target_={own} is not supported: Stable-Baselines3's DQN has {target} only")
+    epsilon, optimizer = config.exploration["epsilon"], config.optimizer
+    return {
+        "policy_kwargs": {
+            "net_arch": list(config.network["hidden"]),
+            "optimizer_kwargs": {"betas": tuple(optimizer["betas"]), "eps": optimizer["eps"]},
+        },
+        "learning_rate": optimizer["lr"] * config.lr_schedule["value"],
+        "buffer_size": config.replay["capacity"],
+        "batch_size": config.batch_size,
+        "gamma": config.gamma,
+        "learning_starts": config.learning_starts,
+        "train_freq": config.train_every,
+        "gradient_steps": config.gradient_steps,
+        "max_grad_norm": config.max_grad_norm or math.inf,
+        "target_update_interval": config.target_network.get("every", 1),
+        "exploration_fraction": _fall(epsilon, config),
+        "exploration_initial_eps": epsilon["start"],
+        "exploration_final_eps": epsilon["end"],
+    }
+
+
+def _fall(epsilon: Mapping[str, Any], config: TrainConfig) -> float:
+    """The part of the budget in which ε comes to its end."""
+    if epsilon.get("fraction") is not None:
+        return float(epsilon["fraction"])
+    if "decay" not in epsilon or epsilon["per"] != "gradient_steps":
+        raise ConfigError("exploration.epsilon is not supported: give fraction, or decay with per=gradient_steps")
+    updates = math.ceil(math.log(epsilon["end"] / epsilon["start"]) / math.log(epsilon["decay"]))
+    return updates * config.train_every / config.gradient_steps / config.budget
 
 
 @dataclass(frozen=True)
@@ -220,7 +247,7 @@ def run_sb3(name: str, seed: int, directory: str) -> None:
             began = time.perf_counter()
         return True
 
-    model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **geometry.sb3)
+    model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **sb3_arguments(geometry_config(geometry)))
     model.set_logger(configure(directory, ["csv"]))
     model.learn(geometry.budget, callback=start_the_clock)
     print(time.perf_counter() - began)

@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from qohort.checkpoint import FINAL, TEMPORARY, newest_step, write_atomically
+from qohort.checkpoint import FINAL, TEMPORARY, newest_step, step_name, write_atomically
 from qohort.config import TrainConfig, config_hash, config_tree
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
@@ -119,6 +119,9 @@ class RunDirectory:
         if step == 0 and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
+            if checkpoint.name > step_name(step):  # it was passed over: it is damaged
+                checkpoint.unlink()
         for left_over in self.path.rglob(".*.*"):  # a file that was being written when the process was killed
             if TEMPORARY.fullmatch(left_over.name):
                 left_over.unlink()

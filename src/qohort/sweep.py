@@ -19,6 +19,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from qohort.checking import nearest, show
+from qohort.composition import Composer, without_hydra
 from qohort.config import FOLDABLE, check_config, foldable_here
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
@@ -102,14 +103,15 @@ def fold(
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
         groups[shared].append(Run(seeds, numbers))
 
+    compose = Composer(loader, master.hydra.job.config_name, master)
     cohorts: list[Cohort] = []
     for shared, runs in groups.items():
-        plain = loader.load_sweep_config(master, list(shared))
+        plain = compose(shared)
         for texts, members in _members(shared, runs, plain).items():
             count = -(-len(members) // max_members)
             cuts = [len(members) * part // count for part in range(count + 1)]
             for first, last in itertools.pairwise(cuts):
-                cohorts.append(_cohort(texts, members[first:last], loader, master))
+                cohorts.append(_cohort(texts, members[first:last], compose))
     return cohorts
 
 
@@ -133,16 +135,13 @@ def _members(
     return {texts: list(some) for texts, some in members.items()}
 
 
-def _cohort(
-    shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], loader: ConfigLoader, master: DictConfig
-) -> Cohort:
+def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Composer) -> Cohort:
     """The cohort of some members; a number that all of them have is an override as any other."""
     common = set(members[0][1]).intersection(*(numbers for _, numbers in members))
     texts = shared + tuple(f"{key}={value!r}" for key, value in members[0][1] if (key, value) in common)
     seeds = tuple(seed for seed, _ in members)
     folds = tuple({key: value for key, value in numbers if (key, value) not in common} for _, numbers in members)
-    config = loader.load_sweep_config(master, job_overrides(texts, seeds, folds))
-    return Cohort(texts, seeds, folds, config)
+    return Cohort(texts, seeds, folds, compose(job_overrides(texts, seeds, folds)))
 
 
 def _expand(overrides: Sequence[Override]) -> list[list[tuple[str, str, Any]]]:
@@ -186,7 +185,7 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
     """
     from qohort.training import members_of
 
-    planned = [members_of(check_config(_without_hydra(cohort.config))) for cohort in cohorts]
+    planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
     members = [member for some in planned for member in some]
     finished = sum(member.directory.result() is not None for member in members)
     steps = sum(member.config.budget for member in members)
@@ -204,15 +203,6 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
         returns = launcher.launch([cohort.job for cohort in cohorts], initial_job_idx=0)
     _tell_failures(cohorts, returns)
     return [returns]
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    from omegaconf import OmegaConf
-
-    plain = config.copy()
-    OmegaConf.set_struct(plain, False)
-    plain.pop("hydra", None)
-    return plain
 
 
 def _tell_failures(cohorts: Sequence[Cohort], returns: Sequence[JobReturn]) -> None:

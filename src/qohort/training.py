@@ -133,7 +133,8 @@ def check_environment(config: TrainConfig) -> None:
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"network: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
     finally:
         env.close()
     check_optimizer(config)
