@@ -235,11 +235,8 @@ class LoggersOpen(pl.Callback):
             path, config = member.directory.path, member.config
             group = f"{path.parent.parent.name}/{path.parent.name}"
             run = Run(path.name, group, config.agent, config_tree(config))
-            sinks = [
-                instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run)
-                for node in config.logger.values()
-            ]
-            log.open_sinks(sinks)
+            for node in config.logger.values():
+                log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
