@@ -12,15 +12,18 @@ import itertools
 import os
 import re
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
@@ -30,6 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.checking import HYDRA_KEYS, locate, nearest, show
 from qohort.config import TrainConfig, check_config, check_output
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.interruption import STOP
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
 CONFIG_DIRECTORY = Path(__file__).parents[2] / "conf"
@@ -50,6 +54,17 @@ def _check_job(config: DictConfig) -> None:
     check_accelerator(first)
     check_environment(first)
 
+
+# The files in conf/hydra/launcher have the names of the plugins' own settings, on purpose.
+warnings.filterwarnings("ignore", message="(?s).*is validated against ConfigStore schema.*")
+
+LAUNCHERS = {
+    "joblib": ("joblib", "joblib"),
+    "ray": ("ray", "ray"),
+    "submitit_local": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+}
+"""Of each launcher that is not Hydra's own: its plugin, and our extra that brings it."""
 
 CHECKS: Mapping[str, Callable[[DictConfig], Any]] = {"train": _check_run}
 """What a primary configuration is checked by before its task imports anything slow."""
@@ -78,9 +93,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 nonlocal started
                 try:
                     started = True
+                    if os.getpid() != process:  # a launcher's worker, which may have been started elsewhere
+                        os.chdir(HydraConfig.get().runtime.cwd)
                     CHECKS.get(config_name, _nothing)(config)
                     return task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
+                    if isinstance(error, Interrupted):
+                        _leave_to_slurm()
                     if os.getpid() != process or sweeping:  # the sweep tells what became of its jobs
                         raise
                     ended.append(error)
@@ -110,6 +129,16 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
 def _nothing(config: DictConfig) -> None:
     """No check."""
+
+
+def _leave_to_slurm() -> None:
+    """End an interrupted job of submitit's on SLURM without a result, which the sweep would take for its end.
+
+    Submitit's own handler queues the job again where its time was up; where SLURM wants the node back, it does.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        STOP.hand_on()
+        sys.exit(INTERRUPTED)
 
 
 def fail(message: str) -> NoReturn:
@@ -232,6 +261,8 @@ def _check_choices(overrides: Sequence[Override], config_name: str, directories:
     defaults = _defaults(config_name)
     for override in overrides:
         group = override.key_or_group
+        if group == "hydra/launcher":
+            _check_launcher(str(override.value()))
         options = _options(group, directories) if group in defaults else []
         if not options or override.is_sweep_override():
             continue
@@ -248,6 +279,17 @@ def _check_choices(overrides: Sequence[Override], config_name: str, directories:
         for choice in value if isinstance(value, list) else [value]:
             if choice not in options and "${" not in str(choice):
                 raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
+
+
+def _check_launcher(name: str) -> None:
+    """Check that the plugin of a launcher is installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    plugin, extra = LAUNCHERS.get(name, ("", ""))
+    if extra and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        raise ConfigError(f"hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'")
 
 
 def _defaults(config_name: str) -> dict[str, Any]:

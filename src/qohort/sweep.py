@@ -224,7 +224,7 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
         folded = sorted({key for own in cohort.folds for key in own})
         words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
-    with STOP:
+    with STOP.waiting():
         returns = launcher.launch([_grouped(cohort, name) for cohort in cohorts], initial_job_idx=0)
     _tell_failures(cohorts, returns)
     return [returns]

@@ -8,11 +8,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from qohort.exploration import Progress
+from qohort.interruption import STOP
 
 METRICS = {
     "env_steps": "environment steps of this member so far, summed over its environments; the x-axis of every plot",
@@ -109,17 +110,32 @@ class WandbSink:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        for row in self._waiting:
-            self._run.log(row)
+        with _unless_stopped():
+            for row in self._waiting:
+                self._run.log(row)
         self._waiting.clear()
         self._handed_on = time.monotonic()
 
     def finish(self, failed: bool) -> None:
         """Hand on what is left and finish the run."""
-        try:
-            self._hand_on()
-        finally:
-            self._run.finish(exit_code=int(failed))
+        with _unless_stopped():
+            try:
+                self._hand_on()
+            finally:
+                self._run.finish(exit_code=int(failed))
+
+
+@contextlib.contextmanager
+def _unless_stopped() -> Iterator[None]:
+    """Raise errors of W&B's, but not while training stops: SLURM's signal ends W&B's service as it asks us to end.
+
+    Nothing is lost: the run that goes on makes its W&B run anew.
+    """
+    try:
+        yield
+    except Exception:
+        if STOP.signal is None:
+            raise
 
 
 class LightningSink:

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -257,7 +258,8 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[CohortProgress()] if config.progress_bar else [],
-        plugins=[checkpoints],
+        # One process, whoever started it: Lightning must neither count SLURM's tasks nor queue its jobs again.
+        plugins=[checkpoints, LightningEnvironment()],
         default_root_dir=members[0].directory.path,
     )
 
