@@ -247,6 +247,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     # The loop behind the dataset is restored exactly; Lightning looks for that in the loader.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     return pl.Trainer(
