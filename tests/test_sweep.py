@@ -322,6 +322,26 @@ def test_a_signal_ends_the_wait_for_jobs_that_it_cannot_reach():
         signal.signal(signal.SIGUSR2, before)
 
 
+@pytest.mark.parametrize(
+    ("returncode", "expected"),
+    [
+        (None, SystemExit),
+        (-signal.SIGTERM, SystemExit),  # scontrol, ended by the requeueing that it asked for
+        (1, subprocess.CalledProcessError),
+    ],
+)
+def test_a_job_on_slurm_ends_without_a_result(returncode, expected, monkeypatch):
+    def requeue():
+        if returncode is not None:
+            raise subprocess.CalledProcessError(returncode, "scontrol")
+
+    monkeypatch.setattr(qohort.cli.STOP, "hand_on", requeue)
+    qohort.cli._leave_to_slurm()  # elsewhere, nothing
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(expected):
+        qohort.cli._leave_to_slurm()
+
+
 @pytest.mark.parametrize(("name", "extra"), [("submitit_slurm", "slurm"), ("ray", "ray"), ("joblib", "joblib")])
 def test_a_launcher_that_is_not_installed(name, extra, monkeypatch, capsys):
     monkeypatch.setattr(qohort.cli, "find_spec", lambda plugin: None)

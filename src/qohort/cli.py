@@ -11,6 +11,7 @@ import inspect
 import itertools
 import os
 import re
+import subprocess
 import sys
 import warnings
 from argparse import Namespace
@@ -137,7 +138,12 @@ def _leave_to_slurm() -> None:
     Submitit's own handler queues the job again where its time was up; where SLURM wants the node back, it does.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        STOP.hand_on()
+        try:
+            STOP.hand_on()
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0:
+                raise
+            # `scontrol requeue` was itself ended by the requeueing, as a process of this job
         sys.exit(INTERRUPTED)
 
 
