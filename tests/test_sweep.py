@@ -201,7 +201,7 @@ def test_however_a_sweep_is_run_it_ends_in_the_same_bits(tmp_path):
     assert fingerprints(tmp_path / "cohorts") == expected
 
 
-AGENTS = "head=squared,huber"
+AGENTS = "agent=dqn,double"
 FORTY = ("env=cartpole,acrobot", AGENTS, "seed=range(0,10)")
 
 
