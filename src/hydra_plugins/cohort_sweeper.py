@@ -33,7 +33,7 @@ class CohortSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, say what will be done, and do it."""
-        from qohort.sweep import fold, launch
+        from qohort.sweep import fold, launch, sweep_name
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -41,4 +41,4 @@ class CohortSweeper(Sweeper):
         loader, master = self.hydra_context.config_loader, self.config
         overrides = [f"{key}={value}" for key, value in self._params.items()] + arguments
         cohorts = fold(overrides, loader, master, self._foldable, self._max_members)
-        return launch(cohorts, self.launcher)
+        return launch(cohorts, self.launcher, sweep_name(overrides))

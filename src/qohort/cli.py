@@ -11,18 +11,21 @@ import inspect
 import itertools
 import os
 import re
+import subprocess
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
@@ -33,6 +36,7 @@ from qohort.checking import HYDRA_KEYS, locate, nearest, show
 from qohort.composition import Composer, without_hydra
 from qohort.config import TrainConfig, check_config, check_output
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.interruption import STOP
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
 CONFIG_DIRECTORY = Path(__file__).parents[2] / "conf"
@@ -55,6 +59,17 @@ def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
         check_accelerator(first)
         check_environment(first)
 
+
+# The files in conf/hydra/launcher have the names of the plugins' own settings, on purpose.
+warnings.filterwarnings("ignore", message="(?s).*is validated against ConfigStore schema.*")
+
+LAUNCHERS = {
+    "joblib": ("joblib", "joblib"),
+    "ray": ("ray", "ray"),
+    "submitit_local": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+}
+"""Of each launcher that is not Hydra's own: its plugin, and our extra that brings it."""
 
 CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_run}
 """What a primary configuration is checked by before its task imports anything slow."""
@@ -84,9 +99,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 nonlocal started
                 try:
                     started = True
+                    if os.getpid() != process:  # a launcher's worker, which may have been started elsewhere
+                        os.chdir(HydraConfig.get().runtime.cwd)
                     CHECKS.get(config_name, _nothing)(config)
                     return task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
+                    if isinstance(error, Interrupted):
+                        _leave_to_slurm()
                     if os.getpid() != process or sweeping:  # the sweep tells what became of its jobs
                         raise
                     ended.append(error)
@@ -118,6 +137,21 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
 def _nothing(_: Any, /) -> Any:
     """No check."""
+
+
+def _leave_to_slurm() -> None:
+    """End an interrupted job of submitit's on SLURM without a result, which the sweep would take for its end.
+
+    Submitit's own handler queues the job again where its time was up; where SLURM wants the node back, it does.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        try:
+            STOP.hand_on()
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0:
+                raise
+            # `scontrol requeue` was itself ended by the requeueing, as a process of this job
+        sys.exit(INTERRUPTED)
 
 
 def fail(message: str) -> NoReturn:
@@ -292,6 +326,8 @@ def _check_choices(overrides: Sequence[Override], sources: Sources) -> None:
     defaults = _defaults(sources)
     for override in overrides:
         group = override.key_or_group
+        if group == "hydra/launcher":
+            _check_launcher(str(override.value()))
         options = _options(group, sources) if group in defaults else []
         if not options or override.is_sweep_override():
             continue
@@ -310,6 +346,7 @@ def _check_choices(overrides: Sequence[Override], sources: Sources) -> None:
                 raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
 
 
+<<<<<<< HEAD
 def _defaults(sources: Sources) -> dict[str, Any]:
     """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
     try:
@@ -318,6 +355,25 @@ def _defaults(sources: Sources) -> dict[str, Any]:
         return {str(group): choice for entry in listed for group, choice in entry.items()}
     except Exception:  # Hydra tells what is wrong with the file
         return {}
+=======
+def _check_launcher(name: str) -> None:
+    """Check that the plugin of a launcher is installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    plugin, extra = LAUNCHERS.get(name, ("", ""))
+    if extra and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        raise ConfigError(f"hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'")
+
+
+def _defaults(config_name: str) -> dict[str, Any]:
+    """The groups of a primary configuration, and what is chosen of each."""
+    path = CONFIG_DIRECTORY / f"{config_name}.yaml"
+    primary: Any = OmegaConf.load(path)
+    entries = primary.get("defaults", [])
+    return {str(group): choice for entry in entries if isinstance(entry, DictConfig) for group, choice in entry.items()}
+>>>>>>> launchers
 
 
 def _options(group: str, sources: Sources) -> list[str]:

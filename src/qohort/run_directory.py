@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from torch import Tensor
 
 from qohort.checkpoint import FINAL, TEMPORARY, newest_step, step_name, write_atomically
@@ -236,5 +238,7 @@ def cpu_name() -> str:
 
 
 def command_line() -> list[str]:
-    """The command line as typed, to run it again."""
+    """The command line, to run it again: as typed, or the job's own in a sweep, whose launcher may run it anywhere."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return [f"{HydraConfig.get().job.name}.py", *HydraConfig.get().overrides.task]
     return [Path(sys.argv[0]).name, *sys.argv[1:]]

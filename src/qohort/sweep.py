@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 import sys
 import traceback
 from collections import defaultdict
@@ -16,11 +18,11 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qohort.checking import nearest, show
 from qohort.composition import Composer, without_hydra
-from qohort.config import FOLDABLE, check_config, foldable_here
+from qohort.config import FOLDABLE, NOT_HASHED, check_config, foldable_here
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
 
@@ -115,6 +117,23 @@ def fold(
     return cohorts
 
 
+def sweep_name(texts: Sequence[str]) -> str | None:
+    """What a sweep is called: its overrides, less the seed and what makes no other experiment; None if none is left.
+
+    No clock and no count is in it: the same command, resumed or with more seeds, has the same name.
+
+    Args:
+        texts: Overrides, sweeps among them.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(texts))
+    told = [one for one in overrides if re.split("[./]", one.key_or_group)[0] not in ("hydra", *NOT_HASHED)]
+    lines = sorted(str(one.input_line) for one in told if one.key_or_group != "trainer.progress_bar")
+    if not lines:
+        return None
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    return f"{re.sub('[^a-zA-Z0-9_.,=/+-]+', '_', ' '.join(lines))[:100]}-{digest}"  # W&B takes 128 characters
+
+
 Numbers = tuple[tuple[str, float], ...]
 
 
@@ -176,8 +195,13 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobReturn]]:
+def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> list[Sequence[JobReturn]]:
     """Print the plan, run what is not finished, and tell what failed.
+
+    Args:
+        cohorts: The jobs.
+        launcher: Runs them.
+        name: The sweep's name, W&B's group of its runs where no other is given.
 
     Raises:
         ConfigError: If a cohort's configuration is wrong; nothing was started then.
@@ -199,10 +223,17 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
         folded = sorted({key for own in cohort.folds for key in own})
         words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
-    with STOP:
-        returns = launcher.launch([cohort.job for cohort in cohorts], initial_job_idx=0)
+    with STOP.waiting():
+        returns = launcher.launch([_grouped(cohort, name) for cohort in cohorts], initial_job_idx=0)
     _tell_failures(cohorts, returns)
     return [returns]
+
+
+def _grouped(cohort: Cohort, name: str | None) -> list[str]:
+    """The overrides of a job, with the sweep's name as W&B's group where W&B is on and has none."""
+    wandb = OmegaConf.select(cohort.config, "logger.wandb")
+    free = name is not None and wandb is not None and "group" in wandb and wandb.group is None
+    return [*cohort.job, f"logger.wandb.group='{name}'"] if free else cohort.job
 
 
 def _tell_failures(cohorts: Sequence[Cohort], returns: Sequence[JobReturn]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -236,11 +237,8 @@ class LoggersOpen(pl.Callback):
             path, config = member.directory.path, member.config
             group = f"{path.parent.parent.name}/{path.parent.name}"
             run = Run(path.name, group, config.agent, config_tree(config))
-            sinks = [
-                instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run)
-                for node in config.logger.values()
-            ]
-            log.open_sinks(sinks)
+            for node in config.logger.values():
+                log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
@@ -250,6 +248,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     # The loop behind the dataset is restored exactly; Lightning looks for that in the loader.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     return pl.Trainer(
@@ -261,7 +260,8 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[CohortProgress()] if config.progress_bar else [],
-        plugins=[checkpoints],
+        # One process, whoever started it: Lightning must neither count SLURM's tasks nor queue its jobs again.
+        plugins=[checkpoints, LightningEnvironment()],
         default_root_dir=members[0].directory.path,
     )
 
