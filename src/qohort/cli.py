@@ -346,16 +346,6 @@ def _check_choices(overrides: Sequence[Override], sources: Sources) -> None:
                 raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
 
 
-<<<<<<< HEAD
-def _defaults(sources: Sources) -> dict[str, Any]:
-    """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
-    try:
-        primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
-        listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
-        return {str(group): choice for entry in listed for group, choice in entry.items()}
-    except Exception:  # Hydra tells what is wrong with the file
-        return {}
-=======
 def _check_launcher(name: str) -> None:
     """Check that the plugin of a launcher is installed.
 
@@ -367,13 +357,14 @@ def _check_launcher(name: str) -> None:
         raise ConfigError(f"hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'")
 
 
-def _defaults(config_name: str) -> dict[str, Any]:
-    """The groups of a primary configuration, and what is chosen of each."""
-    path = CONFIG_DIRECTORY / f"{config_name}.yaml"
-    primary: Any = OmegaConf.load(path)
-    entries = primary.get("defaults", [])
-    return {str(group): choice for entry in entries if isinstance(entry, DictConfig) for group, choice in entry.items()}
->>>>>>> launchers
+def _defaults(sources: Sources) -> dict[str, Any]:
+    """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
+    try:
+        primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
+        listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
+        return {str(group): choice for entry in listed for group, choice in entry.items()}
+    except Exception:  # Hydra tells what is wrong with the file
+        return {}
 
 
 def _options(group: str, sources: Sources) -> list[str]:
