@@ -172,6 +172,22 @@ def _check_overrides(arguments: Namespace, config_name: str) -> None:
             check.get(config_name, _nothing)(config)
 
 
+def compose(config_name: str, texts: Sequence[str]) -> DictConfig:
+    """A configuration within a running task, as its own script would have it.
+
+    Args:
+        config_name: The primary configuration, a file in `conf/`.
+        texts: Overrides.
+
+    Raises:
+        ConfigError: If Hydra refuses them.
+    """
+    try:
+        return hydra.compose(config_name, list(texts))
+    except Exception as error:
+        raise _explain(error, texts, config_name) from error
+
+
 @contextmanager
 def _parser() -> Iterator[OverridesParser]:
     """Hydra's parser of overrides, in a context in which `hydra.compose` can be called."""

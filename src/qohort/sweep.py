@@ -6,7 +6,7 @@ import itertools
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
 
 Fold = Mapping[str, float]
+Compose = Callable[[list[str]], DictConfig]
 
 
 class Run(NamedTuple):
@@ -102,14 +103,24 @@ def fold(
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
         groups[shared].append(Run(seeds, numbers))
 
+    return pack(groups, lambda job: loader.load_sweep_config(master, job), max_members)
+
+
+def pack(groups: Mapping[tuple[str, ...], Sequence[Run]], compose: Compose, max_members: int) -> list[Cohort]:
+    """The cohorts of runs, each member once, however many runs have it.
+
+    Args:
+        groups: The runs, by the overrides that they share.
+        compose: Makes a configuration of overrides.
+        max_members: Members a cohort may have; more are split evenly.
+    """
     cohorts: list[Cohort] = []
     for shared, runs in groups.items():
-        plain = loader.load_sweep_config(master, list(shared))
-        for texts, members in _members(shared, runs, plain).items():
+        for texts, members in _members(shared, runs, compose(list(shared))).items():
             count = -(-len(members) // max_members)
             cuts = [len(members) * part // count for part in range(count + 1)]
             for first, last in itertools.pairwise(cuts):
-                cohorts.append(_cohort(texts, members[first:last], loader, master))
+                cohorts.append(_cohort(texts, members[first:last], compose))
     return cohorts
 
 
@@ -133,15 +144,13 @@ def _members(
     return {texts: list(some) for texts, some in members.items()}
 
 
-def _cohort(
-    shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], loader: ConfigLoader, master: DictConfig
-) -> Cohort:
+def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Compose) -> Cohort:
     """The cohort of some members; a number that all of them have is an override as any other."""
     common = set(members[0][1]).intersection(*(numbers for _, numbers in members))
     texts = shared + tuple(f"{key}={value!r}" for key, value in members[0][1] if (key, value) in common)
     seeds = tuple(seed for seed, _ in members)
     folds = tuple({key: value for key, value in numbers if (key, value) not in common} for _, numbers in members)
-    config = loader.load_sweep_config(master, job_overrides(texts, seeds, folds))
+    config = compose(job_overrides(texts, seeds, folds))
     return Cohort(texts, seeds, folds, config)
 
 

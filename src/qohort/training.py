@@ -56,6 +56,22 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
         RunsFailed: If members have failed; the others are finished.
     """
     members = prepare(config)
+    finish(members)
+    finished = [member for member in members if member.directory.result() is not None]
+    summarise(finished)
+    failures = [(member, member.directory.failure()) for member in members]
+    reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
+    if reasons:
+        raise RunsFailed(f"{len(reasons)} of {len(members)} runs failed (retry_failed=true): " + "; ".join(reasons))
+    return [result for member in finished if (result := member.directory.result()) is not None]
+
+
+def finish(members: Sequence[Member]) -> None:
+    """Train members as far as they are not finished; those that fail, and those of another process, are passed over.
+
+    Raises:
+        Interrupted: If a signal asked to stop; every member is saved.
+    """
     with STOP, contextlib.ExitStack() as locks:
         waiting: dict[int, list[Member]] = defaultdict(list)
         for member in members:
@@ -65,13 +81,6 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left")
             train_cohort(waiting[step], step)
-    finished = [member for member in members if member.directory.result() is not None]
-    summarise(finished)
-    failures = [(member, member.directory.failure()) for member in members]
-    reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
-    if reasons:
-        raise RunsFailed(f"{len(reasons)} of {len(members)} runs failed (retry_failed=true): " + "; ".join(reasons))
-    return [result for member in finished if (result := member.directory.result()) is not None]
 
 
 def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
