@@ -245,7 +245,7 @@ def _check_choices(overrides: Sequence[Override], config_name: str, directories:
     Raises:
         ConfigError: If it is not.
     """
-    defaults = _defaults(config_name)
+    defaults = groups_of(config_name)
     for override in overrides:
         group = override.key_or_group
         options = _options(group, directories) if group in defaults else []
@@ -266,7 +266,7 @@ def _check_choices(overrides: Sequence[Override], config_name: str, directories:
                 raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
 
 
-def _defaults(config_name: str) -> dict[str, Any]:
+def groups_of(config_name: str) -> dict[str, Any]:
     """The groups of a primary configuration, and what is chosen of each."""
     path = CONFIG_DIRECTORY / f"{config_name}.yaml"
     primary: Any = OmegaConf.load(path)
@@ -291,7 +291,7 @@ def _explain(error: BaseException, texts: Sequence[str], config_name: str) -> Co
     try:
         with _parser() as parser:
             overrides = [_parse(parser, text) for text in texts]
-            groups = _defaults(config_name)
+            groups = groups_of(config_name)
             chosen = [one for one in overrides if one.key_or_group in groups and not one.is_sweep_override()]
             config = hydra.compose(config_name, [str(one.input_line) for one in chosen], return_hydra_config=True)
     except Exception:  # composing was what went wrong
@@ -337,6 +337,8 @@ def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any]) 
         return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
     if isinstance(node, ListConfig) and isinstance(value, dict):
         return f"{line} does not fit: {key} must be as {show(OmegaConf.to_container(node))}"
+    if isinstance(node, DictConfig) and (added := sorted(map(str, set(value) - set(node)))):
+        return f"{key} has no {added[0]}: write ++{key}={{...}} to add it"
     return ""
 
 

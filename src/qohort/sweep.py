@@ -97,9 +97,9 @@ def fold(
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for settings in _expand(overrides):
         shared = tuple(
-            text for key, text, value in settings if key != "seed" and not (key in foldable and _number(value))
+            text for key, text, value in settings if key != "seed" and not (key in foldable and is_number(value))
         )
-        numbers = {key: value for key, _, value in settings if key in foldable and _number(value)}
+        numbers = {key: value for key, _, value in settings if key in foldable and is_number(value)}
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
         groups[shared].append(Run(seeds, numbers))
 
@@ -174,7 +174,8 @@ def _parsed(text: str) -> Any:
     return OverridesParser.create().parse_overrides([text])[0].value()
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value can be folded, if its key can."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

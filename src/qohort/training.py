@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import statistics
 import sys
 import warnings
 from collections import defaultdict
@@ -32,7 +31,7 @@ from qohort.module import QLearning
 from qohort.optimizer import MemberAdam, mixes_members
 from qohort.progress import CohortProgress
 from qohort.run_directory import RunDirectory, command_line
-from qohort.statistics import iqm, iqm_interval
+from qohort.statistics import in_words
 from qohort.tracking import CohortRecorder, Run
 
 
@@ -301,11 +300,7 @@ def _summarise_alike(parent: Path, members: Sequence[Member]) -> None:
     console.print(table)
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
-        low, high = iqm_interval(finals)
-        print(
-            f"final return: IQM {iqm(finals):.1f}, 95% interval [{low:.1f}, {high:.1f}], "
-            f"mean {statistics.mean(finals):.1f} ± {statistics.stdev(finals):.1f}, over {len(finals)} seeds"
-        )
+        print(f"final return: {in_words(finals)}, over {len(finals)} seeds")
         rows = [member.directory.rows() for member in members]
         draw_cohort(parent / "learning_curve.png", rows, title)
         print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")
