@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -190,10 +191,14 @@ def compose(config_name: str, texts: Sequence[str]) -> DictConfig:
 
 @contextmanager
 def _parser() -> Iterator[OverridesParser]:
-    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called."""
+    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called, also from within a task."""
+    running = get_gh_backup()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+            yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    finally:
+        restore_gh_from_backup(running)
 
 
 def _parse(parser: OverridesParser, text: str) -> Override:
