@@ -307,6 +307,17 @@ def test_proposals_do_not_depend_on_when_a_process_began(sampler, tmp_path, pret
     assert settings_of(tmp_path / "c") != settings_of(tmp_path / "a")[:4]
 
 
+@pytest.mark.parametrize(("sampler", "learns"), [("tpe", True), ("random", False)])
+def test_only_tpe_learns_from_scores(sampler, learns, tmp_path, pretended):
+    space = "space={gamma:{low:0.5,high:0.9}}"
+    for name, sign in (("a", 1), ("b", -1)):
+        pretended(lambda trial, budget, sign=sign: sign * trial["gamma"])
+        go(tmp_path / name, "trials=24", "parallel=4", f"sampler={sampler}", "overwrite=true", space=space)
+    upwards, downwards = ([one["gamma"] for one in settings_of(tmp_path / name)] for name in ("a", "b"))
+    assert upwards[:10] == downwards[:10]
+    assert (sum(upwards[12:]) > sum(downwards[12:]) + 1) == learns
+
+
 def test_a_trial_that_fails_is_the_worst_and_the_study_goes_on(tmp_path, capsys):
     space = "space={optimizer.lr:{choices:[1e-3,1e37]}}"
     winner = go(tmp_path, "trials=6", "parallel=6", space=space)
