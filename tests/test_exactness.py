@@ -50,6 +50,10 @@ VARIANTS = {
     "boltzmann": ("exploration=boltzmann",),
     "evaluation with epsilon": ("exploration=constant", "evaluation.epsilon=0.2"),
     "three environments": ("env.num_envs=3", "batch_size=7", "train_every=2"),
+    "spread, scaled, reset": (
+        *("env.num_envs=3", "exploration.spread=7", "reward_scale=0.5", "reward_clip=0.3", "reset_every=130"),
+        *("gradient_steps=3", "train_every=2"),
+    ),
 }
 
 
@@ -126,7 +130,10 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
     monkeypatch.setattr(QLearning, "collect", until_interrupted)
 
 
-RESUMED = ["mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann", "three environments"]
+RESUMED = [
+    *("spread, scaled, reset", "mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann"),
+    "three environments",
+]
 
 
 def rows_less_wall_times(directory: Path) -> list[list[dict[str, float]]]:

@@ -6,7 +6,7 @@ from torch import nn
 
 import reference as ref
 from qohort.convolutions import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
-from qohort.networks import MLP, ActionValues, Features, LayerNorm, Linear, NoisyLinear, SpectralLinear, Table
+from qohort.networks import MLP, ActionValues, Dense, Features, LayerNorm, Linear, NoisyLinear, SpectralLinear, Table
 
 
 def observed(space, count=5):
@@ -179,7 +179,7 @@ def test_dueling_equals_the_reference():
     value, advantage = output.value(features), output.advantage(features).view(5, 3, 4)
     expected = ref.dueling(value.detach().numpy(), advantage.detach().numpy())
     np.testing.assert_allclose(output(features).detach(), expected, rtol=1e-5, atol=1e-6)
-    assert [type(one) for one in ActionValues(6, 3, 1, True, hidden=(8,)).value] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert [type(one) for one in ActionValues(6, 3, 1, True, hidden=(8,)).value] == [Dense, nn.ReLU, Dense]
 
 
 def test_a_noisy_layer_equals_the_reference_and_is_quiet_without_noise():
@@ -203,3 +203,9 @@ def test_a_spectral_layer_is_divided_by_its_largest_singular_value():
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"noisy=true and spectral_norm=true do not go together"):
         MLP(spaces.Box(-1, 1, (4,)), 2, 1, noisy=True, spectral_norm=True)
+
+
+def test_a_layer_of_one_output_equals_torchs():
+    dense = Dense(5, 1)
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dense(x), nn.functional.linear(x, dense.weight, dense.bias))

@@ -285,9 +285,10 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
     prefix = f"{path}." if path else ""
     for key, value in tree.items():
         if key not in hints:
-            group, dot, name = str(key).partition(".")
-            if dot and group in hints:
-                raise ConfigError(f"unknown key {key}={show(value)}: in a file write {group}: {{{name}: VALUE}}")
+            parts = str(key).split(".")
+            if len(parts) > 1 and parts[0] in hints:
+                nested = ": {".join(parts) + ": VALUE" + "}" * (len(parts) - 1)
+                raise ConfigError(f"unknown key {key}={show(value)}: in a file write {nested}")
             raise ConfigError(f"unknown key {prefix}{key}={show(value)}: {nearest(str(key), hints, prefix)}")
     for key, hint in hints.items():
         if key not in tree:
@@ -397,8 +398,8 @@ def _check_scalar(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> An
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
             whole = hint is int and isinstance(value, float) and value.is_integer()
             number = hint is str and isinstance(value, int | float) and path.isidentifier()
-            hint_ = f", as {int(value)}" if whole else f": quote it, as '{path}=\"{show(value)}\"'" if number else ""
-            raise ConfigError(f"{path}={show(value)} is not {_words(hint, bounds)}{hint_}")
+            right = f", as {int(value)}" if whole else f": quote it, as '{path}=\"{show(value)}\"'" if number else ""
+            raise ConfigError(f"{path}={show(value)} is not {_words(hint, bounds)}{right}")
         if value == "":
             raise ConfigError(f"{path}='' is empty: it must be some text")
     for bound in bounds:

@@ -411,7 +411,7 @@ def _explain(
     if isinstance(cause, MissingConfigException) and cause.options:
         group, _, choice = str(cause.missing_cfg_file).rpartition("/")
         return ConfigError(f"{group}={choice} is not one of the choices: {nearest(choice, cause.options)}")
-    if isinstance(cause, OSError) and not isinstance(cause, HydraException):
+    if isinstance(cause, OSError) and cause.errno is not None:  # OmegaConf raises some without, for files
         return ConfigError(f"hydra.run.dir or hydra.sweep.dir cannot be made: {cause}")
     return ConfigError((sources and _first_mistake(texts, sources, sweeping)) or _told_by_hydra(error, cause, sources))
 

@@ -126,18 +126,19 @@ class CohortNetwork(nn.Module):
     Args:
         build: Makes one member's network: an ordinary `nn.Module`.
         seeds: The members' seeds; each network is initialised from its member's `network` stream.
+        path: What tells the uses of the stream apart.
 
     Raises:
         ValueError: If a network has a buffer that would be saved: buffers are noise.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int]) -> None:
+    def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int], path: tuple[int, ...] = ()) -> None:
         super().__init__()
         networks = []
         for seed in seeds:
             # torch's initialisers read the global generator: lend them one, and leave the global as it was.
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(member_seed(seed, "network"))
+                torch.default_generator.manual_seed(member_seed(seed, "network", *path))
                 networks.append(build())
         self.size = len(networks)
         self.network = networks[0]

@@ -97,6 +97,9 @@ class TrainConfig:
     gradient_steps: PositiveInt
     learning_starts: Count
     max_grad_norm: Annotated[float, Range(0, above=True)] | None
+    reward_scale: Annotated[float, Range(0, above=True)]
+    reward_clip: Annotated[float, Range(0, above=True)] | None
+    reset_every: PositiveInt | None
     log_every: PositiveInt
     compile: Literal["inductor", "aot_eager", "none"]
     env: EnvironmentConfig

@@ -109,7 +109,8 @@ class QLearning(pl.LightningModule):
 
         self.head: Head = instantiate(config.head)
         self.bootstrap: Bootstrap = instantiate(config.bootstrap)
-        self.online = CohortNetwork(network_maker(config.network, space, self.actions, self.head), self.seeds)
+        self._make_network = network_maker(config.network, space, self.actions, self.head)
+        self.online = CohortNetwork(self._make_network, self.seeds)
         self.target_network = instantiate(config.target_network)
         self.target = self.online.frozen_copy() if self.target_network.separate else self.online
 
@@ -124,7 +125,7 @@ class QLearning(pl.LightningModule):
         self._observation = self._by_member(self.environments.reset()[0])
         self._observed = torch.from_numpy(self._observation)  # the same memory
         self._place = torch.device("cpu")
-        self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report"), 0)
+        self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report", "reset"), 0)
 
     # Lightning's hooks, in the order it calls them.
 
@@ -243,7 +244,8 @@ class QLearning(pl.LightningModule):
         reward = self._by_member(reward)
         terminated, truncated = self._by_member(terminated), self._by_member(truncated)
         next_observation = self._by_member(info.get("final_obs", observation))
-        self.replay.add(self._observation, action, reward, terminated, truncated, next_observation)
+        learned_from = self._learned_from(reward)
+        self.replay.add(self._observation, action, learned_from, terminated, truncated, next_observation)
         np.copyto(self._observation, self._by_member(observation))
 
         progress.env_steps += self.num_envs
@@ -278,6 +280,8 @@ class QLearning(pl.LightningModule):
         """Renew the target network, evaluate, save and report, where it is due; before each step."""
         if self.target_network.every is not None and self._due("target", self.target_network.every):
             self.update.copy_target()
+        if self.config.reset_every is not None and self._due("reset", self.config.reset_every):
+            self._reset_outputs()
         if self._due("evaluation", self.config.evaluation.every):
             self.evaluate()
         if self._due("checkpoint", self.config.checkpoint.every) and not self.finished:
@@ -289,6 +293,31 @@ class QLearning(pl.LightningModule):
                 self._save()
             for callback in self._watchers:
                 callback.on_env_steps(self)
+
+    def _learned_from(self, reward: NDArray[Any]) -> NDArray[Any]:
+        """Rewards as the replay gets them, scaled and clipped."""
+        limit = self.config.reward_clip
+        if self.config.reward_scale != 1:
+            reward = reward * self.config.reward_scale
+        return reward if limit is None else reward.clip(-limit, limit)
+
+    @torch.no_grad()
+    def _reset_outputs(self) -> None:
+        """Start the output layers anew, their targets and what the optimiser holds of them (Nikishin et al., 2022).
+
+        Deviations: 1. the optimiser's count of steps goes on.
+        """
+        count = self.progress.env_steps // (self.config.reset_every or 1)
+        fresh = dict(CohortNetwork(self._make_network, self.seeds, (count,)).network.named_parameters())
+        optimizer: Any = self.optimizer
+        for network in (self.online, self.target):
+            for name, parameter in network.network.named_parameters():
+                if "output" not in name.split("."):
+                    continue
+                parameter.copy_(fresh[name])
+                for one in optimizer.state.get(parameter, {}).values():
+                    if isinstance(one, Tensor) and one.shape == parameter.shape:
+                        one.zero_()
 
     def _save(self) -> None:
         self.trainer.save_checkpoint(step_name(self.progress.env_steps))

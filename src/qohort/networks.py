@@ -70,6 +70,25 @@ class LayerNorm(nn.Module):
         return centred / deviation * self.weight + self.bias
 
 
+def linear(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`torch.nn.functional.linear`, with the same bits for one member and for many.
+
+    A layer of one output would be a matrix-vector product for one member and a matrix product for many, which round
+    differently: two equal outputs are a matrix product for any number.
+    """
+    if weight.shape[0] > 1:
+        return nn.functional.linear(value, weight, bias)
+    return nn.functional.linear(value, weight.expand(2, -1), bias.expand(2)).mean(-1, keepdim=True)
+
+
+class Dense(nn.Linear):
+    """`torch.nn.Linear`, which may have a single output."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """`[..., inputs]` to `[..., outputs]`."""
+        return linear(value, self.weight, self.bias)
+
+
 class NoisyLinear(nn.Module):
     """A linear layer whose weights have learned noise, factorised (Fortunato et al., 2018, eq. 9 to 11, section 3.2).
 
@@ -98,7 +117,7 @@ class NoisyLinear(nn.Module):
         """`[..., inputs]` to `[..., outputs]`."""
         noise_in, noise_out = _signed_root(self.normal_in), _signed_root(self.normal_out)
         weight = self.weight + self.weight_sigma * (noise_out.unsqueeze(-1) * noise_in)
-        return nn.functional.linear(value, weight, self.bias + self.bias_sigma * noise_out)
+        return linear(value, weight, self.bias + self.bias_sigma * noise_out)
 
 
 def _signed_root(value: Tensor) -> Tensor:
@@ -175,7 +194,8 @@ class ActionValues(nn.Module):
         super().__init__()
         self._shape = (actions, atoms)
         self.advantage = _perceptron(width, hidden, actions * atoms, layer)
-        self.value = _perceptron(width, hidden, atoms, layer) if dueling else None
+        single = Dense if layer is nn.Linear else layer
+        self.value = _perceptron(width, hidden, atoms, single) if dueling else None
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., width]` to `[..., actions, atoms]`."""

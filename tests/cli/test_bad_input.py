@@ -311,6 +311,7 @@ def test_told_in_one_line_before_any_environment(run: Run, tmp_path: Path, line:
 
 FILES = [
     ("lr_schedule.value: 1", "unknown key lr_schedule.value=1", "write lr_schedule: {value: VALUE}"),
+    ("exploration.epsilon.start: 1", "in a file write exploration: {epsilon: {start: VALUE}}"),
     ("target_network: {1: 2}", "unknown key target_network.1=2", "one of every"),
     ("trainer: 3", "unknown key trainer.threads=1", "trainer is 3"),
     ("gamma: ${", "mine/experiment/own.yaml cannot be read"),
