@@ -29,6 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -202,8 +203,8 @@ class Sources:
     """
 
     name: str
-    directory: Path
-    added: Path | None
+    directory: Path = CONFIG_DIRECTORY
+    added: Path | None = None
 
     @classmethod
     def of(cls, arguments: Namespace, config_name: str) -> Sources | None:
@@ -262,12 +263,32 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
     JOB_CHECKS.get(config_name, _nothing)(checked)
 
 
+def compose(config_name: str, texts: Sequence[str]) -> DictConfig:
+    """A configuration within a running task, as its own script would have it.
+
+    Args:
+        config_name: The primary configuration, a file in `conf/`.
+        texts: Overrides.
+
+    Raises:
+        ConfigError: If Hydra refuses them.
+    """
+    try:
+        return hydra.compose(config_name, list(texts))
+    except Exception as error:
+        raise _explain(error, texts, Sources(config_name)) from error
+
+
 @contextmanager
 def _parser(sources: Sources) -> Iterator[OverridesParser]:
-    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called."""
+    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called, also from within a task."""
+    running = get_gh_backup()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(sources.directory), version_base="1.3"):
-        yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        with hydra.initialize_config_dir(str(sources.directory), version_base="1.3"):
+            yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    finally:
+        restore_gh_from_backup(running)
 
 
 def _parse(parser: OverridesParser, text: str) -> Override:
@@ -323,7 +344,7 @@ def _check_choices(overrides: Sequence[Override], sources: Sources) -> None:
     Raises:
         ConfigError: If it is not.
     """
-    defaults = _defaults(sources)
+    defaults = groups_of(sources)
     for override in overrides:
         group = override.key_or_group
         if group == "hydra/launcher":
@@ -357,7 +378,7 @@ def _check_launcher(name: str) -> None:
         raise ConfigError(f"hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'")
 
 
-def _defaults(sources: Sources) -> dict[str, Any]:
+def groups_of(sources: Sources) -> dict[str, Any]:
     """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
     try:
         primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
@@ -400,7 +421,7 @@ def _first_mistake(texts: Sequence[str], sources: Sources, sweeping: bool) -> st
     try:
         with _parser(sources) as parser:
             overrides = [_parse(parser, text) for text in texts]
-            groups = _defaults(sources)
+            groups = groups_of(sources)
             chosen = [one for one in overrides if _is_choice(one, groups) and not one.is_sweep_override()]
             config = sources.compose([str(one.input_line) for one in chosen])
     except Exception:  # composing was what went wrong
@@ -466,10 +487,8 @@ def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], 
         return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
     if isinstance(node, ListConfig) and isinstance(value, dict):
         return f"{line} does not fit: {key} must be as {show(_content(node))}"
-    if isinstance(node, DictConfig) and not adds:
-        for name in value:
-            if name not in node:
-                return f"{line} does not fit: {key} has no {name}; write +{key}.{name}=VALUE to add it"
+    if isinstance(node, DictConfig) and not adds and (new := [name for name in value if name not in set(node)]):
+        return f"{line} does not fit: {key} has no {new[0]}; write +{key}={{{new[0]}:VALUE}} to add it"
     return ""
 
 

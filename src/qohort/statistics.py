@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,3 +30,12 @@ def iqm_interval(scores: Sequence[float], confidence: float = 0.95, resamples: i
     tail = (1 - confidence) / 2
     low, high = np.quantile(trim_mean(drawn, 0.25, axis=1), (tail, 1 - tail))
     return float(low), float(high)
+
+
+def in_words(scores: Sequence[float]) -> str:
+    """The IQM with its interval, mean and standard deviation over runs, as they are reported."""
+    if len(scores) == 1:
+        return f"{scores[0]:.1f}"
+    low, high = iqm_interval(scores)
+    spread = f"mean {statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
+    return f"IQM {iqm(scores):.1f}, 95% interval [{low:.1f}, {high:.1f}], {spread}"

@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
 
 Fold = Mapping[str, float]
+Compose = Callable[[Sequence[str]], DictConfig]
 
 
 class Run(NamedTuple):
@@ -99,17 +100,26 @@ def fold(
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for settings in _expand(overrides):
         shared = tuple(
-            text for key, text, value in settings if key != "seed" and not (key in foldable and _number(value))
+            text for key, text, value in settings if key != "seed" and not (key in foldable and is_number(value))
         )
-        numbers = {key: value for key, _, value in settings if key in foldable and _number(value)}
+        numbers = {key: value for key, _, value in settings if key in foldable and is_number(value)}
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
         groups[shared].append(Run(seeds, numbers))
 
-    compose = Composer(loader, master.hydra.job.config_name, master)
+    return pack(groups, Composer(loader, master.hydra.job.config_name, master), max_members)
+
+
+def pack(groups: Mapping[tuple[str, ...], Sequence[Run]], compose: Compose, max_members: int) -> list[Cohort]:
+    """The cohorts of runs, each member once, however many runs have it.
+
+    Args:
+        groups: The runs, by the overrides that they share.
+        compose: Makes a configuration of overrides.
+        max_members: Members a cohort may have; more are split evenly.
+    """
     cohorts: list[Cohort] = []
     for shared, runs in groups.items():
-        plain = compose(shared)
-        for texts, members in _members(shared, runs, plain).items():
+        for texts, members in _members(shared, runs, compose(shared)).items():
             count = -(-len(members) // max_members)
             cuts = [len(members) * part // count for part in range(count + 1)]
             for first, last in itertools.pairwise(cuts):
@@ -154,7 +164,7 @@ def _members(
     return {texts: list(some) for texts, some in members.items()}
 
 
-def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Composer) -> Cohort:
+def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Compose) -> Cohort:
     """The cohort of some members; a number that all of them have is an override as any other."""
     common = set(members[0][1]).intersection(*(numbers for _, numbers in members))
     texts = shared + tuple(f"{key}={value!r}" for key, value in members[0][1] if (key, value) in common)
@@ -183,7 +193,8 @@ def _parsed(text: str) -> Any:
     return OverridesParser.create().parse_overrides([text])[0].value()
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value can be folded, if its key can."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import statistics
 import sys
 import warnings
 from collections import defaultdict
@@ -35,7 +34,7 @@ from qohort.optimizer import MemberAdam, mixes_members
 from qohort.progress import CohortProgress
 from qohort.q_values import network_maker
 from qohort.run_directory import RunDirectory, command_line
-from qohort.statistics import iqm, iqm_interval
+from qohort.statistics import in_words
 from qohort.tracking import CohortRecorder, Run
 
 
@@ -59,6 +58,22 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
         RunsFailed: If members have failed; the others are finished.
     """
     members = prepare(config)
+    finish(members)
+    finished = [member for member in members if member.directory.result() is not None]
+    summarise(finished)
+    failures = [(member, member.directory.failure()) for member in members]
+    reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
+    if reasons:
+        raise RunsFailed(f"{len(reasons)} of {len(members)} runs failed (retry_failed=true): " + "; ".join(reasons))
+    return [result for member in finished if (result := member.directory.result()) is not None]
+
+
+def finish(members: Sequence[Member]) -> None:
+    """Train members as far as they are not finished; those that fail, and those of another process, are passed over.
+
+    Raises:
+        Interrupted: If a signal asked to stop; every member is saved.
+    """
     with STOP, contextlib.ExitStack() as locks:
         waiting: dict[int, list[Member]] = defaultdict(list)
         for member in members:
@@ -68,13 +83,6 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left")
             train_cohort(waiting[step], step)
-    finished = [member for member in members if member.directory.result() is not None]
-    summarise(finished)
-    failures = [(member, member.directory.failure()) for member in members]
-    reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
-    if reasons:
-        raise RunsFailed(f"{len(reasons)} of {len(members)} runs failed (retry_failed=true): " + "; ".join(reasons))
-    return [result for member in finished if (result := member.directory.result()) is not None]
 
 
 def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
@@ -293,11 +301,7 @@ def _summarise_alike(parent: Path, members: Sequence[Member]) -> None:
     console.print(table)
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
-        low, high = iqm_interval(finals)
-        print(
-            f"final return: IQM {iqm(finals):.1f}, 95% interval [{low:.1f}, {high:.1f}], "
-            f"mean {statistics.mean(finals):.1f} ± {statistics.stdev(finals):.1f}, over {len(finals)} seeds"
-        )
+        print(f"final return: {in_words(finals)}, over {len(finals)} seeds")
         rows = [member.directory.rows() for member in members]
         draw_cohort(parent / "learning_curve.png", rows, title)
         print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")

@@ -1,0 +1,16 @@
+"""Tune hyperparameters: python scripts/tune.py study=<name> [key=value ...]. See conf/tune.yaml for the keys."""
+
+from omegaconf import DictConfig
+
+from qohort.cli import entry_point
+
+
+@entry_point("tune")
+def main(config: DictConfig) -> None:
+    from qohort.tuning import tune
+
+    tune(config)
+
+
+if __name__ == "__main__":
+    main()

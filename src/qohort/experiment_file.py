@@ -1,0 +1,71 @@
+"""Settings kept under a name: a file of `conf/experiment/` made of overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import OmegaConf
+
+
+def override(key: str, value: Any) -> str:
+    """A setting in Hydra's grammar of overrides."""
+    return f"{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return repr(value)
+
+
+def experiment_text(settings: Mapping[str, Any], groups: Collection[str], header: Sequence[str]) -> str:
+    """The content of an experiment file.
+
+    Args:
+        settings: Values by key, as on the command line; `experiment` is what they are based on.
+        groups: The keys that choose a file of a group.
+        header: What the file opens with, a comment a line.
+    """
+    base = settings.get("experiment")
+    defaults: list[Any] = [] if base is None else [f"/experiment/{base}"]
+    tree = OmegaConf.create()
+    for key, value in settings.items():
+        if key in groups:
+            defaults += [] if key == "experiment" else [{f"override /{key}": value}]
+        else:
+            OmegaConf.update(tree, key.lstrip("+"), value)
+    parts = ["# @package _global_\n", *(f"# {line}\n" for line in header)]
+    if defaults:
+        parts.append(_yaml({"defaults": defaults}) + "\n")
+    return "".join([*parts, _yaml(OmegaConf.to_container(tree))])
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of scalars in one line, everything else a line each, indented."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Also what stands in a list."""
+        super().increase_indent(flow, False)
+
+
+def _represent_list(dumper: _Dumper, values: list[Any]) -> yaml.Node:
+    flat = not any(isinstance(value, list | dict) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flat)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
+def _yaml(tree: Any) -> str:
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

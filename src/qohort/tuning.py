@@ -1,0 +1,641 @@
+"""Tuning: a trial is a cohort of seeds, trials fold into cohorts, and successive halving over budgets prunes them.
+
+Optuna proposes and keeps the study; every run is one of `scripts/train.py`, in its own directory, so whatever was
+trained once is only read again. What is decided follows from the settings and the runs' results alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from qohort.checking import PositiveInt, Range, Sized, build_config, check, show
+from qohort.checkpoint import write_atomically
+from qohort.cli import CONFIG_DIRECTORY, Sources, compose, groups_of
+from qohort.config import FOLDABLE, NOT_HASHED, TrainConfig, check_config, check_output
+from qohort.errors import ConfigError, Interrupted, RunsFailed
+from qohort.experiment_file import experiment_text, override
+from qohort.interruption import STOP
+from qohort.run_directory import RunDirectory, command_line
+from qohort.statistics import in_words, iqm
+from qohort.sweep import Run, is_number, pack
+from qohort.training import Member, check_accelerator, check_environment, finish, members_of, prepare
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+EXPERIMENTS = CONFIG_DIRECTORY / "experiment"
+STUDY = "study.db"
+Settings = Mapping[str, Any]
+"""Values by key of `conf/train.yaml`, as on its command line."""
+Seeds = Annotated[Sequence[Annotated[int, Range(0, 2**63 - 1)]], Sized(1)]
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """The configuration of a study. `conf/tune.yaml` says what each key is."""
+
+    name: str
+    train: Mapping[str, Any] | None
+    space: Mapping[str, Any]
+    trials: PositiveInt
+    parallel: PositiveInt
+    rungs: Annotated[Sequence[PositiveInt], Sized(1)]
+    reduction: Annotated[int, Range(2)]
+    tuning_seeds: Seeds
+    reporting_seeds: Seeds
+    sampler: Literal["tpe", "random"]
+    sampler_seed: Annotated[int, Range(0)]
+    max_members: PositiveInt
+    output_dir: str
+    overwrite: bool
+
+
+BELONGS_TO_THE_STUDY = ("trials", "reporting_seeds", "max_members", "output_dir", "overwrite", "name")
+"""What may be another one when a study goes on."""
+
+ELSEWHERE = {
+    "budget": "it is set by rungs",
+    "seed": "the seeds are tuning_seeds and reporting_seeds",
+    "fold": "what folds is found by itself",
+    "output_dir": "it is a key of the study's own",
+    "overwrite": "finished runs are taken as they are",
+    "retry_failed": "a run that failed is its trial's result",
+}
+"""Keys of `conf/train.yaml` that a study sets by itself."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval to search, of integers if both ends are.
+
+    Attributes:
+        low: The least value.
+        high: The greatest value.
+        log: Whether it is searched by the logarithm.
+        step: The distance between values; None for 1, or for all numbers in between.
+    """
+
+    low: int | float
+    high: int | float
+    log: bool
+    step: int | float | None
+
+    def distribution(self) -> BaseDistribution:
+        """It in Optuna's terms."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, log=self.log, step=1 if self.step is None else self.step)  # type: ignore[arg-type]
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def value(self, proposed: Any) -> Any:
+        """What is tried of a proposal: no more digits than anyone would type."""
+        if isinstance(proposed, int):
+            return proposed
+        if self.step is not None:
+            return float(f"{proposed:.10g}")
+        if self.log:
+            short = float(f"{proposed:.4g}")
+        else:
+            short = round(proposed, 3 - math.floor(math.log10(self.high - self.low)))
+        return min(max(short, self.low), self.high)
+
+    @property
+    def samples(self) -> list[Any]:
+        """Values to check beforehand."""
+        return [self.low, self.high]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values to choose among."""
+
+    choices: Annotated[Sequence[Any], Sized(1)]
+
+    def distribution(self) -> BaseDistribution:
+        """It in Optuna's terms: what is no scalar as text, so that it can be stored."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(list(self._named))
+
+    def value(self, proposed: Any) -> Any:
+        """What is tried of a proposal."""
+        return self._named[proposed]
+
+    @property
+    def samples(self) -> list[Any]:
+        """Values to check beforehand."""
+        return list(self.choices)
+
+    @property
+    def _named(self) -> dict[Any, Any]:
+        return {json.dumps(value) if isinstance(value, list | dict) else value: value for value in self.choices}
+
+
+Space = Mapping[str, Interval | Choices]
+
+
+class Winner(NamedTuple):
+    """The best trial of a study.
+
+    Attributes:
+        trial: Its number.
+        settings: What was searched, as it has it.
+        returns: The last evaluation on each reporting seed.
+    """
+
+    trial: int
+    settings: Settings
+    returns: list[float]
+
+
+def tune(config: DictConfig) -> Winner:
+    """Go on with a study to its end, report its winner on other seeds, and keep it as an experiment file.
+
+    Raises:
+        ConfigError: If the configuration is wrong; nothing was written then.
+        Interrupted: If a signal asked to stop, or another process has a part; the same command goes on.
+        RunsFailed: If every trial failed, or a run of the winner on the reporting seeds did.
+    """
+    settings = check_settings(config)
+    space = read_space(settings.space)
+    check_space(settings, space)
+    directory = RunDirectory(Path(settings.output_dir) / "tuning" / settings.name)
+    if not (directory.path / STUDY).exists():
+        check_target(settings, [])
+    if not directory.lock():
+        raise Interrupted(f"{directory.path} is being tuned by {directory.holder()}: wait for it")
+    try:
+        with STOP:
+            return Tuning(settings, space, open_study(settings, directory.path)).finish()
+    finally:
+        directory.unlock()
+
+
+def check_settings(config: DictConfig) -> TuneConfig:
+    """The configuration of a study, checked by itself.
+
+    Raises:
+        ConfigError: At the first mistake.
+    """
+    if util.find_spec("optuna") is None:
+        raise ConfigError("optuna is not installed: pip install 'qohort[tune]'")
+    settings: TuneConfig = build_config(TuneConfig, config)
+    if not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", settings.name):
+        raise ConfigError(f"name={settings.name} names no file: use letters, digits, _ and -, with / for a folder")
+    for key, seeds in (("tuning_seeds", settings.tuning_seeds), ("reporting_seeds", settings.reporting_seeds)):
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"{key}={show(seeds)} has a seed twice: each must be another run")
+    if both := sorted(set(settings.tuning_seeds) & set(settings.reporting_seeds)):
+        raise ConfigError(
+            f"tuning_seeds and reporting_seeds share {', '.join(map(str, both))}: what was chosen on a seed cannot be "
+            "reported on it, give other seeds"
+        )
+    if list(settings.rungs) != sorted(set(settings.rungs)):
+        raise ConfigError(f"rungs={show(settings.rungs)} must rise: each is a budget above the one before")
+    return settings
+
+
+def read_space(space: Mapping[str, Any]) -> Space:
+    """What is searched, by key.
+
+    Raises:
+        ConfigError: If an entry describes no interval and no choices.
+    """
+    read: dict[str, Interval | Choices] = {}
+    for key, entry in space.items():
+        path = f"space.{key}"
+        if entry is None:
+            continue
+        if not isinstance(entry, Mapping) or not {"choices", "low", "high"} & set(entry):
+            raise ConfigError(f"{path}={show(entry)} is no space: write {{low: A, high: B}} or {{choices: [A, B]}}")
+        if "choices" in entry:
+            read[key] = check(Choices, entry, path)
+        else:
+            read[key] = check(Interval, {"log": False, "step": None, **entry}, path)
+        try:
+            read[key].distribution()
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}={show(entry)}: {' '.join(str(error).split())}") from error
+    if not read:
+        raise ConfigError("space={} searches nothing: give {KEY: {low: A, high: B}} or {KEY: {choices: [A, B]}}")
+    return read
+
+
+def check_space(settings: TuneConfig, space: Space) -> None:
+    """Check all that trials can be made of, and that a winner can be kept, before anything is trained.
+
+    Raises:
+        ConfigError: At the first mistake.
+    """
+    for place, keys in (("train", settings.train or {}), ("space", space)):
+        for key in keys:
+            if key in ELSEWHERE:
+                raise ConfigError(f"{place}: {key} is not set here: {ELSEWHERE[key]}")
+    for key in space:
+        if key.split(".")[0] in NOT_HASHED:
+            raise ConfigError(f"space: {key} changes no result: set it in train")
+    first = {key: dimension.samples[0] for key, dimension in space.items()}
+    configs = _configs_or_blame(settings, first)
+    check_output(configs[0])
+    check_environment(configs[0])
+    check_accelerator(configs[0])
+    for key, dimension in space.items():
+        for sample in dimension.samples[1:]:
+            try:
+                configs_of(settings, {**first, key: sample}, settings.rungs[0], settings.tuning_seeds)
+            except ConfigError as error:
+                raise ConfigError(f"space: {error}") from error
+    check_experiment(settings, experiment_of(settings, first, []), first)
+
+
+def _configs_or_blame(settings: TuneConfig, first: Settings) -> list[TrainConfig]:
+    """The configurations of some trial at the last rung; what is wrong with them, or with those of another rung."""
+    try:
+        configs = configs_of(settings, first, settings.rungs[-1], settings.tuning_seeds)
+    except ConfigError as error:
+        try:
+            configs_of(settings, {}, settings.rungs[-1], settings.tuning_seeds)
+        except ConfigError as without:
+            raise ConfigError(f"train: {without}") from without
+        raise ConfigError(f"space: {error}") from error
+    for budget in settings.rungs[:-1]:
+        try:
+            configs_of(settings, first, budget, settings.tuning_seeds)
+        except ConfigError as error:
+            raise ConfigError(f"rungs: {error}") from error
+    return configs
+
+
+def overrides_of(settings: TuneConfig, trial: Settings, budget: int) -> dict[str, Any]:
+    """All that a trial's runs set but their seed."""
+    return {**(settings.train or {}), **trial, "budget": budget, "output_dir": settings.output_dir}
+
+
+def configs_of(settings: TuneConfig, trial: Settings, budget: int, seeds: Sequence[int]) -> list[TrainConfig]:
+    """The configuration of each of a trial's runs.
+
+    Raises:
+        ConfigError: If there is a mistake in it.
+    """
+    tree = overrides_of(settings, trial, budget)
+    output_dir = tree.pop("output_dir")
+    config = _config_of(tuple(override(key, value) for key, value in tree.items()))
+    return [replace(config, seed=seed, output_dir=output_dir) for seed in seeds]
+
+
+@functools.cache  # composing takes a tenth of a second, and a trial is looked at several times
+def _config_of(texts: tuple[str, ...]) -> TrainConfig:
+    return check_config(compose("train", [*texts, "seed=0"]))[0]
+
+
+def experiment_of(settings: TuneConfig, trial: Settings, header: Sequence[str]) -> str:
+    """The experiment file of a trial on the reporting seeds, at the last rung."""
+    tree = overrides_of(settings, trial, settings.rungs[-1])
+    del tree["output_dir"]
+    return experiment_text({**tree, "seed": list(settings.reporting_seeds)}, groups_of(Sources("train")), header)
+
+
+def check_experiment(settings: TuneConfig, text: str, trial: Settings) -> None:
+    """Check that an experiment file means the same as the overrides that it is made of.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        name = "tuning-candidate"
+        file = Path(directory) / "experiment" / f"{name}.yaml"
+        file.parent.mkdir()
+        file.write_text(text)
+        place = override("hydra.searchpath", [f"file://{directory}"])
+        found = check_config(
+            compose("train", [f"experiment={name}", override("output_dir", settings.output_dir), place])
+        )
+    if found != configs_of(settings, trial, settings.rungs[-1], settings.reporting_seeds):
+        raise ConfigError("train and space hold settings that cannot be kept as an experiment file: name whole keys")
+
+
+def open_study(settings: TuneConfig, directory: Path) -> optuna.Study:
+    """The study of these settings, a new one or the one begun before.
+
+    Raises:
+        ConfigError: If there is one of other settings under this name, or an experiment file of other origin.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    begun = json.loads(json.dumps({k: v for k, v in asdict(settings).items() if k not in BELONGS_TO_THE_STUDY}))
+    directory.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{directory / STUDY}")
+    study = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize", load_if_exists=True)
+    before = study.user_attrs.get("settings")
+    if before is None:
+        study.set_user_attr("settings", begun)
+    elif before != begun or list(before["space"]) != list(begun["space"]):
+        other = ", ".join(key for key in begun if before.get(key) != begun[key]) or "space"
+        raise ConfigError(
+            f"name={settings.name} is a study with another {other}: choose another name, or delete {directory}"
+        )
+    check_target(settings, study.user_attrs.get("written", []))
+    return study
+
+
+def check_target(settings: TuneConfig, written: Sequence[str]) -> None:
+    """Check that the experiment file may be written.
+
+    Args:
+        settings: The study's configuration.
+        written: Digests of what the study has written there before.
+
+    Raises:
+        ConfigError: If it may not.
+    """
+    target = EXPERIMENTS / f"{settings.name}.yaml"
+    existing = next(one for one in (target.parent, *target.parent.parents) if one.exists())
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(f"name={settings.name}: {target} cannot be written")
+    if target.exists() and not settings.overwrite and digest(target.read_text()) not in written:
+        raise ConfigError(
+            f"{target} is there already, and not from this study: choose another name, or overwrite=true replaces it"
+        )
+
+
+def digest(text: str) -> str:
+    """What tells texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Tuning:
+    """A study at work.
+
+    Args:
+        settings: Its configuration, checked.
+        space: What is searched.
+        study: Optuna's study.
+    """
+
+    def __init__(self, settings: TuneConfig, space: Space, study: optuna.Study) -> None:
+        self.settings, self.space, self.study = settings, space, study
+
+    def finish(self) -> Winner:
+        """Everything that is left, and the winner; see `tune`."""
+        while batch := self.next_batch():
+            self.finish_batch(batch)
+        best = self.best()
+        if best is None:
+            self.print_trials()
+            raise RunsFailed(f"all {len(self.study.trials)} trials failed: there is no winner")
+        winner = self.report(best)
+        self.print_trials()
+        words = ", ".join(f"{key}={show(value)}" for key, value in winner.settings.items())
+        print(f"best: trial {best.number}, {words}")
+        print(f"on {self.measured(winner.returns)}")
+        self.write_experiment(winner)
+        return winner
+
+    # --- ask ---
+
+    def next_batch(self) -> list[FrozenTrial]:
+        """The trials of the batch that is not finished, or of a new one; none where the study is at its end."""
+        trials = self.study.get_trials()
+        first, end = trials[-1].user_attrs["batch"] if trials else (0, 0)
+        if len(trials) == end and all(trial.state.is_finished() for trial in trials):
+            first, end = end, max(end, min(end + self.settings.parallel, self.settings.trials))
+        for number in range(len(trials), end):
+            self.propose(number, (first, end))
+        return self.study.get_trials()[first:end]
+
+    def propose(self, number: int, batch: tuple[int, int]) -> None:
+        """Let the sampler propose a trial, and store it.
+
+        It is asked in memory and stored at once, so that a kill leaves no half a proposal; and from a seed of the
+        trial's own, so that what it proposes depends on the trials before alone, not on when a process began.
+        """
+        import optuna
+
+        seed = int(np.random.SeedSequence([self.settings.sampler_seed, number]).generate_state(1)[0])
+        sampler: optuna.samplers.BaseSampler
+        if self.settings.sampler == "tpe":
+            # The liar takes trials without a score for bad ones, which keeps those of a batch apart.
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        else:
+            sampler = optuna.samplers.RandomSampler(seed=seed)
+        asked = optuna.create_study(direction="maximize", sampler=sampler)
+        asked.add_trials(self.study.get_trials())
+        distributions = {key: dimension.distribution() for key, dimension in self.space.items()}
+        params = asked.ask(distributions).params
+        trial = {key: dimension.value(params[key]) for key, dimension in self.space.items()}
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING,
+                params=params,
+                distributions=distributions,
+                user_attrs={"settings": trial, "batch": batch},
+            )
+        )
+
+    # --- train and tell ---
+
+    def finish_batch(self, batch: Sequence[FrozenTrial]) -> None:
+        """Take a batch from rung to rung, and tell the study.
+
+        All of it is gone through again after an interruption: runs that are finished are read, and what was told
+        is not told twice.
+        """
+        from optuna.trial import TrialState
+
+        alive = [trial for trial in batch if not self.refuse(trial)]
+        for rung, budget in enumerate(self.settings.rungs):
+            where = f"trials {batch[0].number} to {batch[-1].number}, rung of {budget:,} env_steps"
+            runs = self.train([trial.user_attrs["settings"] for trial in alive], budget, where)
+            scores: dict[int, float] = {}
+            for trial, members in zip(alive, runs, strict=True):
+                failures = reasons(members)
+                if failures:
+                    self.tell(trial, TrialState.PRUNED, failed=f"at {budget:,}, {failures[0]}")
+                else:
+                    scores[trial.number] = iqm(final_returns(members))
+                    self.note(trial, budget, scores[trial.number])
+            ranked = sorted(
+                (trial for trial in alive if trial.number in scores), key=lambda one: (-scores[one.number], one.number)
+            )
+            if rung == len(self.settings.rungs) - 1:
+                for trial in ranked:
+                    self.tell(trial, TrialState.COMPLETE, scores[trial.number])
+                return
+            kept = -(-len(ranked) // self.settings.reduction)
+            for trial in ranked[kept:]:
+                self.tell(trial, TrialState.PRUNED)
+            alive = sorted(ranked[:kept], key=lambda one: one.number)
+            if not alive:
+                return
+
+    def refuse(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's values do not go together, each by itself being right; it has failed then."""
+        from optuna.trial import TrialState
+
+        try:  # with the least budget, which asks most
+            configs_of(self.settings, trial.user_attrs["settings"], self.settings.rungs[0], [0])
+        except ConfigError as error:
+            self.tell(trial, TrialState.PRUNED, failed=str(error))
+            return True
+        return False
+
+    def train(
+        self, trials: Sequence[Settings], budget: int, where: str, seeds: Sequence[int] = ()
+    ) -> list[list[Member]]:
+        """Train what is not finished of some trials at a budget, in as few cohorts as they fold into.
+
+        Args:
+            trials: Each trial's settings.
+            budget: env_steps of a run.
+            where: What it is, for the user.
+            seeds: The seeds; `tuning_seeds` unless given.
+
+        Returns:
+            Each trial's members, finished or failed.
+
+        Raises:
+            Interrupted: If a signal asked to stop, or another process trains one of them.
+        """
+        seeds = seeds or self.settings.tuning_seeds
+        members = [members_of(configs_of(self.settings, trial, budget, seeds)) for trial in trials]
+        groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+        for trial, some in zip(trials, members, strict=True):
+            if not all(map(is_done, some)):
+                tree = overrides_of(self.settings, trial, budget)
+                numbers = {key: value for key, value in tree.items() if key in FOLDABLE and is_number(value)}
+                shared = tuple(override(key, value) for key, value in tree.items() if key not in numbers)
+                groups[shared].append(Run(tuple(seeds), numbers))
+        cohorts = pack(groups, lambda job: compose("train", job), self.settings.max_members)
+        if cohorts:
+            count = sum(len(cohort.seeds) for cohort in cohorts)
+            print(f"{where}: {_count(count, 'member')} in {_count(len(cohorts), 'cohort')}", flush=True)
+        for cohort in cohorts:
+            finish([member for member in prepare(cohort.config) if not is_done(member)])
+        for member in (one for some in members for one in some):
+            if not is_done(member):
+                raise Interrupted(f"{member.directory.path} is being trained elsewhere: the same command goes on then")
+        return members
+
+    def note(self, trial: FrozenTrial, budget: int, score: float) -> None:
+        """Store a trial's score at a rung, once."""
+        import optuna
+
+        if not trial.state.is_finished() and budget not in trial.intermediate_values:
+            optuna.Trial(self.study, trial._trial_id).report(score, budget)
+
+    def tell(
+        self, trial: FrozenTrial, state: optuna.trial.TrialState, score: float | None = None, failed: str = ""
+    ) -> None:
+        """Tell the study how a trial ended, once.
+
+        A failed one is told as pruned with no score, which the sampler takes for the worst: Optuna's own FAIL would
+        teach it nothing.
+        """
+        import optuna
+
+        if trial.state.is_finished():
+            return
+        if failed:
+            optuna.Trial(self.study, trial._trial_id).set_user_attr("failed", failed)
+        self.study.tell(trial.number, score, state=state)
+
+    # --- report ---
+
+    def best(self) -> FrozenTrial | None:
+        """The trial with the best score at the last rung, the first of equal ones."""
+        complete = [trial for trial in self.study.get_trials() if trial.state.name == "COMPLETE"]
+        return max(complete, key=lambda one: (one.value, -one.number), default=None)
+
+    def print_trials(self) -> None:
+        """A row a trial."""
+        best = self.best()
+        table = Table(title=self.settings.name, title_justify="left")
+        for heading in ("trial", *self.space, *(f"{budget:,}" for budget in self.settings.rungs), ""):
+            table.add_column(heading, justify="right" if heading else "left")
+        for trial in self.study.get_trials():
+            values = (show(value) for value in trial.user_attrs["settings"].values())
+            scores = (trial.intermediate_values.get(budget) for budget in self.settings.rungs)
+            shown = ("" if score is None else f"{score:.1f}" for score in scores)
+            failed = trial.user_attrs.get("failed")
+            remark = f"failed {failed}" if failed else "best" if best and trial.number == best.number else ""
+            table.add_row(str(trial.number), *values, *shown, remark)
+        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
+        print("scores: IQM of the last evaluations on the tuning seeds, by env_steps; too good for a result")
+
+    def report(self, best: FrozenTrial) -> Winner:
+        """Train the winner on the reporting seeds; how it does.
+
+        Raises:
+            RunsFailed: If one of the runs failed.
+        """
+        budget, seeds, trial = self.settings.rungs[-1], self.settings.reporting_seeds, best.user_attrs["settings"]
+        (members,) = self.train([trial], budget, f"trial {best.number} on the reporting seeds", seeds)
+        if failures := reasons(members):
+            raise RunsFailed(f"{len(failures)} of {len(seeds)} runs of the winner failed: {'; '.join(failures)}")
+        return Winner(best.number, trial, final_returns(members))
+
+    def measured(self, returns: Sequence[float]) -> str:
+        """What was measured on the reporting seeds, in words."""
+        where = f"{_count(len(returns), 'other seed')}, at {self.settings.rungs[-1]:,} env_steps"
+        return f"{where}: final return {in_words(returns)}"
+
+    def write_experiment(self, winner: Winner) -> None:
+        """Keep the winner as an experiment file."""
+        name, count = self.settings.name, len(self.study.get_trials())
+        header = [
+            f"The best of {_count(count, 'trial')}; on {self.measured(winner.returns)}",
+            f"Found by: python scripts/{shlex.join(command_line())}",
+            f"python scripts/train.py experiment={name}",
+        ]
+        text = experiment_of(self.settings, winner.settings, header)
+        check_experiment(self.settings, text, winner.settings)
+        target = EXPERIMENTS / f"{name}.yaml"
+        written = self.study.user_attrs.get("written", [])
+        if digest(text) not in written:
+            self.study.set_user_attr("written", [*written, digest(text)])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, text.encode())
+        print(f"written: {os.path.relpath(target)} (python scripts/train.py experiment={name})")
+
+
+def is_done(member: Member) -> bool:
+    """Whether there is nothing left to train."""
+    return member.directory.result() is not None or member.directory.failure() is not None
+
+
+def reasons(members: Sequence[Member]) -> list[str]:
+    """Why members failed."""
+    failures = [(member.config.seed, member.directory.failure()) for member in members]
+    return [f"seed {seed}: {failure['reason']}" for seed, failure in failures if failure is not None]
+
+
+def final_returns(members: Sequence[Member]) -> list[float]:
+    """The last evaluation of each member."""
+    return [float(result["final_return"]) for member in members if (result := member.directory.result()) is not None]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
