@@ -193,7 +193,7 @@ TARGETS = [
     ("network._target_=math.pi", "network._target_=math.pi", "a class or function"),
     ("network._target_=builtins.eval", "network._target_=builtins.eval", "observation_space and actions and atoms"),
     ("network._target_=qohort.replay.UniformReplay", "UniformReplay", "torch.nn.Module"),
-    ("replay._target_=qohort.networks.MLP", "replay._target_=qohort.networks.MLP", "it must make a qohort.replay.Replay"),
+    ("replay._target_=qohort.networks.MLP", "replay._target_=qohort.networks.MLP", "a qohort.replay.Replay"),
     ("head._target_=builtins.dict", "head._target_=builtins.dict", "qohort.heads.Head"),
     ("optimizer._target_=torch.nn.Linear", "optimizer._target_=torch.nn.Linear", "torch.optim.Optimizer"),
     ("~network._target_", "network={hidden:", "a group of keys with a _target_"),
