@@ -161,7 +161,7 @@ def _check_overrides(arguments: Namespace, config_name: str) -> None:
             return
         added = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
         configs = []
-        for job in _jobs(overrides):
+        for job in _jobs(arguments.overrides, parser, added):
             _check_choices([_parse(parser, text) for text in job], config_name, directories)
             try:
                 configs.append(hydra.compose(config_name, [*job, *added]))
@@ -200,10 +200,14 @@ def _parse(parser: OverridesParser, text: str) -> Override:
     return override
 
 
-def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
+def _jobs(texts: Sequence[str], parser: OverridesParser, search: Sequence[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep, but those that differ only in their seed as one."""
-    for job in itertools.product(*map(_values, overrides)):
-        yield list(job)
+    from qohort.ablation import asked, cells
+
+    ablations = asked(texts, GlobalHydra.instance().config_loader(), search)
+    for some in [cell.overrides for ablation in ablations for cell in cells(ablation)] if ablations else [texts]:
+        for job in itertools.product(*(_values(_parse(parser, text)) for text in some)):
+            yield list(job)
 
 
 def _values(override: Override) -> list[str]:

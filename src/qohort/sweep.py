@@ -186,7 +186,7 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
     """
     from qohort.training import members_of
 
-    planned = [members_of(check_config(_without_hydra(cohort.config))) for cohort in cohorts]
+    planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
     members = [member for some in planned for member in some]
     finished = sum(member.directory.result() is not None for member in members)
     steps = sum(member.config.budget for member in members)
@@ -206,7 +206,8 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
     return [returns]
 
 
-def _without_hydra(config: DictConfig) -> DictConfig:
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed configuration as a task gets it."""
     from omegaconf import OmegaConf
 
     plain = config.copy()
