@@ -292,7 +292,7 @@ def _check_extra(texts: Sequence[str]) -> Sequence[str]:
 
 
 def cells(ablation: Ablation) -> list[Cell]:
-    """Every arm in every environment. Of two overrides of a key the later one counts: what was given besides is last."""
+    """Every arm in every environment. Of two overrides of a key the later one counts, and the command line is last."""
     manifest = ablation.manifest
     seeds = manifest.seeds if isinstance(manifest.seeds, str) else f"[{','.join(map(str, manifest.seeds))}]"
     made = []
@@ -323,7 +323,9 @@ def asked(texts: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()
         name
         for override in overrides
         if override.key_or_group == GROUP and override.value() is not None
-        for name in (override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()])
+        for name in (
+            override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        )
     ]
     extra = [str(override.input_line) for override in overrides if override.key_or_group != GROUP]
     return [read_ablation(name, extra, loader, search) for name in names]
