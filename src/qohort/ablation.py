@@ -300,9 +300,18 @@ def cells(ablation: Ablation) -> list[Cell]:
         first = [f"env={environment}", f"budget={manifest.budget}", f"seed={seeds}", *manifest.settings]
         for arm in ablation.arms:
             texts = [*first, *choice.overrides, *arm.overrides, *ablation.extra, f"arm={arm.label}"]
-            last = {override.get_key_element(): str(override.input_line) for override in _parse(texts)}
-            made.append(Cell(arm, environment, list(last.values())))
+            made.append(Cell(arm, environment, _counting(texts)))
     return made
+
+
+def _counting(texts: Sequence[str]) -> list[str]:
+    """The overrides that count: of two with one key the later, and none of a key that a later ~key takes back."""
+    last: dict[str, str] = {}
+    for override in _parse(texts):
+        if override.is_delete() and last.pop(override.key_or_group, None) is not None:
+            continue
+        last[override.get_key_element()] = str(override.input_line)
+    return list(last.values())
 
 
 def asked(texts: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()) -> list[Ablation]:

@@ -8,7 +8,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +22,9 @@ from qohort.checking import nearest, show
 from qohort.config import FOLDABLE, check_config, foldable_here
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
+
+if TYPE_CHECKING:
+    from qohort.training import Member
 
 Fold = Mapping[str, float]
 
@@ -200,10 +203,16 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
         folded = sorted({key for own in cohort.folds for key in own})
         words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
+    # Starting a job takes seconds: one that is finished is not started.
+    left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_left, some))]
     with STOP:
-        returns = launcher.launch([cohort.job for cohort in cohorts], initial_job_idx=0)
-    _tell_failures(cohorts, returns)
+        returns = launcher.launch([cohort.job for cohort in left], initial_job_idx=0) if left else []
+    _tell_failures(left, returns)
     return [returns]
+
+
+def _is_left(member: Member) -> bool:
+    return member.config.overwrite or member.directory.result() is None
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

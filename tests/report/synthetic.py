@@ -30,11 +30,16 @@ MANIFEST = {
 }
 
 
-def manifest(arms: Sequence[str], environments: dict[str, tuple[float, float]], seeds: int, budget: int = 20_000) -> str:
+def manifest(
+    arms: Sequence[str], environments: dict[str, tuple[float, float]], seeds: int, budget: int = 20_000
+) -> str:
     """A manifest of arms that differ in their discount factor; the first one is the baseline."""
     lines = ["# @package ablation", "title: A synthetic ablation", f"baseline: {arms[0]}"]
     lines += [f"seeds: range(0,{seeds})", f"budget: {budget}", "settings: [evaluation.every=1000, compile=none]"]
-    lines += ["environments:", *(f"  {name}: {{low: {low}, high: {high}}}" for name, (low, high) in environments.items())]
+    lines += [
+        "environments:",
+        *(f"  {name}: {{low: {low}, high: {high}}}" for name, (low, high) in environments.items()),
+    ]
     lines += ["arms:", *(f"  {arm}: [gamma={0.9 + 0.001 * index:.3f}]" for index, arm in enumerate(arms))]
     return "\n".join(lines) + "\n"
 
@@ -73,7 +78,14 @@ def write_run(run: PlannedRun, score: float, generator: np.random.Generator, epi
     returns = choice + (score - choice) * (1 - np.exp(-4 * steps / config.budget)) / (1 - np.exp(-4))
     returns = returns + np.append(generator.normal(0, 0.02 * abs(score) + 1e-9, size=len(steps) - 1), 0.0)
     rows = [
-        {"env_steps": int(step), "gradient_steps": 1, "episodes": 1, "wall_s": 1.0, "train/return": 1.0, "train/length": 1}
+        {
+            "env_steps": int(step),
+            "gradient_steps": 1,
+            "episodes": 1,
+            "wall_s": 1.0,
+            "train/return": 1.0,
+            "train/length": 1,
+        }
         for step in np.linspace(1, config.budget, episodes, dtype=int)
     ]
     rows += [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +23,7 @@ from qohort.checkpoint import write_atomically
 from qohort.config import check_config
 from qohort.errors import ConfigError
 from qohort.report.scores import PlannedRun, Scores, read_scores, scores_csv, tell_problems
+from qohort.report.tables import Table
 from qohort.sweep import without_hydra
 from qohort.training import members_of
 
@@ -35,7 +38,7 @@ class ReportConfig:
     reports_dir: str
     allow_missing: bool
     resamples: Annotated[int, Range(100)]
-    logger: Literal["none", "wandb"]
+    wandb: bool
 
 
 def report(config: DictConfig) -> Path:
@@ -133,6 +136,41 @@ def write(ablation: Ablation, scores: Scores, problems: Sequence[str], directory
         write_atomically(path, content if isinstance(content, bytes) else content.encode())
     for old in {*figures.glob("*.png"), *figures.glob("*.pdf")} - set(files):
         old.unlink()
+    if settings.wandb:
+        log_to_wandb(ablation.name, directory, made, {chart.key: chart.title for chart, _, _ in drawn})
+
+
+def log_to_wandb(name: str, directory: Path, tables: Sequence[Table], figures: Mapping[str, str]) -> None:
+    """Put a report's tables and figures in a W&B run, offline unless `WANDB_MODE` says otherwise.
+
+    Args:
+        name: The ablation's.
+        directory: The report's; W&B writes to `wandb/` in it.
+        tables: The tables.
+        figures: Titles by key, of the files in `figures/`.
+    """
+    import wandb
+
+    shutil.rmtree(directory / "wandb", ignore_errors=True)
+    run = wandb.init(
+        project="qohort",
+        name=f"report/{name}",
+        job_type="report",
+        dir=directory,
+        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+        reinit="create_new",
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+    )
+    try:
+        rows = {table.key: [[str(cell) for cell in row] for row in table.rows] for table in tables}
+        media: dict[str, Any] = {
+            f"table/{table.key}": wandb.Table(columns=list(table.columns), data=rows[table.key]) for table in tables
+        }
+        for key, title in figures.items():
+            media[f"figure/{key}"] = wandb.Image(str(directory / "figures" / f"{key}.png"), caption=title)
+        run.log(media)
+    finally:
+        run.finish()
 
 
 def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> list[str]:

@@ -11,7 +11,7 @@ from qohort.report.scores import Scores
 from qohort.report.tables import column_name, told_apart
 from qohort.statistics import Estimate
 
-INTERVALS = "95% bootstrap intervals"
+BOOTSTRAP = "95% bootstrap intervals"
 
 
 def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resamples: int) -> list[Chart]:
@@ -46,8 +46,9 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
             compared = key != "scores"
             panels = [_forest(place, axis, value, line(place), compared) for place in places]
             if any(panel.rows for panel in panels):
-                diamonds = "; orange diamonds: the difference's interval excludes 0"
-                made.append(Chart(key, title, f"{count(places[-1])}; {INTERVALS}{diamonds}", panels))
+                intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
+                diamonds = "orange diamonds: the difference's interval excludes 0"
+                made.append(Chart(key, title, f"{count(places)}; {intervals}; {diamonds}", panels))
     if "curves" in asked:
         for place in places:
             if place.name != ACROSS:
@@ -55,25 +56,30 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
                 pairs = _pairs(place, found)
                 if pairs:
                     title = f"Evaluation returns on {place.name}"
-                    note = f"{place.name}: IQM of {count(place)}; {INTERVALS} at each point"
+                    note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point"
                     made.append(Chart(f"curves_{place.name}", title, note, pairs, ("env_steps", "return")))
     if "profiles" in asked:
         pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
         if pairs:
             title = "Performance profiles: the share of runs above each normalised score"
-            note = f"{count(places[-1])}; {INTERVALS} at each point"
+            note = f"{count(places)}; {BOOTSTRAP} at each point"
             axes = (f"normalised score τ, {shown}", "share of runs above τ")
             made.append(Chart("profiles", title, note, pairs, axes))
     return made
 
 
-def count(place: Place) -> str:
-    """How many runs an arm has, in words."""
-    counts = sorted({one.count for one in place.arms})
-    if all(counted == planned for counted, planned in counts):
-        return " or ".join(str(counted) for counted, _ in counts) + " runs an arm"
-    counted, planned = sum(one.count[0] for one in place.arms), sum(one.count[1] for one in place.arms)
-    return f"{counted} of {planned} runs, SOME ARE MISSING"
+def count(places: Sequence[Place]) -> str:
+    """How many runs an arm has, in words.
+
+    Args:
+        places: What is shown; the last one holds all others.
+    """
+    arms = places[-1].arms
+    counted, planned = sum(one.count[0] for one in arms), sum(one.count[1] for one in arms)
+    if counted < planned:
+        return f"{counted} of {planned} runs, SOME ARE MISSING"
+    words = " or ".join(map(str, sorted({one.count[0] for one in places[0].arms})))
+    return f"{words} runs an arm" + (" in each environment" if len(places) > 1 else "")
 
 
 def _iqm(one: ArmSummary) -> Estimate | None:
@@ -91,7 +97,7 @@ def _forest(
     arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
     words = f"normalised {axis}" if place.name == ACROSS and "probability" not in axis else axis
     rows = [(_row_name(one, place, compared), value(one), bool(told_apart(one))) for one in arms]
-    return Forest(place.name, words, rows, line)
+    return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
 
 
 def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:

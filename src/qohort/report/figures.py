@@ -50,12 +50,14 @@ class Forest:
         axis: What the numbers are.
         rows: Names, numbers (None for none), and whether each is told apart from what it is compared with.
         line: Where a line is drawn to compare with, None for nowhere.
+        limits: The axis' ends, None for those that the numbers have.
     """
 
     title: str
     axis: str
     rows: Sequence[tuple[str, Estimate | None, bool]]
     line: float | None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def _draw_forest(axes: Axes, panel: Forest) -> None:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
+    if panel.limits is not None:
+        axes.set_xlim(panel.limits[0] - 0.02, panel.limits[1] + 0.02)
     axes.set_title(panel.title, loc="left", fontweight="bold")
     axes.set_xlabel(panel.axis)
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))

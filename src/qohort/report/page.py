@@ -111,6 +111,7 @@ def page(
         "titles": {arm.label: arm.title for arm in ablation.arms},
         "finished": len(runs),
         "planned": len(scores.planned),
+        "fewest": min(map(len, scores.finished.values())),
         "problems": problems,
         "main": [table for table in tables if not table.key.startswith("columns_")],
         "columns": [table for table in tables if table.key.startswith("columns_")],
