@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -163,8 +164,8 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
     except MissingConfigException as error:
         known = nearest(name, _manifests(loader, GROUP))
         raise ConfigError(f"ablation={name} is not one of the choices: {known}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"ablation={name} cannot be read: {' '.join(str(error).split())}") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"ablation={name}: it cannot be read: {' '.join(str(error).split())}") from error
     tree: Any = OmegaConf.to_container(composed.get(GROUP, {}))
     if not tree:
         raise ConfigError(f"ablation={name} is empty: begin the file with the line # @package {GROUP}")

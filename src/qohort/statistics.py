@@ -241,8 +241,9 @@ def _newcombe(chance: float, ours: int, theirs: int, confidence: float) -> tuple
         variance = truth * (1 - truth) * spread / (ours * theirs)
         return float((chance - truth) ** 2 - quantile**2 * variance)
 
-    low = brentq(excess, 0.0, chance) if chance > 0 else 0.0
-    high = brentq(excess, chance, 1.0) if chance < 1 else 1.0
+    # At 0 and 1 there is no variance: a certain outcome is itself a root, and not the one that is looked for.
+    low = brentq(excess, 0.0, min(chance, 1 - 1e-9)) if chance > 0 else 0.0
+    high = brentq(excess, max(chance, 1e-9), 1.0) if chance < 1 else 1.0
     return low, high
 
 
