@@ -130,6 +130,12 @@ def plausible(run: PlannedRun, generator: np.random.Generator) -> float:
     return low + share * (high - low)
 
 
+def plausible_by_arm(run: PlannedRun, generator: np.random.Generator) -> float:
+    """The same for any arms: each run a score of its own."""
+    low, high = ENVIRONMENTS[run.environment]
+    return low + generator.uniform(0.3, 0.9) * (high - low)
+
+
 def main(target: str) -> None:
     """Write 1,200 runs, 10 arms × 4 environments × 30 seeds: python tests/report/synthetic.py <directory>."""
     directory = Path(target)
