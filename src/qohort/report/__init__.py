@@ -180,7 +180,8 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
     train = ["python scripts/train.py -m", name, *ablation.extra, *output, "hydra/launcher=joblib"]
     reporting = ["python scripts/report.py", name, *output]
     if ablation.extra:
-        reporting.append(f"'overrides=[{','.join(ablation.extra)}]'")
+        quoted = (f'"{text}"' for text in ablation.extra)
+        reporting.append(f"'overrides=[{','.join(quoted)}]'")
     if settings.allow_missing:
         reporting.append("allow_missing=true")
     return [" ".join(train), " ".join(reporting), f"python scripts/verify.py report={directory} sample=3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -188,10 +189,16 @@ def latex_text(text: str) -> str:
     return "".join(SPECIAL.get(character, character) for character in text)
 
 
+def _latex_heading(text: str) -> str:
+    """A heading, on several lines where it is wider than its numbers."""
+    lines = r" \\ ".join(latex_text(line) for line in textwrap.wrap(text, 22))
+    return rf"\shortstack[r]{{{lines}}}" if len(text) > 22 else lines
+
+
 def latex(table: Table) -> str:
     """A table in LaTeX, with booktabs."""
     body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
-    head = " & ".join(map(latex_text, table.columns))
+    head = " & ".join(map(_latex_heading, table.columns))
     return (
         "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{4pt}\n"
         f"  \\caption{{{latex_text(table.title)}.}}\n"
