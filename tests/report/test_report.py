@@ -250,6 +250,15 @@ def test_with_allow_missing_every_table_and_figure_carries_the_count(report, mon
     assert status["dqn", "cartpole", "0"] == "missing"
 
 
+def test_few_runs_tell_nothing_apart(report):
+    synthetic.write_runs([run for run in report.planned if run.config.seed < 4], known)
+    code, _, err = report("allow_missing=true")
+    assert code == 0, err
+    text = (report.path / "table.md").read_text()
+    assert "| better | dqn | 4 of 6 | +200.0 [+200.0, +200.0] | 1.00 [" in text
+    assert "<b>Here some arms have 4 runs</b>" in (report.path / "report.html").read_text()
+
+
 def test_no_arm_drops_out_silently(report):
     synthetic.write_runs([run for run in report.planned if run.arm.label != "better"], known)
     code, _, err = report("allow_missing=true")

@@ -39,6 +39,7 @@ class ArmSummary:
             scores in several; the optimality gap is always of normalised scores. Empty where no run is counted.
         columns: The IQM of each column of `SCORES`.
         comparison: Beside the arm it is compared with; None for the baseline, and where either has no run.
+        fewest: The least number of runs of either in an environment.
     """
 
     arm: Arm
@@ -46,6 +47,7 @@ class ArmSummary:
     aggregates: dict[str, Estimate]
     columns: dict[str, Estimate]
     comparison: Comparison | None
+    fewest: int
 
     @property
     def name(self) -> str:
@@ -121,7 +123,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     ours = _strata(ablation, scores, arm.label, environments, shown)
     theirs = _strata(ablation, scores, arm.against, environments, shown)
     if not all(map(len, ours)):
-        return ArmSummary(arm, count, {}, {}, None)
+        return ArmSummary(arm, count, {}, {}, None, 0)
     raw = [scores.column(arm.label, one, shown) for one in environments]
     normalised = [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
     aggregates = {
@@ -136,7 +138,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     if arm.label != arm.against and all(map(len, theirs)):
         paired = [scores.seeds(arm.label, one) == scores.seeds(arm.against, one) for one in environments]
         comparison = compare(interquartile_mean, ours, theirs, paired, resamples)
-    return ArmSummary(arm, count, aggregates, columns, comparison)
+    return ArmSummary(arm, count, aggregates, columns, comparison, min(map(len, (*ours, *theirs))))
 
 
 def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int) -> dict[str, Curve]:

@@ -27,10 +27,10 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
     asked = ablation.manifest.show.figures
     made = []
     forests: dict[str, tuple[str, str, Callable[[ArmSummary], Estimate | None], Callable[[Place], float | None]]] = {
-        "scores": ("IQM of each arm", shown, _iqm, lambda place: _baseline(ablation, place)),
+        "scores": ("IQM of each arm", "return", _iqm, lambda place: _baseline(ablation, place)),
         "differences": (
             "Difference of IQM from the arm each is compared with",
-            f"difference, {shown}",
+            "difference of returns",
             lambda one: one.comparison.difference if one.comparison else None,
             lambda place: 0.0,
         ),
@@ -48,7 +48,7 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
             if any(panel.rows for panel in panels):
                 intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
                 diamonds = "orange diamonds: the difference's interval excludes 0"
-                made.append(Chart(key, title, f"{count(places)}; {intervals}; {diamonds}", panels))
+                made.append(Chart(key, title, f"{shown}, {count(places)}; {intervals}; {diamonds}", panels))
     if "curves" in asked:
         for place in places:
             if place.name != ACROSS:
@@ -62,8 +62,8 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
         pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
         if pairs:
             title = "Performance profiles: the share of runs above each normalised score"
-            note = f"{count(places)}; {BOOTSTRAP} at each point"
-            axes = (f"normalised score τ, {shown}", "share of runs above τ")
+            note = f"{shown}, {count(places)}; {BOOTSTRAP} at each point"
+            axes = ("normalised score τ", "share of runs above τ")
             made.append(Chart("profiles", title, note, pairs, axes))
     return made
 
@@ -95,7 +95,8 @@ def _forest(
     place: Place, axis: str, value: Callable[[ArmSummary], Estimate | None], line: float | None, compared: bool
 ) -> Forest:
     arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
-    words = f"normalised {axis}" if place.name == ACROSS and "probability" not in axis else axis
+    words = axis.replace("returns", "normalised scores").replace("return", "normalised score")
+    words = words if place.name == ACROSS else axis
     rows = [(_row_name(one, place, compared), value(one), bool(told_apart(one))) for one in arms]
     return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
 

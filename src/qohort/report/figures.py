@@ -167,7 +167,7 @@ def _draw_forest(axes: Axes, panel: Forest) -> None:
 
 def _draw_pairs(figure: Figure, panels: Sequence[Pair], names: tuple[str, str], columns: int) -> None:
     lines = math.ceil(len(panels) / columns)
-    figure.set_size_inches(figure.get_figwidth(), 0.6 + 1.35 * lines)
+    figure.set_size_inches(figure.get_figwidth(), 0.9 + 1.35 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for index, axes in enumerate(grid.flat):
         if index >= len(panels):

@@ -14,7 +14,7 @@ from qohort.checking import show
 from qohort.config import experiment_tree
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
-from qohort.report.tables import Table
+from qohort.report.tables import FEWEST, Table
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def page(
         "titles": {arm.label: arm.title for arm in ablation.arms},
         "finished": len(runs),
         "planned": len(scores.planned),
+        "told_from": FEWEST,
         "fewest": min(map(len, scores.finished.values())),
         "problems": problems,
         "main": [table for table in tables if not table.key.startswith("columns_")],

@@ -12,6 +12,9 @@ from qohort.report.analysis import ACROSS, AGGREGATES, ArmSummary, Place
 from qohort.report.scores import SCORES
 from qohort.statistics import Estimate
 
+FEWEST = 5
+"""With fewer runs than this nothing is told apart: their intervals are too narrow."""
+
 NOTHING = "–"
 """Where there is no number."""
 
@@ -122,7 +125,7 @@ def _comparison(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
 
 def told_apart(one: ArmSummary) -> str:
     """Whether an arm's difference from the other is told apart from 0: `higher`, `lower`, or nothing."""
-    if one.comparison is None:
+    if one.comparison is None or one.fewest < FEWEST:
         return ""
     _, low, high = one.comparison.difference
     return "higher" if low > 0 else "lower" if high < 0 else ""
