@@ -5,6 +5,8 @@ WORKERS ?= 2
 ARGS ?=
 # the version that `make lock` pins; within the range in pyproject.toml
 TORCH ?= 2.13.0
+# what the extra ray asks of packages that others bring too, so that one lock file fits both
+RAY := 'cloudpickle<3' 'python-dateutil<3'
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -68,11 +70,12 @@ benchmark: $(VENV)/.benchmark ## measure speed beside Stable-Baselines3
 lock: ## re-make requirements.lock with the newest versions (TORCH=... for another torch)
 	@$(PYTHON) -m venv --clear $(LOCK)
 	@$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'torch==$(TORCH)' \
-		--editable '.[dev,box2d,joblib,minatar,tensorboard]'
+		--editable '.[dev,box2d,joblib,minatar,slurm,tensorboard]' $(RAY)
 	@$(LOCK)/bin/python -m pip check
 	@{ printf '%s\n' \
 		"# Every package that Qohort was tested with. Re-made with: make lock" \
-		"# For: the base dependencies, the extras dev, box2d, joblib, minatar and tensorboard, and an editable install."; \
+		"# For: the base dependencies, the extras dev, box2d, joblib, minatar, slurm and tensorboard, and an editable install." \
+		"# Its versions fit the extra ray too: pip install --constraint requirements.lock --editable '.[ray]'"; \
 		$(LOCK)/bin/python -m pip --disable-pip-version-check freeze --all --exclude-editable --exclude pip | \
 		grep -viE '^(cuda-|nvidia-|triton)' | sed -E 's/^([^+ ]+)[+].*/\1/'; } > $(LOCK)/requirements.lock
 	@mv $(LOCK)/requirements.lock requirements.lock

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from qohort.ablation import asked, cells, fold_ablation, read_ablation
 from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import without_hydra
 from qohort.config import check_config, config_hash
 from qohort.errors import ConfigError
-from qohort.sweep import fold, without_hydra
+from qohort.sweep import fold
 from qohort.training import members_of
 
 MANIFEST = """
@@ -237,7 +238,6 @@ MANIFESTS = sorted(
 )
 
 
-@pytest.mark.skipif(not (CONFIG_DIRECTORY / "head" / "categorical.yaml").exists(), reason="needs the DQN family")
 @pytest.mark.parametrize("name", [path.with_suffix("").as_posix() for path in MANIFESTS])
 def test_every_manifest_composes_and_its_arms_are_as_they_say(name):
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):

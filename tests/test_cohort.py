@@ -91,7 +91,7 @@ def test_a_restored_stream_goes_on_exactly(block, before, after, seeds):
 
 
 def build():
-    return MLP(SPACE, 3, hidden=(7, 5))
+    return MLP(SPACE, 3, 1, hidden=(7, 5))
 
 
 def test_a_networks_initialisation_does_not_depend_on_its_neighbours():
@@ -120,6 +120,10 @@ def test_a_network_is_initialised_from_its_members_stream():
     assert all(torch.equal(stacked[name][0], parameter) for name, parameter in plain.named_parameters())
 
 
+def forward_of(cohort):
+    return lambda parameters, inputs: cohort.member_forward(parameters, inputs["observation"])
+
+
 def members_of(cohort):
     """An ordinary network for each member."""
     networks = [build() for _ in range(cohort.size)]
@@ -133,7 +137,7 @@ def test_forward_runs_each_member_on_its_own_batch(rows):
     cohort = CohortNetwork(build, [8, 3, 1])
     observation = torch.randn(3, rows, 4, generator=torch.Generator().manual_seed(0))
     out = cohort(observation)
-    assert out.shape == (3, rows, 3)
+    assert out.shape == (3, rows, 3, 1)
     for m, network in enumerate(members_of(cohort)):
         torch.testing.assert_close(out[m], network(observation[m]), rtol=1e-5, atol=1e-6)
 
@@ -141,7 +145,7 @@ def test_forward_runs_each_member_on_its_own_batch(rows):
 @pytest.mark.parametrize("rows", [1, 33])
 def test_forward_of_a_member_has_the_same_bits_alone_and_among_others(rows):
     def wide():
-        return MLP(SPACE, 3, hidden=(37, 21), layer_norm=True)
+        return MLP(SPACE, 3, 1, hidden=(37, 21), layer_norm=True)
 
     observation = torch.randn(7, rows, 4, generator=torch.Generator().manual_seed(0))
     seeds = [8, 3, 1, 5, 6, 7, 2]
@@ -194,20 +198,20 @@ def test_programs_write_to_their_state_once_a_call_and_agree(mode):
 
 def test_results_of_a_program_are_not_overwritten_by_its_next_call():
     cohort = CohortNetwork(build, [1, 2])
-    values = Lifted(cohort.member_forward, cohort, "aot_eager")
-    first = values(torch.ones(2, 5, 4))
+    values = Lifted(forward_of(cohort), cohort, "aot_eager")
+    first = values({"observation": torch.ones(2, 5, 4)})
     kept = first.clone()
-    values(torch.zeros(2, 5, 4))
+    values({"observation": torch.zeros(2, 5, 4)})
     assert torch.equal(first, kept)
 
 
 def test_lifted_takes_several_shapes_and_sees_the_parameters_change():
     cohort = CohortNetwork(build, [1, 2])
-    values = Lifted(cohort.member_forward, cohort, "aot_eager")
+    values = Lifted(forward_of(cohort), cohort, "aot_eager")
     for _ in range(2):
         for rows in (1, 3):
             observation = torch.randn(2, rows, 4, generator=torch.Generator().manual_seed(rows))
-            torch.testing.assert_close(values(observation), cohort(observation), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(values({"observation": observation}), cohort(observation), rtol=1e-6, atol=1e-6)
         with torch.no_grad():
             for parameter in cohort.parameters():
                 parameter.mul_(-2)
@@ -218,9 +222,9 @@ def test_a_network_that_cannot_be_compiled_for_any_m_is_left_to_torchscript(caps
         return nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.ReLU(), nn.Linear(7, 3))
 
     cohort = CohortNetwork(normalised, [1, 2, 3])
-    values = Lifted(cohort.member_forward, cohort, "inductor")
+    values = Lifted(forward_of(cohort), cohort, "inductor")
     observation = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
-    out = values(observation)
+    out = values({"observation": observation})
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "compile=inductor" in err

@@ -1,12 +1,17 @@
 """The promises of exactness: a member alone and in any cohort, repeated, interrupted and resumed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from torch import Tensor
 
+import qohort.cohort
 from qohort.cli import CONFIG_DIRECTORY
+from qohort.cohort import CACHE_BYTES
 from qohort.module import QLearning
 from qohort.training import train
 
@@ -45,6 +50,10 @@ VARIANTS = {
     "boltzmann": ("exploration=boltzmann",),
     "evaluation with epsilon": ("exploration=constant", "evaluation.epsilon=0.2"),
     "three environments": ("env.num_envs=3", "batch_size=7", "train_every=2"),
+    "spread, scaled, reset": (
+        *("env.num_envs=3", "exploration.spread=7", "reward_scale=0.5", "reward_clip=0.3", "reset_every=130"),
+        *("gradient_steps=3", "train_every=2"),
+    ),
 }
 
 
@@ -67,6 +76,28 @@ def test_compiled_members_are_the_same_alone_in_five_and_in_thirty(tmp_path: Pat
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert alone[3] == five[3] == thirty[3]
     assert five == {seed: thirty[seed] for seed in range(5)}
+    assert len(set(thirty.values())) == 30
+
+
+@pytest.mark.slow
+def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
+    in_parts, sizes = qohort.cohort._in_parts, []
+
+    def noted(program: Any, state: Sequence[Tensor]) -> Any:
+        sizes.append(sum(one.nbytes for one in state))
+        return in_parts(program, state)
+
+    monkeypatch.setattr(qohort.cohort, "_in_parts", noted)
+    overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
+    thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
+    assert max(sizes) > 2 * CACHE_BYTES
+    sizes.clear()
+    for seed in (3, 29):  # of the first part and of the last
+        assert run(tmp_path / "alone", [seed], *overrides)[seed] == thirty[seed]
+    assert max(sizes) <= CACHE_BYTES
     assert len(set(thirty.values())) == 30
 
 
@@ -99,7 +130,10 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
     monkeypatch.setattr(QLearning, "collect", until_interrupted)
 
 
-RESUMED = ["mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann", "three environments"]
+RESUMED = [
+    *("spread, scaled, reset", "mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann"),
+    "three environments",
+]
 
 
 def rows_less_wall_times(directory: Path) -> list[list[dict[str, float]]]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import reference as ref
 from qohort.exploration import (
     Boltzmann,
     Constant,
@@ -103,6 +104,16 @@ def test_bounds_themselves_are_allowed():
     temperature = across_members([Boltzmann(Linear(5.0, 0.001, fraction=1.0))] * 2)
     assert temperature.parameter(progress(0)).tolist() == [5.0, 5.0]
     np.testing.assert_allclose(temperature.parameter(progress(1000)), [0.001, 0.001])
+
+
+def test_epsilon_of_each_environment_is_as_in_ape_x():
+    exploration = across_members([EpsilonGreedy(Constant(0.4), spread=7.0)] * 2)
+    wanted = np.array(ref.apex_epsilons(4, 0.4, 7.0))
+    just_below = np.stack([np.tile(wanted - 1e-9, (2, 1)), np.full((2, 4), 0.99)], -1)
+    just_above = np.stack([np.tile(wanted + 1e-9, (2, 1)), np.full((2, 4), 0.99)], -1)
+    parameter = exploration.parameter(progress(0))
+    for uniforms, chosen in ((just_below, 1), (just_above, 0)):
+        assert (exploration.act(lambda: np.tile([1.0, 0.0], (2, 4, 1)), parameter, uniforms, 2) == chosen).all()
 
 
 def test_epsilon_greedy_by_hand():

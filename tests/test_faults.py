@@ -160,6 +160,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, undisturbe
     if damage == "a byte changed":
         content[len(content) // 2] ^= 1
     newest.write_bytes({"truncated": content[: len(content) // 2], "emptied": b""}.get(damage, bytes(content)))
+    process = in_a_process(lambda: kill_at("before the rename", newest.name, 1), tmp_path)
+    process.join()
+    assert not newest.exists()  # removed when the run was resumed from the one before
+    assert (newest.parent / "step-000000000300.ckpt").exists()
     run(tmp_path)
     assert f"{newest} is damaged, and passed over" in capfd.readouterr().err
     assert outcome(tmp_path) == undisturbed

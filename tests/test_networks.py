@@ -4,7 +4,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from qohort.networks import MLP, Features, LayerNorm, Linear, Table
+import reference as ref
+from qohort.convolutions import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
+from qohort.networks import MLP, ActionValues, Dense, Features, LayerNorm, Linear, NoisyLinear, SpectralLinear, Table
 
 
 def observed(space, count=5):
@@ -15,7 +17,7 @@ def observed(space, count=5):
 
 def test_discrete_observations_are_one_hot_from_their_start():
     features = Features(spaces.Discrete(4, start=-1))
-    assert features.size == 4
+    assert features.width == 4
     out = features(torch.tensor([-1, 2, 0]))
     assert out.dtype == torch.float32
     assert out.tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
@@ -23,7 +25,7 @@ def test_discrete_observations_are_one_hot_from_their_start():
 
 def test_multibinary_observations_are_flattened():
     features = Features(spaces.MultiBinary((2, 2)))
-    assert features.size == 4
+    assert features.width == 4
     out = features(torch.tensor([[[1, 0], [0, 1]]], dtype=torch.int8))
     assert out.dtype == torch.float32
     assert out.tolist() == [[1, 0, 0, 1]]
@@ -31,7 +33,7 @@ def test_multibinary_observations_are_flattened():
 
 def test_unsigned_bytes_are_divided_by_255():
     features = Features(spaces.Box(0, 255, (2, 2, 1), np.uint8))
-    assert features.size == 4
+    assert features.width == 4
     out = features(torch.tensor([[[[0], [51]], [[102], [255]]]], dtype=torch.uint8))
     torch.testing.assert_close(out, torch.tensor([[0.0, 0.2, 0.4, 1.0]]))
 
@@ -58,52 +60,53 @@ def test_other_numbers_are_cast_and_not_scaled(dtype):
     ],
 )
 def test_every_space_maps_to_the_outputs(build, space):
-    out = build(space, 7)(observed(space))
-    assert out.shape == (5, 7)
+    out = build(space, 7, 3)(observed(space))
+    assert out.shape == (5, 7, 3)
     assert out.dtype == torch.float32
 
 
 def test_table_is_zero_at_first_and_looks_up_its_rows():
-    table = Table(spaces.Discrete(3, start=1), 2)
+    table = Table(spaces.Discrete(3, start=1), 2, 1)
     assert [parameter.shape for parameter in table.parameters()] == [(2, 3)]
     assert table(torch.tensor([1, 2, 3])).abs().sum() == 0
     with torch.no_grad():
-        table.values.weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
-    assert table(torch.tensor([3, 1])).tolist() == [[3, 6], [1, 4]]
+        table.output.advantage.weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    assert table(torch.tensor([3, 1])).squeeze(-1).tolist() == [[3, 6], [1, 4]]
 
 
 @pytest.mark.parametrize("space", [spaces.Box(0, 1, (2,)), spaces.MultiBinary(2)])
 def test_table_needs_discrete_observations(space):
     with pytest.raises(ValueError, match=r"network=table needs Discrete observations.*network=linear"):
-        Table(space, 2)
+        Table(space, 2, 1)
 
 
 @pytest.mark.parametrize(("bias", "count"), [(True, 2), (False, 1)])
 def test_linear_is_zero_at_first(bias, count):
-    network = Linear(spaces.Box(-1, 1, (3,)), 2, bias=bias)
+    network = Linear(spaces.Box(-1, 1, (3,)), 2, 1, bias=bias)
     parameters = list(network.parameters())
     assert len(parameters) == count
     assert all(not parameter.any() for parameter in parameters)
     with torch.no_grad():
-        network.values.weight.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]]))
-    assert network(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [[7, -2]]
+        network.output.advantage.weight.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]]))
+    assert network(torch.tensor([[1.0, 2.0, 3.0]])).squeeze(-1).tolist() == [[7, -2]]
 
 
 def test_mlp_has_the_widths_it_is_given_and_a_linear_output():
-    network = MLP(spaces.Box(-1, 1, (4,)), 2, hidden=(37, 21))
-    kinds = [type(layer) for layer in network.layers]
-    assert kinds == [Features, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    network = MLP(spaces.Box(-1, 1, (4,)), 2, 1, hidden=(37, 21))
+    kinds = [type(layer) for layer in network.torso.layers]
+    assert kinds == [Features, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
     assert [tuple(p.shape) for p in network.parameters() if p.dim() == 2] == [(37, 4), (21, 37), (2, 21)]
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    first, second, last = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
-    assert torch.equal(network(x), last(second(first(x).clamp(min=0)).clamp(min=0)))
+    first, second = [layer for layer in network.torso.layers if isinstance(layer, nn.Linear)]
+    last = network.output.advantage
+    assert torch.equal(network(x).squeeze(-1), last(second(first(x).clamp(min=0)).clamp(min=0)))
 
 
 def test_mlp_normalises_before_each_relu():
-    network = MLP(spaces.Box(-1, 1, (4,)), 2, hidden=(8, 5), layer_norm=True)
-    kinds = [type(layer) for layer in network.layers]
+    network = MLP(spaces.Box(-1, 1, (4,)), 2, 1, hidden=(8, 5), layer_norm=True)
+    kinds = [type(layer) for layer in network.torso.layers]
     block = [nn.Linear, LayerNorm, nn.ReLU]
-    assert kinds == [Features, *block, *block, nn.Linear]
+    assert kinds == [Features, *block, *block]
 
 
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
@@ -125,3 +128,84 @@ def test_layer_norm_equals_torchs(eps):
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-5)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 0), (8, 4, 0), (3, 2, 1), (1, 1, 0)])
+def test_a_convolution_equals_torchs(size, stride, padding):
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = Conv(3, 5, size, stride, padding), nn.Conv2d(3, 5, size, stride, padding)
+    with torch.no_grad():
+        theirs.weight.copy_(ours.weight.view(5, 3, size, size))
+        theirs.bias.copy_(ours.bias)
+    x = torch.randn(2, 3, 13, 11, generator=generator)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    (ours(x).square().sum() + theirs(x).square().sum()).backward()
+    torch.testing.assert_close(ours.weight.grad.view_as(theirs.weight), theirs.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_residual_stage_equals_torchs_operations():
+    stage = ResidualStage(2, 4)
+
+    def conv(layer, x):
+        return nn.functional.conv2d(x, layer.weight.view(4, -1, 3, 3), layer.bias, padding=1)
+
+    x = torch.randn(3, 2, 7, 10, generator=torch.Generator().manual_seed(0))
+    y = nn.functional.max_pool2d(conv(stage.first, x), 3, stride=2, padding=1)
+    for first, second in (stage.blocks[:2], stage.blocks[2:]):
+        y = y + conv(second, conv(first, y.relu()).relu())
+    torch.testing.assert_close(stage(x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"dueling": True}, {"noisy": True, "layer_norm": True}])
+def test_image_networks_take_channels_first_or_last(options):
+    first, last = spaces.Box(0, 255, (3, 12, 9), np.uint8), spaces.Box(0, 1, (12, 9, 3), bool)
+    for space, where in ((first, False), (last, True)):
+        network = ConvNetwork(space, 4, 2, [(5, 3, 2), (6, 2, 1)], [7], channels_last=where, **options)
+        assert network(observed(space)).shape == (5, 4, 2)
+        assert network.torso.width == 6 * 4 * 3
+        impala = ImpalaNetwork(space, 4, 2, channels=(3, 5), hidden=(7,), channels_last=where)
+        assert impala(observed(space)).shape == (5, 4, 2)
+        assert impala.torso.width == 5 * 3 * 3
+    with pytest.raises(ValueError, match=r"needs images, a Box of three axes.*use network=mlp"):
+        ConvNetwork(spaces.Box(0, 1, (4,)), 2, 1, [(5, 3, 2)], [7])
+    with pytest.raises(ValueError, match=r"a kernel of 8 does not fit \[5, 4\] pixels"):
+        ConvNetwork(first, 2, 1, [(5, 3, 2), (6, 8, 1)], [7])
+
+
+def test_dueling_equals_the_reference():
+    generator = torch.Generator().manual_seed(0)
+    output = ActionValues(6, 3, 4, dueling=True)
+    features = torch.randn(5, 6, generator=generator)
+    value, advantage = output.value(features), output.advantage(features).view(5, 3, 4)
+    expected = ref.dueling(value.detach().numpy(), advantage.detach().numpy())
+    np.testing.assert_allclose(output(features).detach(), expected, rtol=1e-5, atol=1e-6)
+    assert [type(one) for one in ActionValues(6, 3, 1, True, hidden=(8,)).value] == [Dense, nn.ReLU, Dense]
+
+
+def test_a_noisy_layer_equals_the_reference_and_is_quiet_without_noise():
+    layer = NoisyLinear(7, 4, sigma=0.5)
+    bound, sigma = ref.noisy_init(7, 0.5)
+    for mean, deviation in ((layer.weight, layer.weight_sigma), (layer.bias, layer.bias_sigma)):
+        assert 0.5 * bound < mean.abs().max() <= bound
+        torch.testing.assert_close(deviation, torch.full_like(deviation, sigma))
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    layer.normal_in.copy_(torch.linspace(-2, 2, 7)), layer.normal_out.copy_(torch.tensor([0.5, -1.0, 0.0, 3.0]))
+    numbers = (layer.weight, layer.weight_sigma, layer.bias, layer.bias_sigma, layer.normal_in, layer.normal_out)
+    expected = ref.noisy_linear(x.numpy(), *(one.detach().numpy() for one in numbers))
+    np.testing.assert_allclose(layer(x).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_spectral_layer_is_divided_by_its_largest_singular_value():
+    layer = SpectralLinear(9, 6, iterations=60)
+    x = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.linear(x, layer.weight / torch.linalg.matrix_norm(layer.weight, 2), layer.bias)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"noisy=true and spectral_norm=true do not go together"):
+        MLP(spaces.Box(-1, 1, (4,)), 2, 1, noisy=True, spectral_norm=True)
+
+
+def test_a_layer_of_one_output_equals_torchs():
+    dense = Dense(5, 1)
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dense(x), nn.functional.linear(x, dense.weight, dense.bias))

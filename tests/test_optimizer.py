@@ -9,10 +9,13 @@ from gymnasium import spaces
 from torch import nn
 from torch.func import grad, vmap
 
+from qohort.bootstrap import Greedy
 from qohort.cohort import CohortNetwork
+from qohort.convolutions import ConvNetwork, ImpalaNetwork
+from qohort.heads import Expected
 from qohort.networks import MLP, Linear, Table
 from qohort.optimizer import MemberAdam, clip_by_norm, mixes_members, takes_fused
-from qohort.td_loss import Expected, Greedy, TDLoss
+from qohort.td_loss import TDLoss
 from qohort.update import HardTarget, NoTarget, PolyakTarget, Update
 
 SHAPES = [(5, 3), (5,), (2, 5), (2,)]
@@ -170,7 +173,7 @@ TAU, LIMITS = torch.tensor([0.1, 0.5]), torch.tensor([0.05, 1e3])
 
 def small_cohort():
     space = spaces.Box(-1, 1, (4,))
-    return CohortNetwork(lambda: MLP(space, 3, hidden=(6, 5)), SEEDS)
+    return CohortNetwork(lambda: MLP(space, 3, 1, hidden=(6, 5)), SEEDS)
 
 
 def small_batch(step):
@@ -185,7 +188,7 @@ def small_batch(step):
 
 
 def loss_of(network):
-    return TDLoss(network.member_forward, Greedy(), Expected("huber"), 3)
+    return TDLoss(network.member_forward, Greedy(), Expected("huber"))
 
 
 @pytest.mark.parametrize("mode", ["none", "aot_eager", "inductor"])
@@ -194,8 +197,8 @@ def test_update_equals_gradients_clipping_adam_and_polyak_one_after_the_other(mo
     target, reference_target = online.frozen_copy(), reference.frozen_copy()
     rates = torch.tensor([1e-2, 1e-3])
     fused, stepwise = MemberAdam(online.parameters(), rates), MemberAdam(reference.parameters(), rates)
-    limits = {"max_grad_norm": LIMITS, "tau": TAU}
-    update = Update(loss_of(online), online, target, PolyakTarget(0.1), fused, limits, mode)
+    held = {"max_grad_norm": LIMITS, "target_network.tau": TAU}
+    update = Update(loss_of(online), online, target, PolyakTarget(0.1), fused, held, mode)
     for step in range(4):
         batch = small_batch(step)
         results = []
@@ -233,6 +236,13 @@ def test_update_equals_gradients_clipping_adam_and_polyak_one_after_the_other(mo
         (spaces.Box(-1, 1, (4,)), Linear, "squared"),
         (spaces.Box(0, 255, (2, 2), np.uint8), MLP, "huber"),
         (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), layer_norm=True), "squared"),
+        (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), spectral_norm=True, dueling=True), "squared"),
+        (spaces.Box(0, 255, (2, 5, 4), np.uint8), partial(ConvNetwork, convolutions=[(3, 2, 1)], hidden=[5]), "huber"),
+        (
+            spaces.Box(0, 1, (6, 5, 2), bool),
+            partial(ImpalaNetwork, channels=[3], hidden=[4], channels_last=True),
+            "huber",
+        ),
     ],
 )
 def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkeypatch, capsys):
@@ -246,15 +256,16 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
     monkeypatch.setattr("qohort.cohort.compile_fx_inner", leave_uncompiled)
 
     def run(mode):
-        online = CohortNetwork(lambda: build(space, 3), SEEDS)
+        online = CohortNetwork(lambda: build(space, 3, 1), SEEDS)
         optimizer = MemberAdam(online.parameters(), 1e-2)
-        td_loss = TDLoss(online.member_forward, Greedy(), Expected(loss), 3)
-        limits = {"max_grad_norm": LIMITS, "tau": TAU}
-        update = Update(td_loss, online, online.frozen_copy(), PolyakTarget(0.1), optimizer, limits, mode)
+        td_loss = TDLoss(online.member_forward, Greedy(), Expected(loss))
+        held = {"max_grad_norm": LIMITS, "target_network.tau": TAU}
+        update = Update(td_loss, online, online.frozen_copy(), PolyakTarget(0.1), optimizer, held, mode)
         batch = small_batch(0)
         shape = batch["action"].shape + space.shape
         for key in ("observation", "next_observation"):
-            batch[key] = (batch[key] * 100).abs().long().flatten()[: math.prod(shape)].reshape(shape) % 4
+            numbers = (batch[key] * 100).abs().long().flatten()
+            batch[key] = numbers.repeat(-(-math.prod(shape) // len(numbers)))[: math.prod(shape)].reshape(shape) % 4
         results = [update(batch) for _ in range(2)]
         return [tensor for result in results for tensor in result], online.parameters_by_name()
 
@@ -271,7 +282,7 @@ def test_update_with_another_optimiser_applies_its_own_step_then_follows():
     target = online.frozen_copy()
     before = {name: one.clone() for name, one in online.parameters_by_name().items()}
     sgd = torch.optim.SGD(online.parameters(), lr=0.1)
-    update = Update(loss_of(online), online, target, PolyakTarget(0.1), sgd, {"tau": TAU}, "none")
+    update = Update(loss_of(online), online, target, PolyakTarget(0.1), sgd, {"target_network.tau": TAU}, "none")
     batch = small_batch(0)
     raw, _ = vmap(grad(loss_of(online), has_aux=True))(before, before, batch)
     sgd.step(closure=lambda: update(batch) and None)

@@ -1,5 +1,6 @@
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import hydra
@@ -13,15 +14,17 @@ from scipy.stats import chisquare
 
 from qohort.cohort import member_seed, merge_states, split_state
 from qohort.config import check_config
+from qohort.exploration import Progress
 from qohort.module import QLearning
 from qohort.replay import NewestTransition, ReplayDataset, ReplaySpec, UniformReplay
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+NOW = Progress(100, np.zeros(1, dtype=np.int64))
 
 
 def spec(seeds=(0,), num_envs=1, batch_size=5, gamma=(0.9,), budget=100_000, space=BOX, mode="none"):
     gammas = torch.tensor(gamma if len(gamma) == len(seeds) else gamma * len(seeds))
-    return ReplaySpec(space, num_envs, batch_size, gammas, seeds, budget, torch.device("cpu"), mode)
+    return ReplaySpec(space, num_envs, batch_size, 1, gammas, seeds, budget, torch.device("cpu"), mode)
 
 
 def row(number, members, num_envs, terminated=False):
@@ -33,6 +36,7 @@ def row(number, members, num_envs, terminated=False):
         "action": number + 10 * m + e,
         "reward": number + m / 10.0,
         "terminated": np.broadcast_to(terminated, m.shape).copy(),
+        "truncated": np.zeros(m.shape, dtype=bool),
         "next_observation": observation + np.float32([1, 0]),
     }
 
@@ -43,7 +47,7 @@ def rows_of(batch):
 
 def held(replay, draws=40):
     """The distinct rows that member 0's samples come from."""
-    return sorted(set(torch.cat([rows_of(replay.sample())[0] for _ in range(draws)]).tolist()))
+    return sorted(set(torch.cat([rows_of(replay.sample(NOW))[0] for _ in range(draws)]).tolist()))
 
 
 def assert_equal_batches(a, b):
@@ -59,7 +63,7 @@ def test_ring_keeps_the_newest_and_no_transition_crosses_its_seam():
         replay.add(**row(number, 1, 1))
         assert len(replay) == min(number + 1, 4)
         assert held(replay) == list(range(max(0, number - 3), number + 1))
-        batch = replay.sample()
+        batch = replay.sample(NOW)
         assert torch.equal(batch["next_observation"][..., 0], batch["observation"][..., 0] + 1)
         assert torch.equal(batch["action"], rows_of(batch))
         assert torch.equal(batch["reward"], rows_of(batch).float())
@@ -71,7 +75,7 @@ def test_capacity_is_rounded_down_to_whole_rows_of_environments(capacity, rounde
     for number in range(5):
         replay.add(**row(number, 1, 3))
     assert len(replay) == rounded
-    batch = replay.sample()
+    batch = replay.sample(NOW)
     assert set(rows_of(batch)[0].tolist()) == set(range(5 - rounded // 3, 5))
     held_by_environment = {(int(n), int(e)) for n, e in batch["observation"][0]}
     assert held_by_environment == {(n, e) for n in range(5 - rounded // 3, 5) for e in range(3)}
@@ -80,7 +84,7 @@ def test_capacity_is_rounded_down_to_whole_rows_of_environments(capacity, rounde
 def test_only_termination_zeroes_the_discount_and_gamma_is_each_members_own():
     replay = UniformReplay(spec(seeds=(0, 1), num_envs=2, batch_size=30, gamma=(0.9, 0.5)), capacity=10)
     replay.add(**row(0, 2, 2, terminated=[[False, True], [True, False]]))
-    batch = replay.sample()
+    batch = replay.sample(NOW)
     environment = batch["observation"][..., 1].long() % 100
     expected = torch.where(environment == torch.tensor([[1], [0]]), 0.0, torch.tensor([[0.9], [0.5]]))
     assert torch.equal(batch["discount"], expected)
@@ -92,7 +96,7 @@ def test_a_batch_and_a_state_are_copies():
     given_row = row(0, 1, 1)
     replay.add(**given_row)
     given_row["observation"][:] = 99  # environments overwrite their arrays
-    batch, state = replay.sample(), replay.state_dict()
+    batch, state = replay.sample(NOW), replay.state_dict()
     before = {key: value.clone() for key, value in batch.items()}
     for number in range(1, 4):
         replay.add(**row(number, 1, 1))
@@ -100,8 +104,8 @@ def test_a_batch_and_a_state_are_copies():
     assert state["transitions"]["observation"][0, 0, 0] == 0
     batch["reward"].fill_(-1)
     batch["discount"].fill_(-1)
-    assert (replay.sample()["reward"] >= 0).all()
-    assert (replay.sample()["discount"] == 0.9).all()
+    assert (replay.sample(NOW)["reward"] >= 0).all()
+    assert (replay.sample(NOW)["discount"] == 0.9).all()
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -112,7 +116,7 @@ def test_a_capacity_beyond_the_budget_samples_as_if_it_were_allocated(num_envs):
     for number in range(budget // num_envs):
         for replay in (small, large):
             replay.add(**row(number, 1, num_envs))
-        assert_equal_batches(small.sample(), large.sample())
+        assert_equal_batches(small.sample(NOW), large.sample(NOW))
     whole = small.state_dict()["transitions"]["observation"]
     assert whole.shape[1] == budget // num_envs * num_envs
     assert small._transitions.slots <= budget + num_envs
@@ -123,7 +127,7 @@ def test_sampling_is_uniform():
     replay = UniformReplay(spec(batch_size=size), capacity=slots)
     for number in range(slots):
         replay.add(**row(number, 1, 1))
-    drawn = torch.stack([rows_of(replay.sample())[0] for _ in range(draws)])
+    drawn = torch.stack([rows_of(replay.sample(NOW))[0] for _ in range(draws)])
     assert chisquare(torch.bincount(drawn.flatten(), minlength=slots)).pvalue > 0.01
     pairs = drawn[:, 0] * slots + drawn[:, 1]
     assert chisquare(torch.bincount(pairs, minlength=slots**2)).pvalue > 0.01
@@ -137,7 +141,7 @@ def test_a_member_draws_the_same_alone_and_among_others():
         rows = row(number, 4, 1)
         among.add(**rows)
         alone.add(**{key: value[1:2] for key, value in rows.items()})
-        batch, batch_alone = among.sample(), alone.sample()
+        batch, batch_alone = among.sample(NOW), alone.sample(NOW)
         assert_equal_batches({key: value[1:2] for key, value in batch.items()}, batch_alone)
         others.append(batch["action"][0] - batch["action"][2] + 20)
     assert torch.stack(others).count_nonzero() > 0  # different members draw different indices
@@ -164,7 +168,7 @@ def test_observations_are_stored_as_they_are(kind, name):
     rows = row(0, 2, 1)
     rows["observation"], rows["next_observation"] = observation, np.zeros_like(observation)
     replay.add(**rows)
-    batch = replay.sample()
+    batch = replay.sample(NOW)
     assert batch["observation"].dtype == batch["next_observation"].dtype == dtype
     assert batch["observation"].shape[2:] == space.shape
     assert (batch["observation"] == torch.tensor(value, dtype=dtype)).all()
@@ -189,12 +193,12 @@ def test_compiled_batches_are_the_same_and_new_each_time(mode):
         for replay in (plain, compiled):
             replay.add(**rows)
         assert_equal_batches(before, kept)  # drawn before the newest rows were written
-        before = compiled.sample()
+        before = compiled.sample(NOW)
         kept = {key: value.clone() for key, value in before.items()}
-        assert_equal_batches(before, plain.sample())
+        assert_equal_batches(before, plain.sample(NOW))
     again = UniformReplay(spec(**options, mode=mode), 8)
     again.load_state_dict(compiled.state_dict())
-    assert_equal_batches(again.sample(), compiled.sample())
+    assert_equal_batches(again.sample(NOW), compiled.sample(NOW))
 
 
 Stored = namedtuple("Stored", "episode time action reward discount next_time")
@@ -260,6 +264,7 @@ def test_equals_a_list_based_oracle_through_saving_and_restoring(data):
             action=np.array([[s.action for s in rows] for rows in table]),
             reward=np.array([[s.reward for s in rows] for rows in table], dtype=np.float64),
             terminated=np.array(events) == "terminated",
+            truncated=np.array(events) == "truncated",
             next_observation=np.array([[(s.episode, s.next_time) for s in rows] for rows in table], dtype=np.float32),
         )
         assert len(replay) == len(oracles[0].slots)
@@ -268,7 +273,7 @@ def test_equals_a_list_based_oracle_through_saving_and_restoring(data):
             replay = UniformReplay(the_spec, capacity)
             replay.load_state_dict(merge_states([split_state(state, m) for m in range(members)]))
         for _ in range(data.draw(st.sampled_from([0, 1, 2, 33, 64]), "samples")):
-            batch = replay.sample()
+            batch = replay.sample(NOW)
             expected = [oracle.sample() for oracle in oracles]
             seen = torch.cat(
                 [
@@ -292,11 +297,11 @@ def test_restored_in_another_cohort_members_go_on_exactly(kind):
     for number in range(3):
         one.add(**row(number, 2, 2))
         two.add(**row(number + 10, 2, 2))
-        one.sample(), two.sample()
+        one.sample(NOW), two.sample(NOW)
     mixed = make((8, 5))
     mixed.load_state_dict(merge_states([split_state(two.state_dict(), 1), split_state(one.state_dict(), 0)]))
     for _ in range(70):
-        batch, from_one, from_two = mixed.sample(), one.sample(), two.sample()
+        batch, from_one, from_two = mixed.sample(NOW), one.sample(NOW), two.sample(NOW)
         assert_equal_batches({key: value[1] for key, value in batch.items()}, {k: v[0] for k, v in from_one.items()})
         assert_equal_batches({key: value[0] for key, value in batch.items()}, {k: v[1] for k, v in from_two.items()})
 
@@ -305,7 +310,7 @@ def test_newest_transition_is_the_newest_of_each_environment():
     replay = NewestTransition(spec(seeds=(0, 1), num_envs=3, batch_size=50))
     for number in range(3):
         replay.add(**row(number, 2, 3, terminated=[True, False, False]))
-        batch, wanted = replay.sample(), row(number, 2, 3)
+        batch, wanted = replay.sample(NOW), row(number, 2, 3)
         assert torch.equal(batch["observation"], torch.from_numpy(wanted["observation"]))
         assert torch.equal(batch["next_observation"], torch.from_numpy(wanted["next_observation"]))
         assert torch.equal(batch["action"], torch.from_numpy(wanted["action"]))
@@ -321,18 +326,20 @@ def test_an_empty_replay_can_be_saved(kind):
     restored.load_state_dict(state)
     for replay in (fresh, restored):
         replay.add(**row(0, 2, 1))
-    assert_equal_batches(fresh.sample(), restored.sample())
+    assert_equal_batches(fresh.sample(NOW), restored.sample(NOW))
 
 
-def test_minimum_is_a_batch_or_a_single_step():
-    assert UniformReplay(spec(batch_size=33)).minimum == 33
-    assert NewestTransition(spec(batch_size=33)).minimum == 1
+def test_a_batch_or_a_single_step_is_needed():
+    config = SimpleNamespace(batch_size=33, env=SimpleNamespace(num_envs=2), replay={"n_step": 4})
+    assert UniformReplay.needed(config) == 33 + 3 * 2
+    assert NewestTransition.needed(config) == 1
 
 
 def test_no_batch_is_drawn_ahead():
     class Loop:
         def __init__(self):
-            self.replay, self.happened, self.steps = self, [], 0
+            self.replay, self.happened, self.steps, self.progress = self, [], 0, NOW
+            self.values = "refresh"
 
         def updates(self):
             return 4
@@ -348,7 +355,10 @@ def test_no_batch_is_drawn_ahead():
             self.steps += 1
             return [0, 2, 1][self.steps - 1]
 
-        def sample(self):
+        def refresh(self, values):
+            self.happened.append(values)
+
+        def sample(self, progress):
             self.happened.append("sample")
             return {}
 
@@ -358,7 +368,7 @@ def test_no_batch_is_drawn_ahead():
     for _ in dataset:
         loop.happened.append("update")
     first, last = ["between", "step"], ["sample", "update"]
-    assert loop.happened == [*first, *first, *last, *last, *first, *last]
+    assert loop.happened == [*first, *first, "refresh", *last, *last, *first, "refresh", *last]
 
 
 class Counter(gym.Env):
@@ -399,7 +409,8 @@ def test_the_environment_loop_stores_final_observations_and_bootstraps_truncatio
     with hydra.initialize_config_dir(conf, version_base="1.3"):
         node = hydra.compose("train", [*overrides, "batch_size=16", "learning_starts=16"])
     module = QLearning(check_config(node), Recorder(), print)
-    module.values = lambda observation: torch.zeros(*observation.shape[:2], 2)
+    module.values = lambda observation, numbers: torch.zeros(*observation.shape[:2], 2)
+    module.noise = SimpleNamespace(for_acting=dict)
     module.replay = UniformReplay(spec(seeds=(3, 4), num_envs=num_envs, gamma=(0.5,), budget=300, space=BOX), 300)
     for _ in range(90 // num_envs):
         module.collect()

@@ -1,6 +1,7 @@
 """What a sweep folds into cohorts, that it ends as if nothing had been folded, and what it tells of failures."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import qohort.cli
 from qohort.cli import CONFIG_DIRECTORY
 from qohort.config import FOLDABLE, check_config
-from qohort.errors import ConfigError
+from qohort.errors import ConfigError, Interrupted
+from qohort.interruption import StopRequest
 from qohort.sweep import fold
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +171,12 @@ def fingerprints(directory):
     return found
 
 
+def need(package):
+    """Skip a test where the plugin of its launcher is not installed."""
+    if util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is None:
+        pytest.skip(f"hydra-{package}-launcher is not installed: see the README's section on sweeps")
+
+
 GRID = ("env=cartpole,mountaincar", "gamma=0.9,0.99", "exploration.epsilon.end=0.1,0.2", "seed=0,1")
 
 
@@ -192,21 +201,42 @@ def test_however_a_sweep_is_run_it_ends_in_the_same_bits(tmp_path):
     assert fingerprints(tmp_path / "cohorts") == expected
 
 
+AGENTS = "agent=dqn,double"
+FORTY = ("env=cartpole,acrobot", AGENTS, "seed=range(0,10)")
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    """The fingerprints of a sweep of 40 members by Hydra's basic launcher."""
+    directory = tmp_path_factory.mktemp("basic")
+    done = sweep(directory, *FORTY)
+    assert done.returncode == 0, done.stderr
+    assert "4 cohorts, 40 members" in done.stdout
+    found = fingerprints(directory)
+    assert len(found) == 40
+    return found
+
+
 @pytest.mark.slow
-def test_every_launcher_ends_in_the_same_bits(tmp_path):
-    grid = ("env=cartpole,acrobot", "target_network=hard,polyak", "seed=range(0,10)")
-    ways = {"basic": (), "runs": ("hydra/sweeper=basic", "hydra/launcher=joblib")}
-    for name in ("joblib", "submitit_local", "ray"):
-        package = {"submitit_local": "submitit", "ray": "ray"}.get(name, name)
-        if util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is not None:
-            ways[name] = (f"hydra/launcher={name}",)
-    expected = None
-    for name, way in ways.items():
-        done = sweep(tmp_path / name, *grid, *way)
-        assert done.returncode == 0, done.stderr
-        got = fingerprints(tmp_path / name)
-        assert len(got) == 40
-        assert got == (expected := expected or got), name
+@pytest.mark.parametrize(
+    ("way", "package"),
+    [
+        ("hydra/sweeper=basic", None),
+        ("hydra/launcher=joblib", "joblib"),
+        ("hydra/launcher=submitit_local", "submitit"),
+        ("hydra/launcher=ray", "ray"),
+    ],
+)
+def test_every_launcher_ends_in_the_same_bits(way, package, tmp_path, forty):
+    if package is not None:
+        need(package)
+    done = sweep(tmp_path, *FORTY, way)
+    assert done.returncode == 0, done.stderr
+    assert fingerprints(tmp_path) == forty
+    for manifest in tmp_path.glob("*/*/*/manifest.json"):
+        command = json.loads(manifest.read_text())["command"]
+        assert command[0] == "train.py"
+        assert f"output_dir={tmp_path}" in command
 
 
 def test_a_member_that_diverges_fails_alone_and_is_told(tmp_path):
@@ -242,8 +272,18 @@ def test_a_member_that_diverges_after_its_last_row_is_no_result(tmp_path):
     assert len(list(tmp_path.glob("*/*/*/failed.json"))) == len(fingerprints(tmp_path)) == 2
 
 
-def test_sigterm_to_a_joblib_sweep_then_the_same_command(tmp_path):
-    overrides = ("env=cartpole,acrobot", "seed=0,1", "budget=6000", "hydra/launcher=joblib", "checkpoint.every=100000")
+@pytest.mark.parametrize(
+    ("launcher", "package", "number"),
+    [
+        ("joblib", "joblib", signal.SIGTERM),
+        pytest.param("submitit_local", "submitit", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("ray", "ray", signal.SIGINT, marks=pytest.mark.slow),  # on SIGTERM Ray ends its workers itself
+    ],
+)
+def test_a_signal_to_a_sweep_then_the_same_command(launcher, package, number, tmp_path):
+    need(package)
+    way = f"hydra/launcher={launcher}"
+    overrides = ("env=cartpole,acrobot", "seed=0,1", "budget=6000", way, "checkpoint.every=100000")
     process = subprocess.Popen(
         command(tmp_path / "a", *overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -251,7 +291,7 @@ def test_sigterm_to_a_joblib_sweep_then_the_same_command(tmp_path):
     while len(list((tmp_path / "a").glob("*/*/seed-*/metrics.jsonl"))) < 2 and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     assert "saved: the same command goes on from there" in errors
@@ -262,3 +302,54 @@ def test_sigterm_to_a_joblib_sweep_then_the_same_command(tmp_path):
     whole = sweep(tmp_path / "b", *overrides[:-2])
     assert whole.returncode == 0, whole.stderr
     assert fingerprints(tmp_path / "a") == fingerprints(tmp_path / "b")
+
+
+def test_a_signal_ends_the_wait_for_jobs_that_it_cannot_reach():
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"), StopRequest().waiting():
+        os.kill(os.getpid(), signal.SIGTERM)
+    seen = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: seen.append(number))
+    stop = StopRequest()
+    try:
+        with stop.waiting(), stop:  # a job that trains here ends by itself
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.1)
+            assert stop.signal == "SIGUSR2"
+        assert seen == []
+        stop.hand_on()  # as to submitit's own handler
+        assert seen == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "expected"),
+    [
+        (None, SystemExit),
+        (-signal.SIGTERM, SystemExit),  # scontrol, ended by the requeueing that it asked for
+        (1, subprocess.CalledProcessError),
+    ],
+)
+def test_a_job_on_slurm_ends_without_a_result(returncode, expected, monkeypatch):
+    def requeue():
+        if returncode is not None:
+            raise subprocess.CalledProcessError(returncode, "scontrol")
+
+    monkeypatch.setattr(qohort.cli.STOP, "hand_on", requeue)
+    qohort.cli._leave_to_slurm()  # elsewhere, nothing
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(expected):
+        qohort.cli._leave_to_slurm()
+
+
+@pytest.mark.parametrize(("name", "extra"), [("submitit_slurm", "slurm"), ("ray", "ray"), ("joblib", "joblib")])
+def test_a_launcher_that_is_not_installed(name, extra, monkeypatch, capsys):
+    monkeypatch.setattr(qohort.cli, "find_spec", lambda plugin: None)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"hydra/launcher={name}", "seed=0,1"])
+    with pytest.raises(SystemExit) as ended:
+        qohort.cli.entry_point("train")(lambda config: None)()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert (
+        error == f"qohort: hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'\n"
+    )

@@ -8,16 +8,23 @@ from torch import nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.nn import functional as F
 
-from qohort.td_loss import Expected, Greedy, TDLoss
+from qohort.bootstrap import Greedy, Policy
+from qohort.heads import Expected
+from qohort.td_loss import TDLoss
 
 
-def look_up(parameters, observation):
+def look_up(parameters, observation, normal, fractions):
     """A tabular network: observations are the rows of a table of action values."""
-    return parameters["values"][observation]
+    return parameters["values"][observation].unsqueeze(-1)
 
 
-def table_loss(head=None, actions=2):
-    return TDLoss(look_up, Greedy(), head or Expected(), actions)
+def table_loss(head=None):
+    return TDLoss(look_up, Greedy(), head or Expected())
+
+
+def forward_of(module):
+    """An ordinary module of action values as one member's network."""
+    return lambda p, o, normal, fractions: functional_call(module, dict(p), (o,)).unsqueeze(-1)
 
 
 def hand_made(gamma=0.9):
@@ -76,12 +83,12 @@ def test_next_observation_is_ignored_where_terminated():
 
 def test_greedy_policy_is_one_hot_at_the_first_of_equal_actions():
     policy = Greedy()(None, torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-1.0, -3.0, -2.0]]))
-    assert policy.tolist() == [[0, 1, 0], [1, 0, 0], [1, 0, 0]]
+    assert policy.probabilities.tolist() == [[0, 1, 0], [1, 0, 0], [1, 0, 0]]
 
 
 def test_backup_weighs_next_values_by_the_policy():
     policy, values = torch.tensor([[0.25, 0.75]]), torch.tensor([[4.0, 8.0]])
-    y = Expected().backup(torch.tensor([1.0]), torch.tensor([0.5]), values, policy)
+    y = Expected().backup(torch.tensor([1.0]), torch.tensor([0.5]), values, Policy(policy))
     assert y.tolist() == [1 + 0.5 * (0.25 * 4 + 0.75 * 8)]
 
 
@@ -122,7 +129,7 @@ def test_gradcheck(head):
         "discount": torch.tensor([0.9, 0.0, 0.9, 0.9, 0.0, 0.9], dtype=torch.float64),
         "next_observation": torch.randn(6, 3, dtype=torch.float64, generator=generator),
     }
-    td_loss = TDLoss(lambda p, o: functional_call(network, dict(p), (o,)), Greedy(), head, 4)
+    td_loss = TDLoss(forward_of(network), Greedy(), head)
     assert torch.autograd.gradcheck(
         lambda *leaves: td_loss(dict(zip(names, leaves, strict=True)), target, batch)[0], online
     )
@@ -162,7 +169,7 @@ def test_equals_a_slow_twin(data, size, actions, delta):
     head = Expected() if delta is None else Expected("huber", huber_delta=delta)
     tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
     tables = [{"values": torch.from_numpy(value)} for value in (online, target)]
-    loss, terms = table_loss(head, actions)(*tables, tensors)
+    loss, terms = table_loss(head)(*tables, tensors)
     expected_loss, errors, q_mean = slow_loss(online, target, batch, delta)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(terms.td_error, errors, rtol=1e-12, atol=1e-12)
@@ -196,7 +203,7 @@ def test_loss_and_gradients_equal_stable_baselines3s():
     theirs = F.smooth_l1_loss(current, target_q_values)
     theirs.backward()
 
-    td_loss = TDLoss(lambda p, o: functional_call(online, dict(p), (o,)), Greedy(), Expected("huber"), 3)
+    td_loss = TDLoss(forward_of(online), Greedy(), Expected("huber"))
     weights = {name: parameter.detach() for name, parameter in online.named_parameters()}
     frozen = {name: parameter.detach() for name, parameter in target.named_parameters()}
     gradients, (ours, _) = grad_and_value(td_loss, has_aux=True)(weights, frozen, batch)
@@ -208,7 +215,7 @@ def test_loss_and_gradients_equal_stable_baselines3s():
 def test_lifted_over_members_equals_one_by_one():
     generator = torch.Generator().manual_seed(2)
     module = network()
-    td_loss = TDLoss(lambda p, o: functional_call(module, dict(p), (o,)), Greedy(), Expected(), 3)
+    td_loss = TDLoss(forward_of(module), Greedy(), Expected())
     online, target = (
         {
             name: torch.randn(3, *parameter.shape, generator=generator) * 0.3

@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,11 @@ from hydra import compose, initialize_config_dir
 import wandb_file
 from qohort.cli import CONFIG_DIRECTORY
 from qohort.evaluation import Evaluator
-from qohort.tracking import METRICS, MemberLog, WandbSink
+from qohort.sweep import sweep_name
+from qohort.tracking import METRICS, CohortRecorder, MemberLog, WandbSink
 from qohort.training import train
 
+ROOT = Path(__file__).parents[1]
 SHORT = ("budget=400", "learning_starts=60", "log_every=50", "evaluation.every=200", "evaluation.episodes=2")
 QUICK = ("evaluation.max_episode_steps=50", "checkpoint.every=100", "compile=none", "trainer.progress_bar=false")
 
@@ -40,8 +45,7 @@ def offline(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
 
-def test_each_logger_has_each_members_rows(tmp_path, monkeypatch):
-    monkeypatch.setenv("QOHORT_TEST_SECRET", "8c1f-not-for-any-file")
+def test_each_logger_has_each_members_rows(tmp_path):
     train(settings(tmp_path, "logger=[wandb,csv,tensorboard]"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -65,8 +69,82 @@ def test_each_logger_has_each_members_rows(tmp_path, monkeypatch):
         events.Reload()
         seen = [(event.step, event.value) for event in events.Scalars("eval/return")]
         assert seen == [(row["env_steps"], pytest.approx(row["eval/return"])) for row in rows if "eval/return" in row]
-        for path in run.rglob("*"):
-            assert path.is_dir() or b"8c1f-not-for-any-file" not in path.read_bytes()
+
+
+SECRETS = {
+    "WANDB_API_KEY": "0f3c55e1d09a4b7b8c1f26aa7d9e4b3c5a6f7081",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENGbPxRfiCYNOTAREALKEY0",
+    "QOHORT_TEST_SECRET": "8c1f-not-for-any-file",
+}
+
+
+def test_a_sweep_is_a_group_and_tells_no_secret(tmp_path):
+    """Group: the sweep; job type: the agent; tags as given; and nothing of the environment in any file."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")} | SECRETS
+    command = [sys.executable, "scripts/train.py", "-m", *SHORT, *QUICK, f"output_dir={tmp_path}", "seed=3,4"]
+    sweep = [*command, "gamma=0.9,0.99", "logger.wandb.tags=[first, second]"]
+    done = subprocess.run(sweep, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(runs(tmp_path)) == 4
+    for run in runs(tmp_path):
+        (file,) = wandb_files(run)
+        told = wandb_file.run(file)
+        assert told.run_group == sweep_name(sweep[3:])
+        assert told.job_type == "dqn"
+        assert list(told.tags) == ["first", "second"]
+        assert told.display_name == run.relative_to(tmp_path).as_posix()
+        assert wandb_file.history(file) == rows_of(run)
+        parts = [record.SerializeToString() for record in wandb_file.records(file)]
+        for secret in map(str.encode, SECRETS.values()):
+            assert not any(secret in part for part in parts)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert not any(secret.encode() in path.read_bytes() for secret in SECRETS.values()), path
+    synced = subprocess.run(
+        f"wandb sync --dry-run {tmp_path}/*/*/seed-*/wandb/offline-run-*",  # the README's line
+        shell=True,
+        env=environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert "Would sync 4 run(s)" in synced.stdout + synced.stderr
+
+
+def test_the_name_of_a_sweep_is_that_of_what_is_compared():
+    name = sweep_name(["env=cartpole,acrobot", "gamma=0.9,0.99", "seed=range(0,10)"])
+    assert name is not None
+    assert re.fullmatch("env=cartpole,acrobot_gamma=0.9,0.99-[0-9a-f]{8}", name)
+    more = ["seed=range(0,30)", "gamma=0.9,0.99", "output_dir=elsewhere", "env=cartpole,acrobot", "logger=[wandb,csv]"]
+    assert sweep_name([*more, "hydra/launcher=joblib", "overwrite=true", "trainer.progress_bar=false"]) == name
+    assert sweep_name(["env=cartpole,acrobot", "gamma=0.9,0.98"]) != name
+    assert sweep_name(["seed=1,2"]) is None
+    long = sweep_name([f"env.kwargs.key_{n}='${{seed}} a:{n}'" for n in range(30)])
+    assert long is not None
+    assert len(long) < 128
+
+
+def test_every_run_is_finished_although_one_of_them_cannot_be(tmp_path):
+    """An error in one sink's end neither keeps the others open nor is lost."""
+    ended = []
+
+    class Sink:
+        def __init__(self, name):
+            self.name = name
+
+        def log(self, row):
+            pass
+
+        def finish(self, failed):
+            ended.append((self.name, failed))
+            if self.name == "b":
+                raise OSError("no room")
+
+    recorder = CohortRecorder([tmp_path / "0.jsonl", tmp_path / "1.jsonl"])
+    for log, names in zip(recorder.logs, ("ab", "cd"), strict=True):
+        for name in names:
+            log.open_sink(Sink(name))
+    with pytest.raises(OSError, match="no room"):
+        recorder.finish({1})
+    assert sorted(ended) == [("a", False), ("b", False), ("c", True), ("d", True)]
 
 
 def test_a_resumed_run_has_every_row_once(tmp_path, monkeypatch):

@@ -43,3 +43,9 @@ def exit_code(file: Path) -> int:
     """The code that the run was finished with."""
     (code,) = [one.exit.exit_code for one in records(file) if one.WhichOneof("record_type") == "exit"]
     return int(code)
+
+
+def run(file: Path) -> Any:
+    """What the run is: its group, job type, tags, name and configuration."""
+    (record,) = [one.run for one in records(file) if one.WhichOneof("record_type") == "run"]
+    return record

@@ -34,7 +34,7 @@ class CohortSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, say what will be done, and do it."""
         from qohort.ablation import asked, fold_ablation
-        from qohort.sweep import fold, launch
+        from qohort.sweep import fold, launch, sweep_name
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -51,4 +51,4 @@ class CohortSweeper(Sweeper):
         ]
         if not ablations:
             cohorts = fold(overrides, loader, master, *limits)
-        return launch(cohorts, self.launcher)
+        return launch(cohorts, self.launcher, sweep_name(overrides))

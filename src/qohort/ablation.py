@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qohort.checking import PositiveInt, build_config, nearest, show
+from qohort.composition import without_hydra
 from qohort.config import TrainConfig, check_config, experiment_tree
 from qohort.errors import ConfigError
-from qohort.sweep import Cohort, fold, without_hydra
+from qohort.sweep import Cohort, fold
 
 GROUP = "ablation"
 FIGURES = ("scores", "differences", "improvement", "curves", "profiles")

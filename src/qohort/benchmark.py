@@ -1,29 +1,35 @@
 """Speed of the whole product beside Stable-Baselines3: the same work, one core each, in turns.
 
 A speed is taken over a window of env_steps that begins after the first updates, so that imports and
-compilation are outside; what they take is reported beside it as start-up.
+compilation are outside; what they take is reported beside it as start-up. A sweep's time is that of everything, from
+the command to its end, on all cores.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from qohort.checking import PositiveInt, Range, Sized, build_config
+from qohort.cli import CONFIG_DIRECTORY
+from qohort.config import TrainConfig, check_config
 from qohort.errors import ConfigError
 from qohort.run_directory import cpu_name
 
@@ -38,54 +44,77 @@ class Geometry:
         experiment: Our settings.
         budget: env_steps of a member.
         start: The env_steps at which the window begins.
-        sb3: The same settings as keyword arguments of Stable-Baselines3's DQN.
     """
 
     experiment: str
     budget: int
     start: int
-    sb3: dict[str, Any]
 
 
 GEOMETRIES = {
-    "cleanrl": Geometry(
-        "cleanrl/cartpole",
-        budget=60_000,
-        start=15_000,
-        sb3={
-            "policy_kwargs": {"net_arch": [120, 84]},
-            "learning_rate": 2.5e-4,
-            "buffer_size": 10_000,
-            "batch_size": 128,
-            "gamma": 0.99,
-            "learning_starts": 10_000,
-            "train_freq": 10,
-            "gradient_steps": 1,
-            "target_update_interval": 500,
-            "exploration_fraction": 0.5,
-            "exploration_final_eps": 0.05,
-        },
-    ),
-    "article": Geometry(
-        "article/dqn",
-        budget=20_000,
-        start=2_000,
-        # A target copied at every step is no target; ε falls over the first thousand steps.
-        sb3={
-            "policy_kwargs": {"net_arch": [24, 24]},
-            "learning_rate": 1e-3,
-            "buffer_size": 1_000_000,
-            "batch_size": 20,
-            "gamma": 0.95,
-            "learning_starts": 20,
-            "train_freq": 1,
-            "gradient_steps": 1,
-            "target_update_interval": 1,
-            "exploration_fraction": 0.05,
-            "exploration_final_eps": 0.01,
-        },
-    ),
+    "cleanrl": Geometry("cleanrl/cartpole", budget=60_000, start=15_000),
+    "article": Geometry("article/dqn", budget=20_000, start=2_000),
 }
+
+
+def geometry_config(geometry: Geometry) -> TrainConfig:
+    """Our settings for a geometry, the first member's."""
+    overrides = [f"experiment={geometry.experiment}", f"budget={geometry.budget}"]
+    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return check_config(hydra.compose("train", overrides))[0]
+
+
+SB3_CAN = {
+    "network": "qohort.networks.MLP",
+    "replay": "qohort.replay.UniformReplay",
+    "optimizer": "qohort.optimizer.MemberAdam",
+    "lr_schedule": "qohort.exploration.Constant",
+    "exploration": "qohort.exploration.EpsilonGreedy",
+}
+"""The components that Stable-Baselines3's DQN has."""
+
+
+def sb3_arguments(config: TrainConfig) -> dict[str, Any]:
+    """The same settings as keyword arguments of Stable-Baselines3's DQN.
+
+    Deviations: 1. its loss is Huber's; 2. no target network is one that is copied at every step; 3. an ε that
+    falls by a factor falls in a straight line, to the same end in as many steps.
+
+    Raises:
+        ConfigError: If it cannot do the same.
+    """
+    for name, target in SB3_CAN.items():
+        if (own := getattr(config, name)["_target_"]) != target:
+            raise ConfigError(f"{name}._target_={own} is not supported: Stable-Baselines3's DQN has {target} only")
+    epsilon, optimizer = config.exploration["epsilon"], config.optimizer
+    return {
+        "policy_kwargs": {
+            "net_arch": list(config.network["hidden"]),
+            "optimizer_kwargs": {"betas": tuple(optimizer["betas"]), "eps": optimizer["eps"]},
+        },
+        "learning_rate": optimizer["lr"] * config.lr_schedule["value"],
+        "buffer_size": config.replay["capacity"],
+        "batch_size": config.batch_size,
+        "gamma": config.gamma,
+        "learning_starts": config.learning_starts,
+        "train_freq": config.train_every,
+        "gradient_steps": config.gradient_steps,
+        "max_grad_norm": config.max_grad_norm or math.inf,
+        "target_update_interval": config.target_network.get("every", 1),
+        "exploration_fraction": _fall(epsilon, config),
+        "exploration_initial_eps": epsilon["start"],
+        "exploration_final_eps": epsilon["end"],
+    }
+
+
+def _fall(epsilon: Mapping[str, Any], config: TrainConfig) -> float:
+    """The part of the budget in which ε comes to its end."""
+    if epsilon.get("fraction") is not None:
+        return float(epsilon["fraction"])
+    if "decay" not in epsilon or epsilon["per"] != "gradient_steps":
+        raise ConfigError("exploration.epsilon is not supported: give fraction, or decay with per=gradient_steps")
+    updates = math.ceil(math.log(epsilon["end"] / epsilon["start"]) / math.log(epsilon["decay"]))
+    return updates * config.train_every / config.gradient_steps / config.budget
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,7 @@ class BenchmarkConfig:
 
     geometries: Annotated[Sequence[Literal["cleanrl", "article"]], Sized(1)]
     cohorts: Annotated[Sequence[PositiveInt], Sized(1)]
+    sweep: Annotated[int, Range(0)]
     repeats: PositiveInt
     core: Annotated[int, Range(0)]
     compile: Literal["inductor", "aot_eager", "none"]
@@ -120,12 +150,14 @@ def benchmark(config: DictConfig) -> None:
     if settings.core not in os.sched_getaffinity(0):
         raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
     results = {name: measure(name, settings) for name in settings.geometries}
+    sweep = measure_sweep(settings) if settings.sweep else None
     figures = {
         "cpu": cpu_name(),
         "compile": settings.compile,
         "stable_baselines3": metadata.version("stable-baselines3"),
         "torch": metadata.version("torch"),
         "results": results,
+        "sweep": sweep,
     }
     Path(settings.output).write_text(json.dumps(figures, indent=2) + "\n")
     show(figures)
@@ -152,6 +184,51 @@ def measure(name: str, settings: BenchmarkConfig) -> dict[str, Any]:
             "runs": [timing.speed for timing in runs],
         }
     return rows
+
+
+SWEEP_GAMMAS, SWEEP_SEEDS = (0.9, 0.95, 0.99), 30
+
+
+def measure_sweep(settings: BenchmarkConfig) -> dict[str, float]:
+    """Seconds of 30 seeds of each of 3 arms on all cores: one command of ours, and a process a run of theirs."""
+    cores = sorted(os.sched_getaffinity(0))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    seconds = {}
+    with tempfile.TemporaryDirectory() as directory:
+        ours = [
+            str(SCRIPTS / "train.py"),
+            "-m",
+            f"experiment={GEOMETRIES['article'].experiment}",
+            f"gamma={','.join(map(str, SWEEP_GAMMAS))}",
+            f"seed=range(0,{SWEEP_SEEDS})",
+            f"budget={settings.sweep}",
+            "log_every=500",
+            f"compile={settings.compile}",
+            f"output_dir={directory}",
+            "hydra/launcher=joblib",
+        ]
+        print(f"sweep: Qohort on {len(cores)} cores ...", file=sys.stderr, flush=True)
+        began = time.perf_counter()
+        _check_run(ours, environment)
+        seconds["Qohort"] = time.perf_counter() - began
+        program = "from qohort.benchmark import train_sb3; train_sb3"
+        jobs = [
+            ["-c", f"{program}('article', {settings.sweep}, {seed}, {directory + '/theirs'!r}, gamma={gamma})"]
+            for gamma in SWEEP_GAMMAS
+            for seed in range(SWEEP_SEEDS)
+        ]
+        print(f"sweep: Stable-Baselines3 on {len(cores)} cores ...", file=sys.stderr, flush=True)
+        began = time.perf_counter()
+        with ThreadPoolExecutor(len(cores)) as pool:
+            list(pool.map(lambda job: _check_run(job, environment), jobs))
+        seconds["Stable-Baselines3"] = time.perf_counter() - began
+    return seconds | {"ratio": seconds["Stable-Baselines3"] / seconds["Qohort"], "budget": settings.sweep}
+
+
+def _check_run(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} failed:\n{done.stderr}")
 
 
 def _members(members: int) -> str:
@@ -203,15 +280,31 @@ def _window(directory: Path, geometry: Geometry) -> float:
     return max(seconds)
 
 
-def run_sb3(name: str, seed: int, directory: str) -> None:
-    """Train with Stable-Baselines3, one thread, its CSV logger on, and print the window's seconds."""
+def train_sb3(name: str, budget: int, seed: int, directory: str, callback: Any = None, **arguments: Any) -> None:
+    """Train with Stable-Baselines3, one thread, its CSV logger on.
+
+    Args:
+        name: The geometry.
+        budget: env_steps.
+        seed: The run's seed.
+        directory: Where its log goes.
+        callback: Called at every step, as Stable-Baselines3 does.
+        arguments: Of its DQN, besides those of the geometry.
+    """
     import torch
     from stable_baselines3 import DQN
     from stable_baselines3.common.logger import configure
 
-    geometry = GEOMETRIES[name]
     torch.set_num_threads(1)
+    given = {**sb3_arguments(geometry_config(replace(GEOMETRIES[name], budget=budget))), **arguments}
+    model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **given)
+    model.set_logger(configure(directory, ["csv"]))
+    model.learn(budget, callback=callback)
 
+
+def run_sb3(name: str, seed: int, directory: str) -> None:
+    """Train with Stable-Baselines3 and print the window's seconds."""
+    geometry = GEOMETRIES[name]
     began = 0.0
 
     def start_the_clock(scope: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -220,14 +313,12 @@ def run_sb3(name: str, seed: int, directory: str) -> None:
             began = time.perf_counter()
         return True
 
-    model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **geometry.sb3)
-    model.set_logger(configure(directory, ["csv"]))
-    model.learn(geometry.budget, callback=start_the_clock)
+    train_sb3(name, geometry.budget, seed, directory, start_the_clock)
     print(time.perf_counter() - began)
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print a table a geometry."""
+    """Print a table a geometry, and a line for the sweep."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     for name, rows in figures["results"].items():
         table = Table(
@@ -238,3 +329,9 @@ def show(figures: dict[str, Any]) -> None:
         for system, row in rows.items():
             table.add_row(system, f"{row['env_steps_per_s']:,.0f}", f"{row['ratio']:.1f}", f"{row['startup_s']:.0f}")
         console.print(table)
+    if sweep := figures["sweep"]:
+        print(
+            f"sweep of {len(SWEEP_GAMMAS)} arms of {SWEEP_SEEDS} seeds, {sweep['budget']:,} env_steps each, "
+            f"on all cores: Stable-Baselines3 {sweep['Stable-Baselines3']:.0f} s, Qohort {sweep['Qohort']:.0f} s, "
+            f"{sweep['ratio']:.1f} times as fast"
+        )

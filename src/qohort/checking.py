@@ -249,7 +249,7 @@ def _check_parameters(
             checked[key] = value
             continue
         if key in given or (key not in allowed and not open_ended):
-            raise ConfigError(f"unknown key {path}.{key}={show(value)}: {nearest(key, allowed, f'{path}.')}")
+            raise ConfigError(f"unknown key {path}.{key}={show(value)}: {nearest(str(key), allowed, f'{path}.')}")
         checked[key] = check(hints.get(key, Any), value, f"{path}.{key}")
     for name in allowed:
         if parameters[name].default is inspect.Parameter.empty and name not in node:
@@ -285,6 +285,10 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
     prefix = f"{path}." if path else ""
     for key, value in tree.items():
         if key not in hints:
+            parts = str(key).split(".")
+            if len(parts) > 1 and parts[0] in hints:
+                nested = ": {".join(parts) + ": VALUE" + "}" * (len(parts) - 1)
+                raise ConfigError(f"unknown key {key}={show(value)}: in a file write {nested}")
             raise ConfigError(f"unknown key {prefix}{key}={show(value)}: {nearest(str(key), hints, prefix)}")
     for key, hint in hints.items():
         if key not in tree:
@@ -393,9 +397,9 @@ def _check_scalar(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> An
         accepted = (int, float) if hint is float else hint
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
             whole = hint is int and isinstance(value, float) and value.is_integer()
-            raise ConfigError(
-                f"{path}={show(value)} is not {_words(hint, bounds)}" + (f", as {int(value)}" if whole else "")
-            )
+            number = hint is str and isinstance(value, int | float) and path.isidentifier()
+            right = f", as {int(value)}" if whole else f": quote it, as '{path}=\"{show(value)}\"'" if number else ""
+            raise ConfigError(f"{path}={show(value)} is not {_words(hint, bounds)}{right}")
         if value == "":
             raise ConfigError(f"{path}='' is empty: it must be some text")
     for bound in bounds:

@@ -11,25 +11,32 @@ import inspect
 import itertools
 import os
 import re
+import subprocess
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qohort.checking import HYDRA_KEYS, locate, nearest, show
+from qohort.composition import Composer, without_hydra
 from qohort.config import TrainConfig, check_config, check_output
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.interruption import STOP
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
 CONFIG_DIRECTORY = Path(__file__).parents[2] / "conf"
@@ -42,20 +49,33 @@ def _check_run(config: DictConfig) -> TrainConfig:
     return first
 
 
-def _check_job(config: DictConfig) -> None:
-    """Check a training job of a sweep before the first one starts, its environment included."""
-    first = _check_run(config)
+def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
+    """Check the training jobs of a sweep before the first one starts, their environments included."""
     from qohort.training import check_accelerator, check_environment
 
-    check_accelerator(first)
-    check_environment(first)
+    # Jobs that differ in other things only are checked once.
+    alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}
+    for first in alike.values():
+        check_accelerator(first)
+        check_environment(first)
 
 
-CHECKS: Mapping[str, Callable[[DictConfig], Any]] = {"train": _check_run}
+# The files in conf/hydra/launcher have the names of the plugins' own settings, on purpose.
+warnings.filterwarnings("ignore", message="(?s).*is validated against ConfigStore schema.*")
+
+LAUNCHERS = {
+    "joblib": ("joblib", "joblib"),
+    "ray": ("ray", "ray"),
+    "submitit_local": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+}
+"""Of each launcher that is not Hydra's own: its plugin, and our extra that brings it."""
+
+CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_run}
 """What a primary configuration is checked by before its task imports anything slow."""
 
-JOB_CHECKS: Mapping[str, Callable[[DictConfig], Any]] = {"train": _check_job}
-"""What every job of a sweep is checked by before the first one starts."""
+JOB_CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_jobs}
+"""What the jobs of a sweep are checked by before the first one starts, given what `CHECKS` made of each."""
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -69,6 +89,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         @functools.wraps(task)
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and what it raises is told here
+            warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a search path that is not there
             ended: list[Exception] = []
             process, started, sweeping = os.getpid(), False, False
 
@@ -78,9 +99,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 nonlocal started
                 try:
                     started = True
+                    if os.getpid() != process:  # a launcher's worker, which may have been started elsewhere
+                        os.chdir(HydraConfig.get().runtime.cwd)
                     CHECKS.get(config_name, _nothing)(config)
                     return task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
+                    if isinstance(error, Interrupted):
+                        _leave_to_slurm()
                     if os.getpid() != process or sweeping:  # the sweep tells what became of its jobs
                         raise
                     ended.append(error)
@@ -89,7 +114,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             try:
                 arguments = _read_options()
                 sweeping = bool(arguments.multirun)
-                _check_overrides(arguments, config_name)
+                sources = Sources.of(arguments, config_name)
+                if sources and not arguments.shell_completion:
+                    _check_overrides(arguments, sources, config_name)
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(run)()
                 except (Interrupted, SweepFailed) as error:
@@ -97,7 +124,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 except Exception as error:
                     if started:
                         raise
-                    raise _explain(error, arguments.overrides, config_name) from error
+                    raise _explain(error, arguments.overrides, sources, sweeping) from error
             except ConfigError as error:
                 fail(str(error))
             if ended:
@@ -108,8 +135,23 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
-def _nothing(config: DictConfig) -> None:
+def _nothing(_: Any, /) -> Any:
     """No check."""
+
+
+def _leave_to_slurm() -> None:
+    """End an interrupted job of submitit's on SLURM without a result, which the sweep would take for its end.
+
+    Submitit's own handler queues the job again where its time was up; where SLURM wants the node back, it does.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        try:
+            STOP.hand_on()
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0:
+                raise
+            # `scontrol requeue` was itself ended by the requeueing, as a process of this job
+        sys.exit(INTERRUPTED)
 
 
 def fail(message: str) -> NoReturn:
@@ -131,6 +173,8 @@ def _read_options() -> Namespace:
     parser = get_args_parser()
 
     def error(message: str) -> NoReturn:
+        if re.fullmatch(r"unrecognized arguments:( [^-]\S*=.*)+", message):
+            raise ConfigError(f"{message}; write options such as -m before all settings, not between them")
         raise ConfigError(f"{message}; settings are given as key=value, and --help lists the options")
 
     parser.error = error  # type: ignore[method-assign]
@@ -142,41 +186,88 @@ def _read_options() -> Namespace:
         error("--resolve needs --cfg or --help")
     if arguments.experimental_rerun and not Path(arguments.experimental_rerun).exists():
         error(f"--experimental-rerun {arguments.experimental_rerun}: there is no such file")
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        error(f"--config-dir {arguments.config_dir}: there is no such directory")
     return arguments
 
 
-def _check_overrides(arguments: Namespace, config_name: str) -> None:
+@dataclass(frozen=True)
+class Sources:
+    """Where a command line's configuration comes from.
+
+    Attributes:
+        name: The primary configuration.
+        directory: Where it lies.
+        added: The directory of `--config-dir`, which comes after it.
+    """
+
+    name: str
+    directory: Path
+    added: Path | None
+
+    @classmethod
+    def of(cls, arguments: Namespace, config_name: str) -> Sources | None:
+        """The sources that the options name; None for what only Hydra can find, or miss."""
+        own = arguments.config_path
+        directory = Path(sys.argv[0]).parent.absolute() / own if own else CONFIG_DIRECTORY
+        added = Path(arguments.config_dir).absolute() if arguments.config_dir else None
+        sources = cls((arguments.config_name or config_name).removesuffix(".yaml"), directory, added)
+        return sources if (directory / f"{sources.name}.yaml").is_file() else None
+
+    @property
+    def directories(self) -> list[Path]:
+        """The directories, the first one first."""
+        return [self.directory, *([self.added] if self.added else [])]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration with these overrides and Hydra's node, within `_parser`."""
+        return hydra.compose(self.name, [*overrides, *self.searchpath], return_hydra_config=True)
+
+    def composer(self) -> Callable[[Sequence[str]], DictConfig]:
+        """The same for many, within `_parser`."""
+        composer = Composer(GlobalHydra.instance().config_loader(), self.name)
+        return lambda overrides: composer([*overrides, *self.searchpath])
+
+    @property
+    def searchpath(self) -> list[str]:
+        """The override that tells Hydra of the added directory; none where there is none."""
+        return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
+
+
+def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -> None:
     """Check the command line's overrides before Hydra runs: their choices, and all jobs of a sweep.
 
     Raises:
         ConfigError: At the first mistake.
     """
-    if arguments.shell_completion or arguments.config_path or arguments.config_name:
-        return
-    directories = [CONFIG_DIRECTORY, *([Path(arguments.config_dir)] if arguments.config_dir else [])]
-    with _parser() as parser:
-        overrides = [_parse(parser, text) for text in arguments.overrides]
-        if not arguments.multirun:
-            _check_choices(overrides, config_name, directories)
-            return
-        added = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
+    with _parser(sources) as parser:
+        parse = functools.cache(functools.partial(_parse, parser))
+        overrides = [parse(text) for text in arguments.overrides]
+        if arguments.multirun:
+            jobs = list(_jobs(arguments.overrides, parse, sources.searchpath))
+            compose: Callable[[Sequence[str]], DictConfig] = sources.composer()
+        else:
+            _check_choices(overrides, sources)
+            # With these Hydra writes before the task starts and could check.
+            writes = any(one.key_or_group in ("hydra.output_subdir", "hydra.run.dir") for one in overrides)
+            jobs = [arguments.overrides] if writes and not (arguments.cfg or arguments.info) else []
+            compose = sources.compose
         configs = []
-        for job in _jobs(arguments.overrides, parser, added):
-            _check_choices([_parse(parser, text) for text in job], config_name, directories)
+        for job in jobs:
+            _check_choices([parse(text) for text in job], sources)
             try:
-                configs.append(hydra.compose(config_name, [*job, *added]))
+                configs.append(compose(job))
             except Exception as error:
-                raise _explain(error, job, config_name) from error
-    for check in (CHECKS, JOB_CHECKS):
-        for config in configs:
-            check.get(config_name, _nothing)(config)
+                raise _explain(error, job, sources, arguments.multirun) from error
+    checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
+    JOB_CHECKS.get(config_name, _nothing)(checked)
 
 
 @contextmanager
-def _parser() -> Iterator[OverridesParser]:
+def _parser(sources: Sources) -> Iterator[OverridesParser]:
     """Hydra's parser of overrides, in a context in which `hydra.compose` can be called."""
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+    with hydra.initialize_config_dir(str(sources.directory), version_base="1.3"):
         yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
 
 
@@ -200,13 +291,19 @@ def _parse(parser: OverridesParser, text: str) -> Override:
     return override
 
 
-def _jobs(texts: Sequence[str], parser: OverridesParser, search: Sequence[str]) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep, but those that differ only in their seed as one."""
+def _jobs(texts: Sequence[str], parse: Callable[[str], Override], search: Sequence[str]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep, but those that differ only in their seed as one.
+
+    Args:
+        texts: The overrides of the command line.
+        parse: Reads one.
+        search: An override that tells where else configurations are.
+    """
     from qohort.ablation import asked, cells
 
     ablations = asked(texts, GlobalHydra.instance().config_loader(), search)
     for some in [cell.overrides for ablation in ablations for cell in cells(ablation)] if ablations else [texts]:
-        for job in itertools.product(*(_values(_parse(parser, text)) for text in some)):
+        for job in itertools.product(*(_values(parse(text)) for text in some)):
             yield list(job)
 
 
@@ -221,22 +318,28 @@ def _values(override: Override) -> list[str]:
     try:
         values = list(override.sweep_string_iterator())
     except (HydraException, ValueError, TypeError) as error:
-        raise ConfigError(f"{override.input_line} is no sweep: {_plain(str(error))}") from error
+        raise ConfigError(
+            f"{override.input_line} is no sweep: give plain values, as {key}=A,B, or one range, choice or glob"
+        ) from error
+    if not values:
+        raise ConfigError(f"{override.input_line} has no values to sweep over")
     if key == "seed" and not any(value.startswith("[") for value in values):
         return [f"seed=[{','.join(values)}]"]
     return [f"{key}={value}" for value in values]
 
 
-def _check_choices(overrides: Sequence[Override], config_name: str, directories: Sequence[Path]) -> None:
+def _check_choices(overrides: Sequence[Override], sources: Sources) -> None:
     """Check that what is chosen of a group is there.
 
     Raises:
         ConfigError: If it is not.
     """
-    defaults = _defaults(config_name)
+    defaults = _defaults(sources)
     for override in overrides:
         group = override.key_or_group
-        options = _options(group, directories) if group in defaults else []
+        if group == "hydra/launcher":
+            _check_launcher(str(override.value()))
+        options = _options(group, sources) if group in defaults else []
         if not options or override.is_sweep_override():
             continue
         if override.is_delete():
@@ -254,41 +357,89 @@ def _check_choices(overrides: Sequence[Override], config_name: str, directories:
                 raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
 
 
-def _defaults(config_name: str) -> dict[str, Any]:
-    """The groups of a primary configuration, and what is chosen of each."""
-    path = CONFIG_DIRECTORY / f"{config_name}.yaml"
-    primary: Any = OmegaConf.load(path)
-    entries = primary.get("defaults", [])
-    return {str(group): choice for entry in entries if isinstance(entry, DictConfig) for group, choice in entry.items()}
+def _check_launcher(name: str) -> None:
+    """Check that the plugin of a launcher is installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    plugin, extra = LAUNCHERS.get(name, ("", ""))
+    if extra and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        raise ConfigError(f"hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'")
 
 
-def _options(group: str, directories: Sequence[Path]) -> list[str]:
+def _defaults(sources: Sources) -> dict[str, Any]:
+    """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
+    try:
+        primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
+        listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
+        return {str(group): choice for entry in listed for group, choice in entry.items()}
+    except Exception:  # Hydra tells what is wrong with the file
+        return {}
+
+
+def _options(group: str, sources: Sources) -> list[str]:
     """What can be chosen of a group."""
-    found = {path.relative_to(one / group) for one in directories for path in (one / group).rglob("*.yaml")}
+    found = {path.relative_to(one / group) for one in sources.directories for path in (one / group).rglob("*.yaml")}
     return sorted(path.with_suffix("").as_posix() for path in found)
 
 
-def _explain(error: BaseException, texts: Sequence[str], config_name: str) -> ConfigError:
-    """What was wrong where Hydra refused overrides."""
+def _explain(
+    error: BaseException, texts: Sequence[str], sources: Sources | None, sweeping: bool = False
+) -> ConfigError:
+    """What was wrong where Hydra refused overrides.
+
+    Args:
+        error: What it raised.
+        texts: The overrides.
+        sources: Where the configuration comes from.
+        sweeping: Whether several values are meant as a sweep.
+    """
     cause = _cause(error)
     if isinstance(cause, ConfigError):
         return cause
     if isinstance(cause, MissingConfigException) and cause.options:
         group, _, choice = str(cause.missing_cfg_file).rpartition("/")
         return ConfigError(f"{group}={choice} is not one of the choices: {nearest(choice, cause.options)}")
+    if isinstance(cause, OSError) and cause.errno is not None:  # OmegaConf raises some without, for files
+        return ConfigError(f"hydra.run.dir or hydra.sweep.dir cannot be made: {cause}")
+    return ConfigError((sources and _first_mistake(texts, sources, sweeping)) or _told_by_hydra(error, cause, sources))
+
+
+def _first_mistake(texts: Sequence[str], sources: Sources, sweeping: bool) -> str:
+    """The first mistake that can be seen in overrides beside the configuration without them; empty for none."""
     try:
-        with _parser() as parser:
+        with _parser(sources) as parser:
             overrides = [_parse(parser, text) for text in texts]
-            groups = _defaults(config_name)
-            chosen = [one for one in overrides if one.key_or_group in groups and not one.is_sweep_override()]
-            config = hydra.compose(config_name, [str(one.input_line) for one in chosen], return_hydra_config=True)
+            groups = _defaults(sources)
+            chosen = [one for one in overrides if _is_choice(one, groups) and not one.is_sweep_override()]
+            config = sources.compose([str(one.input_line) for one in chosen])
     except Exception:  # composing was what went wrong
-        return ConfigError(_plain(str(cause)))
-    for override in overrides:
-        mistake = "" if override in chosen else _mistake(override, config, groups)
-        if mistake:
-            return ConfigError(mistake)
-    return ConfigError(_plain(str(cause)))
+        return ""
+    others = [one for one in overrides if one not in chosen and not (sweeping and one.is_sweep_override())]
+    return next(filter(None, (_mistake(one, config, groups, sources) for one in others)), "")
+
+
+def _is_choice(override: Override, groups: Mapping[str, Any]) -> bool:
+    """Whether an override chooses of a group."""
+    return override.key_or_group in groups or "/" in override.key_or_group
+
+
+def _told_by_hydra(error: BaseException, cause: BaseException, sources: Sources | None) -> str:
+    """The message of Hydra, with the override or the file that it is about, where it does not say."""
+    text = _plain(str(cause))
+    about = re.match("Error merging override (.+)", str(error))
+    if about and about[1].partition("=")[0] not in text:
+        return f"{about[1]} does not fit: {text}"
+    if ".yaml" in text:
+        return text
+    for path in (path for one in (sources.directories if sources else ()) for path in sorted(one.rglob("*.yaml"))):
+        try:
+            OmegaConf.load(path)
+        except Exception as damage:
+            if _plain(str(damage)) == text:
+                return f"{path} cannot be read: {text}"
+    return text
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -302,30 +453,42 @@ def _cause(error: BaseException) -> BaseException:
 def _plain(text: str) -> str:
     """Hydra's message without its words for Hydra's users."""
     text = re.split(r"Config search path|full_key|To append|Set the env|See https|object_type|set env var", text)[0]
-    return " ".join(re.sub(r"^In '[^']*': ", "", text).split())
+    return " ".join(re.sub(r"^In '[^']*': ", "", text).split()).rstrip(",")
 
 
-def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any]) -> str:
+def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], sources: Sources) -> str:
     """What is wrong with an override of a configuration; empty for nothing that can be seen."""
     line, key = str(override.input_line), override.key_or_group
     node, known = _walk(config, key)
-    value: Any
+    adds = override.is_add() or override.is_force_add()
     if override.is_sweep_override():
         several = isinstance(node, ListConfig) or isinstance(groups.get(key), ListConfig)
         return f"{line} is a sweep: add -m to run each" + (f", or write {key}=[...] for a list" if several else "")
     if known != key:
-        return "" if override.is_add() or override.is_force_add() else _unknown_key(line, key, known, node, config)
+        return "" if adds else _unknown_key(override, known, node, config, sources)
+    value: Any = override.value()
     if override.is_delete():
-        value = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-        return f"{line} does not fit: {key} is {show(value)}"
-    value = override.value()
+        if _content(node) is None and value is None:
+            return f"{line} takes away what is null already: leave it out"
+        return "" if value is None else f"{line} does not fit: {key} is {show(_content(node))}"
     if override.is_add() and not isinstance(value, dict | list):
         return f"{line} adds what is there already: write {key}=VALUE without the +"
     if isinstance(node, DictConfig) and not isinstance(value, dict):
         return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
     if isinstance(node, ListConfig) and isinstance(value, dict):
-        return f"{line} does not fit: {key} must be as {show(OmegaConf.to_container(node))}"
+        return f"{line} does not fit: {key} must be as {show(_content(node))}"
+    if isinstance(node, DictConfig) and not adds:
+        for name in value:
+            if name not in node:
+                return f"{line} does not fit: {key} has no {name}; write +{key}.{name}=VALUE to add it"
     return ""
+
+
+def _content(node: Any) -> Any:
+    """A node's value, in plain containers."""
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node)
+    return node._value() if isinstance(node, Node) else node
 
 
 def _walk(config: DictConfig, key: str) -> tuple[Any, str]:
@@ -342,29 +505,32 @@ def _walk(config: DictConfig, key: str) -> tuple[Any, str]:
     return node, key
 
 
-def _unknown_key(line: str, key: str, known: str, node: Any, config: DictConfig) -> str:
+def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, sources: Sources) -> str:
     """An unknown key, with the nearest right ones.
 
     Args:
-        line: The override.
-        key: Its key.
-        known: The part of the key that exists.
+        override: The override.
+        known: The part of its key that exists.
         node: The node there.
         config: The whole configuration.
+        sources: Where it comes from.
     """
-    line = line.lstrip("+~")
+    line, key = str(override.input_line).lstrip("+~"), override.key_or_group
     prefix = f"{known}." if known else ""
     word = key[len(prefix) :].split(".")[0]
     if not isinstance(node, DictConfig):
-        value = OmegaConf.to_container(node) if isinstance(node, ListConfig) else node
-        return f"unknown key {line}: {known} is {show(value)}, in which there is no {word}"
+        return f"unknown key {line}: {known} is {show(_content(node))}, in which there is no {word}"
     if elsewhere := [path for path in _paths(config) if path.endswith(f".{key}")]:
         return f"unknown key {line}: did you mean {' or '.join(elsewhere[:3])}?"
+    if known and "." not in known and word in _options(known, sources):
+        return f"unknown key {line}: {known}={word} is not chosen here"
     names = {str(name) for name in node if name not in HYDRA_KEYS and name != "hydra"}
+    if override.is_delete() and known and not names:
+        return f"unknown key {line}: there is no {word} in {known} to take away"
     if "_target_" in node and not known.startswith("hydra."):
         parameters = inspect.signature(locate(node["_target_"], known)).parameters
         if word in parameters:
-            return f"{line} is left out by default: write +{line} to give it"
+            return f"{line} is left out by default" + ("" if override.is_delete() else f": write +{line} to give it")
     elif known and not names:
         return f"{line} is not there by default: write +{line} to add it"
     return (

@@ -53,7 +53,7 @@ def member_seed(seed: int, stream: str, *path: int) -> int:
 
 
 class UniformStream:
-    """Uniform numbers for every member, each from the member's own generator.
+    """Numbers uniform in [0, 1) for every member, each from the member's own generator.
 
     Numbers are drawn a block ahead, since a call to each of M generators at every step would cost more than
     the step. A member's numbers depend on its seed and on how many were taken, not on M.
@@ -63,15 +63,23 @@ class UniformStream:
         stream: One of `STREAMS`.
         shape: The shape of one draw of one member.
         block: The number of draws made at once.
+        path: What tells the uses of a stream apart.
     """
 
-    def __init__(self, seeds: Sequence[int], stream: str, shape: tuple[int, ...], block: int = 1024) -> None:
-        self._generators = [np.random.Generator(np.random.PCG64(member_seed(seed, stream))) for seed in seeds]
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        stream: str,
+        shape: tuple[int, ...],
+        block: int = 1024,
+        path: tuple[int, ...] = (),
+    ) -> None:
+        self._generators = [np.random.Generator(np.random.PCG64(member_seed(seed, stream, *path))) for seed in seeds]
         self._block = np.empty((len(seeds), block, *shape))
         self._refill()
 
     def next(self) -> NDArray[np.float64]:
-        """The next draw: `[M, *shape]`, uniform in [0, 1)."""
+        """The next draw: `[M, *shape]`."""
         if self._cursor == self._block.shape[1]:
             self._refill()
         draw: NDArray[np.float64] = self._block[:, self._cursor]
@@ -81,8 +89,11 @@ class UniformStream:
     def _refill(self) -> None:
         self._before = [generator.bit_generator.state for generator in self._generators]
         for m, generator in enumerate(self._generators):
-            generator.random(out=self._block[m])
+            self._fill(generator, self._block[m])
         self._cursor = 0
+
+    def _fill(self, generator: np.random.Generator, out: NDArray[np.float64]) -> None:
+        generator.random(out=out)
 
     def state_dict(self) -> dict[str, Any]:
         """The generators as they were before the current block, and how much of the block was taken."""
@@ -102,24 +113,41 @@ class UniformStream:
         self._cursor = int(state["cursor"])
 
 
+class NormalStream(UniformStream):
+    """Standard normal numbers, else as `UniformStream`."""
+
+    def _fill(self, generator: np.random.Generator, out: NDArray[np.float64]) -> None:
+        generator.standard_normal(out=out)
+
+
 class CohortNetwork(nn.Module):
     """M networks of one architecture, held as one module whose parameters have a leading member axis.
 
     Args:
         build: Makes one member's network: an ordinary `nn.Module`.
         seeds: The members' seeds; each network is initialised from its member's `network` stream.
+        path: What tells the uses of the stream apart.
+
+    Raises:
+        ValueError: If a network has a buffer that would be saved: buffers are noise.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int]) -> None:
+    def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int], path: tuple[int, ...] = ()) -> None:
         super().__init__()
         networks = []
         for seed in seeds:
             # torch's initialisers read the global generator: lend them one, and leave the global as it was.
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(member_seed(seed, "network"))
+                torch.default_generator.manual_seed(member_seed(seed, "network", *path))
                 networks.append(build())
         self.size = len(networks)
         self.network = networks[0]
+        self._noise = {name: buffer.shape for name, buffer in self.network.named_buffers()}
+        if any(name in self.network.state_dict() for name in self._noise):
+            raise ValueError(
+                f"the network has buffers ({', '.join(self._noise)}): a buffer is noise here, "
+                "and is registered with persistent=False"
+            )
         states = [dict(network.named_parameters()) for network in networks]
         for name, parameter in states[0].items():
             owner, _, leaf = name.rpartition(".")
@@ -131,17 +159,43 @@ class CohortNetwork(nn.Module):
         """The stacked parameters `[M, ...]` by the member network's own names, detached, sharing memory."""
         return {name: parameter.detach() for name, parameter in self.network.named_parameters()}
 
-    def member_forward(self, parameters: Mapping[str, Tensor], observation: Tensor) -> Tensor:
-        """One member's network on one member's parameters: what a lifted function calls."""
+    @property
+    def normals(self) -> int:
+        """How many standard normal numbers one use of a member's network needs."""
+        return sum(shape.numel() for shape in self._noise.values())
+
+    def member_forward(
+        self,
+        parameters: Mapping[str, Tensor],
+        observation: Tensor,
+        normal: Tensor | None = None,
+        fractions: Tensor | None = None,
+    ) -> Tensor:
+        """One member's network on one member's parameters: what a lifted function calls.
+
+        Args:
+            parameters: By the member network's own names.
+            observation: `[B, ...]`.
+            normal: The numbers for its noise, `[normals]`; None where it has none.
+            fractions: A second argument of the network, `[B, N]`; None where it takes none.
+        """
+        tensors = {**parameters, **self._noise_from(normal)}
+        inputs = (observation,) if fractions is None else (observation, fractions)
         output: Tensor
         if observation.shape[0] > 1 or _compiling:
-            output = functional_call(self.network, dict(parameters), (observation,))
+            output = functional_call(self.network, tensors, inputs)
             return output
         # A batch of one row becomes a matrix-vector product for M = 1 and a matrix product for M > 1, which
         # round differently: two equal rows are a matrix product for any M. Inductor makes loops of either.
-        twice = observation.expand(2, *observation.shape[1:]).contiguous()
-        output = functional_call(self.network, dict(parameters), (twice,))
+        twice = tuple(one.expand(2, *one.shape[1:]).contiguous() for one in inputs)
+        output = functional_call(self.network, tensors, twice)
         return output.mean(0, keepdim=True)
+
+    def _noise_from(self, normal: Tensor | None) -> dict[str, Tensor]:
+        if normal is None:
+            return {}
+        pieces = torch.split(normal, [shape.numel() for shape in self._noise.values()])
+        return {name: one.view(shape) for (name, shape), one in zip(self._noise.items(), pieces, strict=True)}
 
     def forward(self, observation: Tensor) -> Tensor:
         """Every member's network on its own batch: `[M, B, ...]` to `[M, B, outputs]`."""
@@ -294,29 +348,34 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
     return lambda *tensors: call(list(tensors))
 
 
+Inputs = Mapping[str, Tensor]
+"""`observation`, and where there are such `normal` and `fractions`, the random numbers of one use of a network."""
+
+
 class Lifted:
-    """A member's function of its parameters and observations, lifted: a program for each shape.
+    """A member's function of its parameters and inputs, lifted: a program for each shape.
 
     Args:
-        function: Takes one member's parameters and observations `[B, ...]`.
+        function: Takes one member's parameters and inputs, `[B, ...]` each.
         network: Holds the parameters.
         compile_mode: One of `COMPILE_MODES`.
     """
 
     def __init__(
-        self, function: Callable[[Mapping[str, Tensor], Tensor], Tensor], network: CohortNetwork, compile_mode: str
+        self, function: Callable[[Mapping[str, Tensor], Inputs], Tensor], network: CohortNetwork, compile_mode: str
     ) -> None:
         self._parameters = network.parameters_by_name()
         self._lifted = vmap(function)
         self._mode = compile_mode
         self._programs: dict[torch.Size, Program] = {}
 
-    def __call__(self, observation: Tensor) -> Tensor:
-        """The function of observations `[M, B, ...]`."""
-        program = self._programs.get(observation.shape)
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """The function of inputs `[M, B, ...]`."""
+        shape = inputs["observation"].shape
+        program = self._programs.get(shape)
         if program is None:
-            program = self._programs[observation.shape] = Program(self._lifted, self._parameters, self._mode)
-        output: Tensor = program(observation)
+            program = self._programs[shape] = Program(self._lifted, self._parameters, self._mode)
+        output: Tensor = program(inputs)
         return output
 
 

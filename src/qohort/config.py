@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from qohort.checking import Count, Node, PositiveInt, Range, Role, build_config, check, nearest, resolve, show
+from qohort.checking import Count, Node, PositiveInt, Range, Role, build_config, check, locate, nearest, resolve, show
 from qohort.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qohort.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,15 @@ class TrainConfig:
     gradient_steps: PositiveInt
     learning_starts: Count
     max_grad_norm: Annotated[float, Range(0, above=True)] | None
+    reward_scale: Annotated[float, Range(0, above=True)]
+    reward_clip: Annotated[float, Range(0, above=True)] | None
+    reset_every: PositiveInt | None
     log_every: PositiveInt
     compile: Literal["inductor", "aot_eager", "none"]
     env: EnvironmentConfig
-    network: Annotated[Node, Role("torch.nn.Module", ("observation_space", "outputs"))]
-    bootstrap: Annotated[Node, Role("qohort.td_loss.Bootstrap")]
-    head: Annotated[Node, Role("qohort.td_loss.Head")]
+    network: Annotated[Node, Role("torch.nn.Module", ("observation_space", "actions", "atoms"))]
+    bootstrap: Annotated[Node, Role("qohort.bootstrap.Bootstrap")]
+    head: Annotated[Node, Role("qohort.heads.Head")]
     target_network: Annotated[Node, Role("qohort.update.TargetNetwork")]
     replay: Annotated[Node, Role("qohort.replay.Replay", ("spec",))]
     exploration: Annotated[Node, Role("qohort.exploration.Exploration")]
@@ -124,6 +130,8 @@ FOLDABLE = (
     "max_grad_norm",
     "optimizer.lr",
     "target_network.tau",
+    "bootstrap.alpha",
+    "bootstrap.temperature",
     *(f"exploration.{name}.{key}" for name in ("epsilon", "temperature") for key in ("value", "start", "end", "decay")),
 )
 """What the members of a cohort may differ in besides their seed: numbers that each member holds for itself."""
@@ -236,12 +244,12 @@ def _check_together(config: TrainConfig) -> None:
     steps = config.budget // config.env.num_envs * config.env.num_envs
     if steps == 0:
         raise ConfigError(f"budget={config.budget} is less than one step of env.num_envs={config.env.num_envs}")
-    capacity = config.replay.get("capacity")
-    if capacity is not None and capacity // config.env.num_envs * config.env.num_envs < config.batch_size:
-        raise ConfigError(
-            f"replay.capacity={capacity} holds less than a batch: give at least batch_size={config.batch_size}"
-        )
-    start = max(config.learning_starts, 1 if capacity is None else config.batch_size)
+    replay: type[Replay] = locate(config.replay["_target_"], "replay._target_")
+    if misfit := replay.misfit(config):
+        raise ConfigError(misfit)
+    if replay.makes_targets:
+        _check_made_targets(config)
+    start = max(config.learning_starts, replay.needed(config))
     first = -(-max(start, config.train_every) // config.train_every) * config.train_every
     if first > steps:
         raise ConfigError(
@@ -249,12 +257,31 @@ def _check_together(config: TrainConfig) -> None:
             f"learning_starts={config.learning_starts}, batch_size={config.batch_size} "
             f"or train_every={config.train_every}"
         )
+    if config.bootstrap.get("epsilon", 0.0) is None and "epsilon" not in config.exploration:
+        raise ConfigError("bootstrap.epsilon=null is that of the exploration, which has none here: give a number")
     if config.lr_schedule.get("per") == "episodes":
         raise ConfigError("lr_schedule.per=episodes is not supported: use env_steps or gradient_steps")
     if config.optimizer.get("fused"):
         raise ConfigError("optimizer.fused=true is not supported: it rounds differently by position; remove it")
     if "lr" in config.optimizer:
         check(Annotated[float, Range(0, above=True)], config.optimizer["lr"], "optimizer.lr")
+
+
+def _check_made_targets(config: TrainConfig) -> None:
+    """Whether all that would make a target is off, where the replay makes it."""
+    from qohort.bootstrap import Greedy
+    from qohort.heads import ScalarHead
+    from qohort.update import NoTarget
+
+    name = config.replay["_target_"].rpartition(".")[2]
+    for key, kind, choice in (
+        ("head", ScalarHead, "squared or huber"),
+        ("bootstrap", Greedy, "greedy"),
+        ("target_network", NoTarget, "none"),
+    ):
+        target = getattr(config, key)["_target_"]
+        if not issubclass(locate(target, key), kind):
+            raise ConfigError(f"{key}={target} has no part in the returns that {name} makes: use {key}={choice}")
 
 
 def check_output(config: TrainConfig) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qohort.cohort import UniformStream, member_seed
 from qohort.config import EnvironmentConfig, EvaluationConfig
 from qohort.environments import make_environment
-
-Values = Callable[[Tensor], Tensor]
-"""Observations `[M, B, ...]` to action values `[M, B, A]`."""
+from qohort.replay import Values
 
 
 class Scores(NamedTuple):

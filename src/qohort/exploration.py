@@ -164,9 +164,12 @@ class EpsilonGreedy:
 
     Attributes:
         epsilon: The schedule of ε.
+        spread: Of a member's E environments, the e-th (from 0) has ε^(1 + spread e / (E - 1)), as Ape-X's actors have
+            (Horgan et al., 2018, appendix D, where it is 7); 0: all have ε.
     """
 
     epsilon: Schedule
+    spread: Annotated[float, Range(0)] = 0.0
     name = "epsilon"
 
     def __post_init__(self) -> None:
@@ -185,7 +188,12 @@ class EpsilonGreedy:
 
     def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
         """Actions `[M, E]`."""
-        greedy = uniforms[..., 0] >= parameter[:, None]
+        epsilon = parameter[:, None]
+        environments = uniforms.shape[1]
+        if environments > 1 and np.any(self.spread):
+            place = np.arange(environments) / (environments - 1)
+            epsilon = epsilon ** (1 + np.reshape(self.spread, (-1, 1)) * place)
+        greedy = uniforms[..., 0] >= epsilon
         action = (uniforms[..., 1] * actions).astype(np.int64)
         if greedy.any():
             np.copyto(action, values().argmax(-1), where=greedy)

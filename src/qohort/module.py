@@ -19,17 +19,21 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qohort.bootstrap import Bootstrap
 from qohort.checkpoint import step_name
-from qohort.cohort import CohortNetwork, Lifted, UniformStream, per_member
-from qohort.config import TrainConfig
+from qohort.cohort import CohortNetwork, UniformStream, per_member
+from qohort.config import FOLDABLE, TrainConfig
 from qohort.environments import EpisodeStatistics, EpisodicVectorEnv, episode_seeds, make_environment
 from qohort.errors import Interrupted
 from qohort.evaluation import Evaluator
 from qohort.exploration import Constant, Progress, across_members
+from qohort.heads import Head
 from qohort.interruption import STOP
+from qohort.noise import Noise
 from qohort.optimizer import MemberAdam
+from qohort.q_values import QValues, network_maker
 from qohort.replay import Batch, Replay, ReplayDataset, ReplaySpec
-from qohort.td_loss import Parameters, TDLoss
+from qohort.td_loss import TDLoss
 from qohort.update import Update, UpdateResult
 
 
@@ -57,12 +61,30 @@ class Watcher(Protocol):
         """Called about every 100 env_steps of a member."""
 
 
+BEHAVIOUR_EPSILON = "bootstrap.epsilon"
+"""Held where the bootstrap's ε is to be that of the exploration."""
+
+
+def held_numbers(members: Sequence[TrainConfig], device: torch.device) -> dict[str, Tensor]:
+    """The numbers of an update that each member holds for itself, `[M]`, by their key in the configuration."""
+    first = members[0]
+    held = {}
+    if first.max_grad_norm is not None:
+        held["max_grad_norm"] = per_member([member.max_grad_norm or 0.0 for member in members], device)
+    for key in FOLDABLE:
+        group, _, name = key.partition(".")
+        if group in ("target_network", "bootstrap") and name in getattr(first, group):
+            held[key] = per_member([getattr(member, group)[name] for member in members], device)
+    if "epsilon" in first.bootstrap and first.bootstrap["epsilon"] is None:
+        held[BEHAVIOUR_EPSILON] = per_member([0.0] * len(members), device)
+    return held
+
+
 class QLearning(pl.LightningModule):
     """A cohort of DQN agents.
 
     Args:
-        members: The members' configurations; they differ in `seed`, and may in `gamma`, `max_grad_norm`,
-            `optimizer.lr` and `target_network.tau`, which are held per member.
+        members: The members' configurations; they differ in `seed`, and may in the keys of `qohort.config.FOLDABLE`.
         recorder: Takes the metrics.
         fail: Told of a member that has failed: which, at which env_steps, why.
     """
@@ -85,10 +107,10 @@ class QLearning(pl.LightningModule):
         space = self.environments.single_observation_space
         self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
 
-        self.head = instantiate(config.head)
-        build = instantiate(config.network, _partial_=True, _convert_="all")
-        outputs = self.head.outputs(self.actions)
-        self.online = CohortNetwork(lambda: build(observation_space=space, outputs=outputs), self.seeds)
+        self.head: Head = instantiate(config.head)
+        self.bootstrap: Bootstrap = instantiate(config.bootstrap)
+        self._make_network = network_maker(config.network, space, self.actions, self.head)
+        self.online = CohortNetwork(self._make_network, self.seeds)
         self.target_network = instantiate(config.target_network)
         self.target = self.online.frozen_copy() if self.target_network.separate else self.online
 
@@ -103,7 +125,7 @@ class QLearning(pl.LightningModule):
         self._observation = self._by_member(self.environments.reset()[0])
         self._observed = torch.from_numpy(self._observation)  # the same memory
         self._place = torch.device("cpu")
-        self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report"), 0)
+        self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report", "reset"), 0)
 
     # Lightning's hooks, in the order it calls them.
 
@@ -113,9 +135,15 @@ class QLearning(pl.LightningModule):
         config = self.config
         gamma = per_member([member.gamma for member in self.members])
         space = self.environments.single_observation_space
-        sizes = (self.num_envs, config.batch_size)
+        sizes = (self.num_envs, config.batch_size, config.train_every)
         spec = ReplaySpec(space, *sizes, gamma, self.seeds, config.budget, device, config.compile)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
+        uses = ["online", "target"]
+        if self.bootstrap.uses_online or self.bootstrap.adds_to_reward or self.head.fractions is not None:
+            uses.append("policy")
+        self.noise = Noise(
+            self.seeds, self.online.normals, self.head.fractions, uses, config.batch_size, self.num_envs, device
+        )
         self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -156,14 +184,12 @@ class QLearning(pl.LightningModule):
         optimizer: torch.optim.Optimizer = lightning_optimizer.optimizer
         for group in optimizer.param_groups:
             group.update({key: value.to(device) for key, value in group.items() if isinstance(value, Tensor)})
-        limits = {}
-        if config.max_grad_norm is not None:
-            limits["max_grad_norm"] = per_member([m.max_grad_norm or 0.0 for m in self.members], device)
-        if "tau" in config.target_network:
-            limits["tau"] = per_member([m.target_network["tau"] for m in self.members], device)
-        td_loss = TDLoss(self.online.member_forward, instantiate(config.bootstrap), self.head, self.actions)
-        self.update = Update(td_loss, self.online, self.target, self.target_network, optimizer, limits, config.compile)
-        self.values = Lifted(self._member_values, self.online, config.compile)
+        self.held = held_numbers(self.members, device)
+        td_loss = TDLoss(self.online.member_forward, self.bootstrap, self.head)
+        self.update = Update(
+            td_loss, self.online, self.target, self.target_network, optimizer, self.held, config.compile
+        )
+        self.values = QValues(self.online, self.head, config.compile)
         self.evaluator.prepare(self.values)
         self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
         self._set_learning_rate()
@@ -175,12 +201,17 @@ class QLearning(pl.LightningModule):
             self._set_learning_rate()
         result: UpdateResult | None = None
 
+        if BEHAVIOUR_EPSILON in self.held:
+            self.held[BEHAVIOUR_EPSILON].copy_(torch.from_numpy(self.exploration.parameter(self.progress)))
+        batch = {**batch, **self.noise.for_update()}
+
         def closure() -> None:
             nonlocal result
             result = self.update(batch)
 
         self.optimizer.step(closure=closure)
         assert result is not None
+        self.replay.feed_back(result.td_error)
         self.update.follow()
         self.progress.gradient_steps += 1
         if self._due("log", self.config.log_every):
@@ -206,18 +237,21 @@ class QLearning(pl.LightningModule):
         progress, exploration = self.progress, self.exploration
         parameter = exploration.parameter(progress)
         uniforms = self.uniforms.next()
-        action = exploration.act(self._act_values, parameter, uniforms, self.actions)
+        numbers = self.noise.for_acting()
+        action = exploration.act(lambda: self._act_values(numbers), parameter, uniforms, self.actions)
 
         observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
-        reward, terminated = self._by_member(reward), self._by_member(terminated)
+        reward = self._by_member(reward)
+        terminated, truncated = self._by_member(terminated), self._by_member(truncated)
         next_observation = self._by_member(info.get("final_obs", observation))
-        self.replay.add(self._observation, action, reward, terminated, next_observation)
+        learned_from = self._learned_from(reward)
+        self.replay.add(self._observation, action, learned_from, terminated, truncated, next_observation)
         np.copyto(self._observation, self._by_member(observation))
 
         progress.env_steps += self.num_envs
         self.episodes.add(reward)
         if "final_obs" in info:
-            for m, score, length in self.episodes.end(terminated | self._by_member(truncated)):
+            for m, score, length in self.episodes.end(terminated | truncated):
                 progress.episodes[m] += 1
                 if m in self.failed:
                     continue
@@ -234,7 +268,7 @@ class QLearning(pl.LightningModule):
         The first are at the first multiple that is at least `learning_starts` and leaves the replay a batch.
         """
         every = self.config.train_every
-        start = max(self.config.learning_starts, self.replay.minimum, 1)
+        start = max(self.config.learning_starts, self.replay.needed(self.config))
         cycles = env_steps // every - (start - 1) // every
         return max(0, cycles) * self.config.gradient_steps
 
@@ -246,6 +280,8 @@ class QLearning(pl.LightningModule):
         """Renew the target network, evaluate, save and report, where it is due; before each step."""
         if self.target_network.every is not None and self._due("target", self.target_network.every):
             self.update.copy_target()
+        if self.config.reset_every is not None and self._due("reset", self.config.reset_every):
+            self._reset_outputs()
         if self._due("evaluation", self.config.evaluation.every):
             self.evaluate()
         if self._due("checkpoint", self.config.checkpoint.every) and not self.finished:
@@ -257,6 +293,31 @@ class QLearning(pl.LightningModule):
                 self._save()
             for callback in self._watchers:
                 callback.on_env_steps(self)
+
+    def _learned_from(self, reward: NDArray[Any]) -> NDArray[Any]:
+        """Rewards as the replay gets them, scaled and clipped."""
+        limit = self.config.reward_clip
+        if self.config.reward_scale != 1:
+            reward = reward * self.config.reward_scale
+        return reward if limit is None else reward.clip(-limit, limit)
+
+    @torch.no_grad()
+    def _reset_outputs(self) -> None:
+        """Start the output layers anew, their targets and what the optimiser holds of them (Nikishin et al., 2022).
+
+        Deviations: 1. the optimiser's count of steps goes on.
+        """
+        count = self.progress.env_steps // (self.config.reset_every or 1)
+        fresh = dict(CohortNetwork(self._make_network, self.seeds, (count,)).network.named_parameters())
+        optimizer: Any = self.optimizer
+        for network in (self.online, self.target):
+            for name, parameter in network.network.named_parameters():
+                if "output" not in name.split("."):
+                    continue
+                parameter.copy_(fresh[name])
+                for one in optimizer.state.get(parameter, {}).values():
+                    if isinstance(one, Tensor) and one.shape == parameter.shape:
+                        one.zero_()
 
     def _save(self) -> None:
         self.trainer.save_checkpoint(step_name(self.progress.env_steps))
@@ -300,6 +361,7 @@ class QLearning(pl.LightningModule):
             "last_evaluation": torch.from_numpy(self.last_evaluation.copy()),
             "since": dict(self._since),
             "uniforms": self.uniforms.state_dict(),
+            "noise": self.noise.state_dict(),
             "environments": self.environments.state_dict(len(self.members)),
             "replay": {} if self.finished else self.replay.state_dict(),
             "recorder": self.recorder.state_dict(),
@@ -316,6 +378,7 @@ class QLearning(pl.LightningModule):
         self.last_evaluation[:] = state["last_evaluation"].numpy()
         self._since = dict(state["since"])
         self.uniforms.load_state_dict(state["uniforms"])
+        self.noise.load_state_dict(state["noise"])
         self._observation[:] = self._by_member(self.environments.load_state_dict(state["environments"]))
         self.replay.load_state_dict(state["replay"])
         self.recorder.load_state_dict(state["recorder"])
@@ -325,14 +388,8 @@ class QLearning(pl.LightningModule):
         """Whether the budget is spent."""
         return not self.budget_left()
 
-    def _act_values(self) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = self.values(self._observed.to(self._place)).cpu().numpy()
-        return values
-
-    def _member_values(self, parameters: Parameters, observation: Tensor) -> Tensor:
-        """One member's action values `[B, A]`."""
-        outputs = self.online.member_forward(parameters, observation)
-        values: Tensor = self.head.mean(self.head.distribution(outputs, self.actions))
+    def _act_values(self, numbers: dict[str, Tensor]) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = self.values(self._observed.to(self._place), numbers).cpu().numpy()
         return values
 
     def _log_update(self, result: UpdateResult) -> None:

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from qohort.checking import PositiveInt, Range, build_config
 from qohort.checkpoint import load, write_atomically
-from qohort.cohort import CohortNetwork, Lifted
+from qohort.cohort import CohortNetwork
 from qohort.config import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments import check_spaces, make_environment
 from qohort.errors import ConfigError
 from qohort.evaluation import Evaluator, Scores
+from qohort.q_values import QValues, network_maker
 from qohort.run_directory import RunDirectory
 
 
@@ -56,7 +56,7 @@ class TrainedMember(NamedTuple):
     checkpoint: Path
     env_steps: int
     """Where the checkpoint was taken."""
-    values: Lifted
+    values: QValues
     """Its action values: observations `[1, B, ...]` to `[1, B, A]`."""
 
 
@@ -143,26 +143,21 @@ def load_member(directory: RunDirectory, config: TrainConfig, device: torch.devi
     finally:
         env.close()
     head = instantiate(config.head)
-    build = instantiate(config.network, _partial_=True, _convert_="all")
+    make = network_maker(config.network, space, actions, head)
     prefix = "online."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
     }
     try:
-        network = CohortNetwork(lambda: build(observation_space=space, outputs=head.outputs(actions)), [config.seed])
+        network = CohortNetwork(make, [config.seed])
         network.load_state_dict(weights)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"run={directory.path}: the network does not fit {path.name}: {error}") from error
     network.to(device)
 
-    def values(parameters: Mapping[str, Tensor], observation: Tensor) -> Tensor:
-        outputs = network.member_forward(parameters, observation)
-        mean: Tensor = head.mean(head.distribution(outputs, actions))
-        return mean
-
     # Not compiled: it would take longer than it saves.
-    lifted = Lifted(values, network, "none")
-    return TrainedMember(config, path, checkpoint["qohort"]["progress"]["env_steps"], lifted)
+    values = QValues(network, head, "none")
+    return TrainedMember(config, path, checkpoint["qohort"]["progress"]["env_steps"], values)
 
 
 def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:

@@ -6,9 +6,11 @@ neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,11 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from qohort.checking import Range
+from qohort.checking import PositiveInt
 from qohort.cohort import Program, UniformStream
+from qohort.config import TrainConfig
+from qohort.exploration import Progress
 
 Batch = dict[str, Tensor]
 """`observation [M, B, ...]`, `action [M, B]`, `reward [M, B]`, `discount [M, B]`, `next_observation [M, B, ...]`."""
+
+Values = Callable[[Tensor], Tensor]
+"""Observations `[M, B, ...]` to action values `[M, B, A]`."""
 
 STORED_DTYPES = {
     "float16": torch.float32,
@@ -36,29 +43,53 @@ STORED_DTYPES = {
 """How observations are stored, by the dtype of their space; other integers as int64."""
 
 
-class Replay(Protocol):
+class Replay(ABC):
     """What the environment loop and the learner need of a replay."""
 
+    makes_targets: ClassVar[bool] = False
+    """Whether its batches have their `target`, so that there is nothing to bootstrap from."""
+
+    @abstractmethod
     def add(
         self,
         observation: NDArray[Any],
         action: NDArray[np.int64],
         reward: NDArray[np.float64],
         terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
         next_observation: NDArray[Any],
     ) -> None:
         """Store one step of every environment: arrays `[M, E, ...]`."""
 
-    @property
-    def minimum(self) -> int:
+    @classmethod
+    def needed(cls, config: TrainConfig) -> int:
         """The env_steps of a member before a batch can be drawn."""
+        return 1
 
-    def sample(self) -> Batch:
+    @classmethod
+    def misfit(cls, config: TrainConfig) -> str | None:
+        """What in a configuration this replay cannot work with, in words; None for nothing."""
+        return None
+
+    @abstractmethod
+    def sample(self, progress: Progress) -> Batch:
         """Draw a batch for every member."""
 
+    def refresh(self, values: Values) -> None:  # noqa: B027 -- most have no use for it
+        """Look at the networks before the batches of one round of updates are drawn.
+
+        Args:
+            values: Observations `[M, B, ...]` to action values `[M, B, A]`, by the online networks without noise.
+        """
+
+    def feed_back(self, td_error: Tensor) -> None:  # noqa: B027 -- most have no use for it
+        """Take the TD errors `[M, B]` of the newest batch."""
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while training."""
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
 
@@ -71,6 +102,7 @@ class ReplaySpec:
         observation_space: One environment's.
         num_envs: Environments a member, E.
         batch_size: Transitions a member in a batch, B.
+        train_every: env_steps of a member between rounds of updates.
         gamma: Each member's discount factor a step, `[M]` float32.
         seeds: Each member's seed.
         budget: The env_steps that a member may take: no replay needs to hold more.
@@ -81,6 +113,7 @@ class ReplaySpec:
     observation_space: spaces.Space[Any]
     num_envs: int
     batch_size: int
+    train_every: int
     gamma: Tensor
     seeds: Sequence[int]
     budget: int
@@ -88,15 +121,40 @@ class ReplaySpec:
     compile_mode: str
 
 
+def _rows(state: Mapping[str, Any], name: str, index: Tensor) -> Tensor:
+    """What an array holds at `index [M, ...]`: `[M, ..., ...]`."""
+    array: Tensor = state["arrays"][name]
+    first: Tensor = state["first"].view(-1, *[1] * (index.dim() - 1))
+    return array.flatten(0, 1).index_select(0, (index + first).flatten()).view(*index.shape, *array.shape[2:])
+
+
 def _gather(state: Mapping[str, Any], index: Tensor) -> Batch:
     """The transitions at `index [M, B]`, and their discounts."""
-    rows = (index + state["first"]).flatten()
-    drawn = {
-        name: array.flatten(0, 1).index_select(0, rows).view(*index.shape, *array.shape[2:])
-        for name, array in state["arrays"].items()
-    }
+    drawn = {name: _rows(state, name, index) for name in state["arrays"]}
     drawn["discount"] = drawn.pop("continues") * state["gamma"]
     return drawn
+
+
+def _gather_windows(state: Mapping[str, Any], index: Tensor, n_step: int, stride: int, capacity: int) -> Batch:
+    """The n-step transitions that begin at `index [M, B]`; a window ends with its episode."""
+    last, running = index, torch.ones_like(index, dtype=torch.bool)
+    total = torch.zeros_like(index, dtype=torch.float32)
+    discount, power = torch.zeros_like(total), torch.ones_like(total)
+    for step in range(n_step):
+        slot = index + step * stride
+        slot = torch.where(slot < capacity, slot, slot - capacity)
+        last = torch.where(running, slot, last)
+        total = torch.where(running, total + power * _rows(state, "reward", slot), total)
+        power = power * state["gamma"]
+        discount = torch.where(running, power * _rows(state, "continues", slot), discount)
+        running = running & ~_rows(state, "ended", slot)
+    return {
+        "observation": _rows(state, "observation", index),
+        "action": _rows(state, "action", index),
+        "reward": total,
+        "discount": discount,
+        "next_observation": _rows(state, "next_observation", last),
+    }
 
 
 class Transitions:
@@ -105,9 +163,11 @@ class Transitions:
     Args:
         spec: See `ReplaySpec`.
         slots: Transitions a member; a multiple of E.
+        n_step: Steps of the transitions that are drawn.
+        capacity: Where the ring of slots closes.
     """
 
-    def __init__(self, spec: ReplaySpec, slots: int) -> None:
+    def __init__(self, spec: ReplaySpec, slots: int, n_step: int = 1, capacity: int | None = None) -> None:
         members, shape = len(spec.seeds), spec.observation_space.shape or ()
         dtype = STORED_DTYPES.get(str(spec.observation_space.dtype), torch.int64)
         self.slots = slots
@@ -118,18 +178,39 @@ class Transitions:
             "continues": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
             "next_observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
         }
+        if n_step > 1:
+            empty["ended"] = torch.empty((members, slots), dtype=torch.bool, device=spec.device)
         self.arrays = empty
         first = slots * torch.arange(members, device=spec.device).unsqueeze(1)
         state = {"arrays": empty, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
         # Compiled by inductor on the CPU only: the other ways of unrolling would copy the whole replay.
-        compiled = spec.compile_mode == "inductor" and spec.device.type == "cpu"
-        self._gather = Program(_gather, state, "inductor" if compiled else "none")
+        self._mode = "inductor" if spec.compile_mode == "inductor" and spec.device.type == "cpu" else "none"
+        windows = functools.partial(_gather_windows, n_step=n_step, stride=spec.num_envs, capacity=capacity or slots)
+        self._gather = Program(windows if n_step > 1 else _gather, state, self._mode)
         self._device = spec.device
         # On the CPU rows are written through NumPy, which is several times quicker for a few numbers.
         self._writable = {name: array.numpy() for name, array in empty.items()} if spec.device.type == "cpu" else None
 
-    def write(self, slot: int, rows: Mapping[str, NDArray[Any]]) -> None:
+    def write(
+        self,
+        slot: int,
+        observation: NDArray[Any],
+        action: NDArray[np.int64],
+        reward: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: NDArray[Any],
+    ) -> None:
         """Write rows `[M, E, ...]` at `slot` and the slots after it."""
+        rows = {
+            "observation": observation,
+            "action": action,
+            "reward": reward,
+            "continues": ~terminated,
+            "next_observation": next_observation,
+        }
+        if "ended" in self.arrays:
+            rows["ended"] = terminated | truncated
         for name, row in rows.items():
             end = slot + row.shape[1]
             if self._writable is not None:
@@ -137,9 +218,9 @@ class Transitions:
             else:
                 self.arrays[name][:, slot:end] = torch.as_tensor(row).to(self.arrays[name].device, non_blocking=True)
 
-    def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The transitions at `index [M, B]`, as new tensors."""
-        batch: Batch = self._gather(torch.from_numpy(index).to(self._device))
+    def batch(self, index: NDArray[np.int64] | Tensor) -> Batch:
+        """The transitions that begin at `index [M, B]`, as new tensors."""
+        batch: Batch = self._gather(torch.as_tensor(index).to(self._device))
         return batch
 
     def state_dict(self, written: int) -> dict[str, Tensor]:
@@ -152,30 +233,56 @@ class Transitions:
             array[:, : state[name].shape[1]] = state[name].to(array.device)
 
 
-class UniformReplay:
-    """A ring of the newest transitions, sampled uniformly with replacement (Lin, 1992; Mnih et al., 2015).
+class Ring(Replay):
+    """A ring of the newest transitions.
 
     Next observations are stored beside observations, the true final one included; terminated and truncated
     are kept apart: only termination sets the discount to 0.
+
+    An n-step transition (Sutton, 1988; in DQN: Hessel et al., 2018) is put together when it is drawn: the discounted
+    sum of rewards up to n steps or to the end of the episode, whichever is first, and what was observed then. Its
+    window crosses neither an episode's end, terminated or truncated, nor the ring's seam: the newest n - 1 steps of
+    each environment are not drawn before the steps after them are there.
 
     Args:
         spec: See `ReplaySpec`.
         capacity: Transitions a member, in env_steps; rounded down to a multiple of the environments, so that
             the ring's seam never parts the environments' rows.
+        n_step: Steps of a transition, n.
     """
 
-    def __init__(self, spec: ReplaySpec, capacity: Annotated[int, Range(1)] = 100_000) -> None:
+    def __init__(self, spec: ReplaySpec, capacity: int, n_step: int) -> None:
         self.capacity = capacity // spec.num_envs * spec.num_envs
         self._num_envs, self._batch_size = spec.num_envs, spec.batch_size
+        self._incomplete = (n_step - 1) * spec.num_envs
         # No slot that the budget cannot fill is allocated.
         slots = min(self.capacity, -(-spec.budget // spec.num_envs) * spec.num_envs)
-        self._transitions = Transitions(spec, slots)
-        self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
+        self._transitions = Transitions(spec, slots, n_step, self.capacity)
         self._added = 0
 
     def __len__(self) -> int:
         """Transitions held for a member."""
         return min(self._added, self.capacity)
+
+    @property
+    def complete(self) -> int:
+        """How many of them, the oldest ones, can be drawn."""
+        return len(self) - self._incomplete
+
+    @classmethod
+    def needed(cls, config: TrainConfig) -> int:
+        """As many env_steps as complete a batch of transitions."""
+        return config.batch_size + (int(config.replay.get("n_step", 1)) - 1) * config.env.num_envs
+
+    @classmethod
+    def misfit(cls, config: TrainConfig) -> str | None:
+        """Whether it cannot hold as much as is needed for a batch."""
+        capacity = config.replay.get("capacity", 100_000)
+        least = cls.needed(config)
+        if capacity // config.env.num_envs * config.env.num_envs >= least:
+            return None
+        why = f"batch_size={least}" if least == config.batch_size else f"{least}, which complete one"
+        return f"replay.capacity={capacity} holds less than a batch: give at least {why}"
 
     def add(
         self,
@@ -183,45 +290,55 @@ class UniformReplay:
         action: NDArray[np.int64],
         reward: NDArray[np.float64],
         terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
         next_observation: NDArray[Any],
     ) -> None:
         """Store one step of every environment: arrays `[M, E, ...]`."""
-        rows = {
-            "observation": observation,
-            "action": action,
-            "reward": reward,
-            "continues": ~terminated,
-            "next_observation": next_observation,
-        }
-        self._transitions.write(self._added % self.capacity, rows)
+        slot = self._added % self.capacity
+        self._transitions.write(slot, observation, action, reward, terminated, truncated, next_observation)
         self._added += self._num_envs
 
-    @property
-    def minimum(self) -> int:
-        """As many env_steps as a batch has transitions."""
-        return self._batch_size
-
-    def sample(self) -> Batch:
-        """Draw `[M, B]` transitions, each uniform over those held."""
-        index = (self._uniforms.next() * len(self)).astype(np.int64)
-        return self._transitions.batch(index)
-
     def state_dict(self) -> dict[str, Any]:
-        """The transitions held, the ring's position and the sampling stream."""
-        return {
-            "transitions": self._transitions.state_dict(len(self)),
-            "added": self._added,
-            "uniforms": self._uniforms.state_dict(),
-        }
+        """The transitions held, and the ring's position."""
+        return {"transitions": self._transitions.state_dict(len(self)), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._transitions.load_state_dict(state["transitions"])
         self._added = int(state["added"])
+
+
+class UniformReplay(Ring):
+    """A ring of the newest transitions, sampled uniformly with replacement (Lin, 1992; Mnih et al., 2015).
+
+    Args:
+        spec: See `ReplaySpec`.
+        capacity: Transitions a member, in env_steps; see `Ring`.
+        n_step: Steps of a transition, n.
+    """
+
+    def __init__(self, spec: ReplaySpec, capacity: PositiveInt = 100_000, n_step: PositiveInt = 1) -> None:
+        super().__init__(spec, capacity, n_step)
+        self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
+
+    def sample(self, progress: Progress) -> Batch:
+        """Draw `[M, B]` transitions, each uniform over those that are complete."""
+        index = (self._uniforms.next() * self.complete).astype(np.int64)
+        if self._incomplete and self._added > self.capacity:  # then counted from the oldest
+            index = (index + self._added) % self.capacity
+        return self._transitions.batch(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The transitions held, the ring's position and the sampling stream."""
+        return {**super().state_dict(), "uniforms": self._uniforms.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        super().load_state_dict(state)
         self._uniforms.load_state_dict(state["uniforms"])
 
 
-class NewestTransition:
+class NewestTransition(Replay):
     """No replay: a batch is the newest transition of each environment, B = E (the article's Algorithm 1).
 
     Args:
@@ -239,25 +356,14 @@ class NewestTransition:
         action: NDArray[np.int64],
         reward: NDArray[np.float64],
         terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
         next_observation: NDArray[Any],
     ) -> None:
         """Replace what is held by one step of every environment: arrays `[M, E, ...]`."""
-        rows = {
-            "observation": observation,
-            "action": action,
-            "reward": reward,
-            "continues": ~terminated,
-            "next_observation": next_observation,
-        }
-        self._transitions.write(0, rows)
+        self._transitions.write(0, observation, action, reward, terminated, truncated, next_observation)
         self._added += 1
 
-    @property
-    def minimum(self) -> int:
-        """One step."""
-        return 1
-
-    def sample(self) -> Batch:
+    def sample(self, progress: Progress) -> Batch:
         """The newest transitions: `[M, E]`."""
         return self._transitions.batch(self._index)
 
@@ -276,6 +382,11 @@ class EnvironmentLoop(Protocol):
     """What `ReplayDataset` drives: `QLearning`."""
 
     replay: Replay
+    progress: Progress
+
+    @property
+    def values(self) -> Values:
+        """The online networks' action values, without noise."""
 
     def updates(self) -> int:
         """Updates in the whole budget."""
@@ -313,5 +424,8 @@ class ReplayDataset(IterableDataset[Batch]):
         loop = self._loop
         while loop.budget_left():
             loop.between_steps()
-            for _ in range(loop.collect()):
-                yield loop.replay.sample()
+            due = loop.collect()
+            if due:
+                loop.replay.refresh(loop.values)
+            for _ in range(due):
+                yield loop.replay.sample(loop.progress)

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from torch import Tensor
 
-from qohort.checkpoint import FINAL, TEMPORARY, newest_step, write_atomically
+from qohort.checkpoint import FINAL, TEMPORARY, newest_step, step_name, write_atomically
 from qohort.config import TrainConfig, config_hash, config_tree
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
@@ -119,6 +121,9 @@ class RunDirectory:
         if step == 0 and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
+            if checkpoint.name > step_name(step):  # it was passed over: it is damaged
+                checkpoint.unlink()
         for left_over in self.path.rglob(".*.*"):  # a file that was being written when the process was killed
             if TEMPORARY.fullmatch(left_over.name):
                 left_over.unlink()
@@ -233,5 +238,7 @@ def cpu_name() -> str:
 
 
 def command_line() -> list[str]:
-    """The command line as typed, to run it again."""
+    """The command line, to run it again: as typed, or the job's own in a sweep, whose launcher may run it anywhere."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return [f"{HydraConfig.get().job.name}.py", *HydraConfig.get().overrides.task]
     return [Path(sys.argv[0]).name, *sys.argv[1:]]

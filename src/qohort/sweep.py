@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 import sys
 import traceback
 from collections import defaultdict
@@ -16,10 +18,11 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qohort.checking import nearest, show
-from qohort.config import FOLDABLE, check_config, foldable_here
+from qohort.composition import Composer, without_hydra
+from qohort.config import FOLDABLE, NOT_HASHED, check_config, foldable_here
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
 
@@ -105,15 +108,33 @@ def fold(
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
         groups[shared].append(Run(seeds, numbers))
 
+    compose = Composer(loader, master.hydra.job.config_name, master)
     cohorts: list[Cohort] = []
     for shared, runs in groups.items():
-        plain = loader.load_sweep_config(master, list(shared))
+        plain = compose(shared)
         for texts, members in _members(shared, runs, plain).items():
             count = -(-len(members) // max_members)
             cuts = [len(members) * part // count for part in range(count + 1)]
             for first, last in itertools.pairwise(cuts):
-                cohorts.append(_cohort(texts, members[first:last], loader, master))
+                cohorts.append(_cohort(texts, members[first:last], compose))
     return cohorts
+
+
+def sweep_name(texts: Sequence[str]) -> str | None:
+    """What a sweep is called: its overrides, less the seed and what makes no other experiment; None if none is left.
+
+    No clock and no count is in it: the same command, resumed or with more seeds, has the same name.
+
+    Args:
+        texts: Overrides, sweeps among them.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(texts))
+    told = [one for one in overrides if re.split("[./]", one.key_or_group)[0] not in ("hydra", *NOT_HASHED)]
+    lines = sorted(str(one.input_line) for one in told if one.key_or_group != "trainer.progress_bar")
+    if not lines:
+        return None
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    return f"{re.sub('[^a-zA-Z0-9_.,=/+-]+', '_', ' '.join(lines))[:100]}-{digest}"  # W&B takes 128 characters
 
 
 Numbers = tuple[tuple[str, float], ...]
@@ -136,16 +157,13 @@ def _members(
     return {texts: list(some) for texts, some in members.items()}
 
 
-def _cohort(
-    shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], loader: ConfigLoader, master: DictConfig
-) -> Cohort:
+def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Composer) -> Cohort:
     """The cohort of some members; a number that all of them have is an override as any other."""
     common = set(members[0][1]).intersection(*(numbers for _, numbers in members))
     texts = shared + tuple(f"{key}={value!r}" for key, value in members[0][1] if (key, value) in common)
     seeds = tuple(seed for seed, _ in members)
     folds = tuple({key: value for key, value in numbers if (key, value) not in common} for _, numbers in members)
-    config = loader.load_sweep_config(master, job_overrides(texts, seeds, folds))
-    return Cohort(texts, seeds, folds, config)
+    return Cohort(texts, seeds, folds, compose(job_overrides(texts, seeds, folds)))
 
 
 def _expand(overrides: Sequence[Override]) -> list[list[tuple[str, str, Any]]]:
@@ -180,8 +198,13 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobReturn]]:
+def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> list[Sequence[JobReturn]]:
     """Print the plan, run what is not finished, and tell what failed.
+
+    Args:
+        cohorts: The jobs.
+        launcher: Runs them.
+        name: The sweep's name, W&B's group of its runs where no other is given.
 
     Raises:
         ConfigError: If a cohort's configuration is wrong; nothing was started then.
@@ -205,8 +228,8 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher) -> list[Sequence[JobRe
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
     # Starting a job takes seconds: one that is finished is not started.
     left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_left, some))]
-    with STOP:
-        returns = launcher.launch([cohort.job for cohort in left], initial_job_idx=0) if left else []
+    with STOP.waiting():
+        returns = launcher.launch([_grouped(cohort, name) for cohort in left], initial_job_idx=0) if left else []
     _tell_failures(left, returns)
     return [returns]
 
@@ -215,14 +238,11 @@ def _is_left(member: Member) -> bool:
     return member.config.overwrite or member.directory.result() is None
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """A composed configuration as a task gets it."""
-    from omegaconf import OmegaConf
-
-    plain = config.copy()
-    OmegaConf.set_struct(plain, False)
-    plain.pop("hydra", None)
-    return plain
+def _grouped(cohort: Cohort, name: str | None) -> list[str]:
+    """The overrides of a job, with the sweep's name as W&B's group where W&B is on and has none."""
+    wandb = OmegaConf.select(cohort.config, "logger.wandb")
+    free = name is not None and wandb is not None and "group" in wandb and wandb.group is None
+    return [*cohort.job, f"logger.wandb.group='{name}'"] if free else cohort.job
 
 
 def _tell_failures(cohorts: Sequence[Cohort], returns: Sequence[JobReturn]) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from qohort.exploration import Progress
+from qohort.interruption import STOP
 
 METRICS = {
     "env_steps": "environment steps of this member so far, summed over its environments; the x-axis of every plot",
@@ -66,6 +68,7 @@ class WandbSink:
         run: What it is of.
         project: The W&B project.
         entity: The W&B user or team, None for the account's own.
+        group: The W&B group, None for that of the run. A sweep gives its own name.
         tags: The run's tags.
     """
 
@@ -75,6 +78,7 @@ class WandbSink:
         run: Run,
         project: str = "qohort",
         entity: str | None = None,
+        group: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
         import wandb
@@ -84,7 +88,7 @@ class WandbSink:
             project=project,
             entity=entity,
             name=f"{run.group}/{run.name}",
-            group=run.group,
+            group=group or run.group,
             job_type=run.job_type,
             tags=list(tags),
             config=dict(run.config),
@@ -106,15 +110,32 @@ class WandbSink:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        for row in self._waiting:
-            self._run.log(row)
+        with _unless_stopped():
+            for row in self._waiting:
+                self._run.log(row)
         self._waiting.clear()
         self._handed_on = time.monotonic()
 
     def finish(self, failed: bool) -> None:
         """Hand on what is left and finish the run."""
-        self._hand_on()
-        self._run.finish(exit_code=int(failed))
+        with _unless_stopped():
+            try:
+                self._hand_on()
+            finally:
+                self._run.finish(exit_code=int(failed))
+
+
+@contextlib.contextmanager
+def _unless_stopped() -> Iterator[None]:
+    """Raise errors of W&B's, but not while training stops: SLURM's signal ends W&B's service as it asks us to end.
+
+    Nothing is lost: the run that goes on makes its W&B run anew.
+    """
+    try:
+        yield
+    except Exception:
+        if STOP.signal is None:
+            raise
 
 
 class LightningSink:
@@ -176,20 +197,20 @@ class MemberLog:
         self._file.truncate(offset)
         self._file.seek(offset)
 
-    def open_sinks(self, sinks: Sequence[Sink]) -> None:
-        """Give new sinks the rows so far, and all that follow."""
+    def open_sink(self, sink: Sink) -> None:
+        """Give a new sink the rows so far, and all that follow."""
+        self.sinks.append(sink)
         self._file.flush()
         with self._path.open() as file:
             for line in file:
-                for sink in sinks:
-                    sink.log(json.loads(line))
-        self.sinks = list(sinks)
+                sink.log(json.loads(line))
 
     def finish(self, failed: bool) -> None:
-        """Close the file and the sinks."""
-        self._file.close()
-        for sink in self.sinks:
-            sink.finish(failed)
+        """Close the file and the sinks, each of them also where another one raises."""
+        with contextlib.ExitStack() as endings:
+            for sink in self.sinks:
+                endings.callback(sink.finish, failed)
+            endings.callback(self._file.close)
 
 
 class CohortRecorder:
@@ -245,6 +266,7 @@ class CohortRecorder:
         self._last_speed = (self._began, int(state["speed_from"]))
 
     def finish(self, failed: Container[int]) -> None:
-        """Close every file and every sink; those of `failed` members as failed."""
-        for m, log in enumerate(self.logs):
-            log.finish(m in failed)
+        """Close every file and every sink, also where one raises; those of `failed` members as failed."""
+        with contextlib.ExitStack() as endings:
+            for m, log in enumerate(self.logs):
+                endings.callback(log.finish, m in failed)

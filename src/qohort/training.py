@@ -17,11 +17,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from qohort.checkpoint import FINAL, MemberCheckpointIO, step_name
+from qohort.cohort import CohortNetwork
 from qohort.compilation import usable_mode
 from qohort.config import TrainConfig, check_config, config_tree
 from qohort.environments import check_spaces, make_environment
@@ -31,6 +33,7 @@ from qohort.learning_curve import draw_cohort, draw_run
 from qohort.module import QLearning
 from qohort.optimizer import MemberAdam, mixes_members
 from qohort.progress import CohortProgress
+from qohort.q_values import network_maker
 from qohort.run_directory import RunDirectory, command_line
 from qohort.statistics import iqm, iqm_interval
 from qohort.tracking import CohortRecorder, Run
@@ -125,15 +128,14 @@ def check_environment(config: TrainConfig) -> None:
     env = make_environment(config.env)
     try:
         check_spaces(config.env, env)
-        head = instantiate(config.head)
-        build = instantiate(config.network, _partial_=True, _convert_="all")
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        with torch.random.fork_rng(devices=[]):
-            build(observation_space=env.observation_space, outputs=head.outputs(actions))
+        make = network_maker(config.network, env.observation_space, actions, instantiate(config.head))
+        CohortNetwork(make, [0])
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"network: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
     finally:
         env.close()
     check_optimizer(config)
@@ -235,11 +237,8 @@ class LoggersOpen(pl.Callback):
             path, config = member.directory.path, member.config
             group = f"{path.parent.parent.name}/{path.parent.name}"
             run = Run(path.name, group, config.agent, config_tree(config))
-            sinks = [
-                instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run)
-                for node in config.logger.values()
-            ]
-            log.open_sinks(sinks)
+            for node in config.logger.values():
+                log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
@@ -249,6 +248,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     # The loop behind the dataset is restored exactly; Lightning looks for that in the loader.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     return pl.Trainer(
@@ -260,7 +260,8 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[CohortProgress()] if config.progress_bar else [],
-        plugins=[checkpoints],
+        # One process, whoever started it: Lightning must neither count SLURM's tasks nor queue its jobs again.
+        plugins=[checkpoints, LightningEnvironment()],
         default_root_dir=members[0].directory.path,
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, Protocol
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ class TargetNetwork(Protocol):
     every: int | None
     """env_steps between whole copies of the online network, None for no copies."""
 
-    def follow(self, target: Tensor, online: Tensor, tau: Tensor | None) -> Tensor:
+    def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """A target parameter after an update, from its old value and the online one."""
 
 
@@ -36,7 +38,7 @@ class NoTarget:
     separate = False
     every = None
 
-    def follow(self, target: Tensor, online: Tensor, tau: Tensor | None) -> Tensor:
+    def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """There is nothing to follow."""
         return target
 
@@ -52,7 +54,7 @@ class HardTarget:
     every: Annotated[int, Range(1)]
     separate = True
 
-    def follow(self, target: Tensor, online: Tensor, tau: Tensor | None) -> Tensor:
+    def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """It stays as it is between copies."""
         return target
 
@@ -69,10 +71,28 @@ class PolyakTarget:
     separate = True
     every = None
 
-    def follow(self, target: Tensor, online: Tensor, tau: Tensor | None) -> Tensor:
+    def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """θ' + τ (θ - θ')."""
-        assert tau is not None
-        return target + tau * (online - target)
+        return target + self.tau * (online - target)
+
+
+T = TypeVar("T")
+
+
+def with_numbers(component: T, group: str, held: Mapping[str, Tensor]) -> T:
+    """A copy of a component, some of whose numbers are a member's own.
+
+    Args:
+        component: A dataclass.
+        group: Where it stands in the configuration.
+        held: One member's numbers by their key in the configuration; those of other groups are passed over.
+    """
+    own = copy.copy(component)
+    for key, value in held.items():
+        place, _, name = key.rpartition(".")
+        if place == group:
+            object.__setattr__(own, name, value)
+    return own
 
 
 class UpdateResult(NamedTuple):
@@ -101,7 +121,8 @@ class Update:
         target: The networks that are bootstrapped from; may be `online`.
         target_network: How the target follows.
         optimizer: Holds `online`'s parameters.
-        limits: Per-member scalars `[M]` by name: `max_grad_norm` and `tau`, where they are used.
+        held: Numbers that each member holds for itself, `[M]`, by their key in the configuration: `max_grad_norm`, and
+            fields of the bootstrap and of the target network.
         compile_mode: One of `COMPILE_MODES`.
     """
 
@@ -112,17 +133,17 @@ class Update:
         target: CohortNetwork,
         target_network: TargetNetwork,
         optimizer: torch.optim.Optimizer,
-        limits: Tensors,
+        held: Tensors,
         compile_mode: str,
     ) -> None:
         self._td_loss = td_loss
         self._target_network = target_network
-        self._limits = limits
+        self._held = held
         self._parameters = dict(online.network.named_parameters())
         self._online = online.parameters_by_name()
         self._target = target.parameters_by_name()
         self._follows = isinstance(target_network, PolyakTarget)
-        networks = {"online": self._online, "target": self._target, "limits": limits}
+        networks = {"online": self._online, "target": self._target, "held": held}
         self._fused = isinstance(optimizer, MemberAdam)
         if isinstance(optimizer, MemberAdam):
             self._group = group = optimizer.param_groups[0]
@@ -156,9 +177,8 @@ class Update:
     def follow(self) -> None:
         """Let the target follow after an optimiser's own step; with `MemberAdam` it has followed already."""
         if self._follows and not self._fused:
-            follow = vmap(self._target_network.follow)
             for name, target in self._target.items():
-                target.copy_(follow(target, self._online[name], self._limits["tau"]))
+                target.copy_(vmap(self._follow)(self._held, target, self._online[name]))
 
     @torch.no_grad()
     def copy_target(self) -> None:
@@ -166,10 +186,14 @@ class Update:
         for name, target in self._target.items():
             target.copy_(self._online[name])
 
+    def _follow(self, held: Tensors, target: Tensor, online: Tensor) -> Tensor:
+        return with_numbers(self._target_network, "target_network", held).follow(target, online)
+
     def _member_gradients(self, state: dict[str, Tensors], batch: Batch) -> tuple[Tensors, UpdateResult]:
-        loss = grad_and_value(self._td_loss, has_aux=True)
+        bootstrap = with_numbers(self._td_loss.bootstrap, "bootstrap", state["held"])
+        loss = grad_and_value(replace(self._td_loss, bootstrap=bootstrap), has_aux=True)
         gradients, (value, terms) = loss(state["online"], state["target"], batch)
-        gradients, norm = clip_by_norm(gradients, state["limits"].get("max_grad_norm"))
+        gradients, norm = clip_by_norm(gradients, state["held"].get("max_grad_norm"))
         return gradients, UpdateResult(value, norm, terms.td_error, terms.q_mean)
 
     def _member_update(self, state: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], UpdateResult]:
@@ -189,8 +213,7 @@ class Update:
             )
             new["online"][name], new["mean"][name], new["square"][name] = parameter, mean, square
             if self._follows:
-                tau = state["limits"]["tau"]
-                new["target"][name] = self._target_network.follow(state["target"][name], parameter, tau)
+                new["target"][name] = self._follow(state["held"], state["target"][name], parameter)
         return new, result
 
     def _update(self, state: dict[str, Any], batch: Batch) -> UpdateResult:

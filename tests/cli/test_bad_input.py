@@ -12,7 +12,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ UNKNOWN_KEYS = [
     ("env.kwargs.foo=1", "env.kwargs.foo=1", "write +env.kwargs.foo=1"),
     ("+network._partial_=true", "network._partial_=true", "it must be one of hidden, layer_norm"),
     ("hydra.sweeper.foo=1", "hydra.sweeper.foo=1", "foldable, max_members, params"),
+    ("logger=none logger.wandb.tags=[a]", "logger.wandb.tags=[a]", "logger=wandb is not chosen"),
+    ("logger=none ~logger.wandb", "unknown key logger.wandb", "logger=wandb is not chosen"),
+    ("~env.kwargs.foo", "env.kwargs.foo", "no foo in env.kwargs to take away"),
+    ("optimizer=sgd ~optimizer.momentum", "optimizer.momentum is left out by default\n"),
+    ("trainer={a:1}", "trainer={a:1}", "has no a"),
+    ("env.kwargs={is_slippery:false}", "is_slippery", "write +env.kwargs.is_slippery=VALUE"),
+    ("hydra/launcher=joblib ~target_network.tau", "unknown key target_network.tau", "one of every"),
 ]
 UNKNOWN_CHOICES = [
     ("agent=dqnn", "agent=dqnn", "did you mean dqn"),
@@ -83,6 +90,8 @@ WRONG_TYPES = [
     ("exploration.epsilon=0.1", "exploration.epsilon=0.1", "a group of keys with a _target_"),
     ("+logger.csv=3", "logger.csv=3", "a group of keys with a _target_"),
     ("output_dir=null", "output_dir=null", "text"),
+    ("output_dir=2024", "output_dir=2024", "'output_dir=\"2024\"'"),
+    ("hydra.job.chdir=maybe", "hydra.job.chdir=maybe", "bool"),
 ]
 OUT_OF_RANGE = [
     ("budget=0", "budget=0", "at least 1"),
@@ -139,6 +148,8 @@ MISSING = [
     ("~target_network.every", "target_network.every has no value", "an integer of at least 1"),
     ("gamma='${nope}'", "gamma=${nope}", "give it a value"),
     ("gamma='${gamma}'", "gamma=${gamma}", "give it a value"),
+    ("~fold", "~fold", "null already"),
+    ("~fold=3", "~fold=3", "fold is null"),
 ]
 MALFORMED = [
     ("budget", "'budget'", "key=value"),
@@ -159,6 +170,12 @@ MALFORMED = [
     ("--config-dir nope", "nope"),
     ("--resolve", "--resolve", "--cfg"),
     ("-m --cfg job", "--multirun", "--cfg"),
+    ("gamma=0.5 -m seed=0,1", "unrecognized arguments: seed=0,1", "before all settings"),
+    (f"--config-dir {SCRIPT}", "--config-dir", "no such directory"),
+    ("hydra.searchpath=[pkg://nope]", "nope is not available"),
+    ("gamma=2 hydra.searchpath=[pkg://nope]", "nope is not available"),
+    ("gamma=2 hydra.output_subdir=x", "gamma=2", "at most 1"),
+    ("+hydra.callbacks.x._target_=nope.X", "locating target 'nope.X'\n"),
 ]
 TARGETS = [
     ("network._target_=qohort.networks.Nope", "network._target_=qohort.networks.Nope", "a class or function"),
@@ -180,6 +197,9 @@ SWEEPS = [
     ("-m agent=dqn,dqnn", "agent=dqnn", "did you mean dqn"),
     ("-m 'seed=range(0'", "'seed=range(0'", "close every bracket"),
     ("-m replay.capacity=1000,10", "replay.capacity=10", "batch_size=128"),
+    ("-m gamma=0.1,range(3)", "gamma=0.1,range(3) is no sweep", "gamma=A,B"),
+    ("-m gamma=range(0)", "gamma=range(0)", "no values"),
+    ("-m seed=0,1 trainer={a:1}", "trainer={a:1}", "has no a"),
 ]
 # What only the environment, or a trial of the optimiser after it, can tell.
 AFTER_A_LOOK = [
@@ -188,7 +208,7 @@ AFTER_A_LOOK = [
     ("env.id=Pendulum-v1", "env.id=Pendulum-v1", "Discrete"),
     ("env.id=Blackjack-v1", "env.id=Blackjack-v1", "Box, Discrete or MultiBinary"),
     ("+env.kwargs.foo=1", "env.kwargs={'foo': 1}"),
-    ("network=table", "network=table", "use network=linear"),
+    ("network=table", "qohort: network=table", "use network=linear"),
     ("optimizer=sgd optimizer._target_=torch.optim.LBFGS", "torch.optim.LBFGS"),
     ("optimizer=sgd optimizer._target_=torch.optim.Adafactor", "torch.optim.Adafactor", "use another"),
     ("optimizer=sgd +optimizer.momentum=-1", "momentum", "-1"),
@@ -196,6 +216,7 @@ AFTER_A_LOOK = [
     ("-m seed=0,1 hydra.sweeper.max_members=0", "hydra.sweeper.max_members=0", "at least 1"),
     ("-m seed=0,1 'hydra.sweeper.foldable=[gama]'", "gama", "did you mean gamma?"),
     ("-m 'gamma=interval(0.5,0.9)'", "interval", "gamma=1,2,3"),
+    ("hydra.run.dir=/proc/nope", "hydra.run.dir", "/proc/nope"),
 ]
 JARGON = ("struct", "full_key", "object_type", "Traceback", "Error executing", "HYDRA_FULL_ERROR", "search path:")
 
@@ -254,7 +275,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gym, "make", refuse)
 
 
-def assert_told(ended: Ended, directory: Path, line: str, told: tuple[str, ...]) -> None:
+def assert_told(ended: Ended, directory: Path, line: str, told: tuple[str, ...], left: Sequence[str] = ()) -> None:
     assert ended.code == 2, f"{line}: exit code {ended.code}, {ended.err}"
     assert ended.out == ""
     assert ended.err.startswith("qohort: ")
@@ -264,7 +285,7 @@ def assert_told(ended: Ended, directory: Path, line: str, told: tuple[str, ...])
         assert words in ended.err
     for words in JARGON:
         assert words not in ended.err
-    assert list(directory.iterdir()) == []
+    assert [path.name for path in directory.iterdir()] == list(left)
 
 
 def cases(*tables: list[Any]) -> Any:
@@ -286,6 +307,28 @@ def cases(*tables: list[Any]) -> Any:
 @pytest.mark.usefixtures("no_training", "no_environment")
 def test_told_in_one_line_before_any_environment(run: Run, tmp_path: Path, line: str, told: list[str]) -> None:
     assert_told(run(line), tmp_path, line, tuple(told))
+
+
+FILES = [
+    ("lr_schedule.value: 1", "unknown key lr_schedule.value=1", "write lr_schedule: {value: VALUE}"),
+    ("exploration.epsilon.start: 1", "in a file write exploration: {epsilon: {start: VALUE}}"),
+    ("target_network: {1: 2}", "unknown key target_network.1=2", "one of every"),
+    ("trainer: 3", "unknown key trainer.threads=1", "trainer is 3"),
+    ("gamma: ${", "mine/experiment/own.yaml cannot be read"),
+    ("null: 3", "mine/experiment/own.yaml cannot be read", "NoneType"),
+    ("\tgamma: 0.5", "own.yaml", "line 2"),
+]
+
+
+@cases(FILES)
+@pytest.mark.usefixtures("no_training", "no_environment")
+def test_a_mistake_in_a_file_of_ones_own(run: Run, tmp_path: Path, line: str, told: list[str]) -> None:
+    file = tmp_path / "mine" / "experiment" / "own.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{line}\n")
+    for multirun in ("", "-m "):
+        ended = run(f"{multirun}--config-dir={tmp_path}/mine experiment=own trainer.threads=1")
+        assert_told(ended, tmp_path, line, tuple(told), left=["mine"])
 
 
 @cases(AFTER_A_LOOK)
@@ -374,6 +417,16 @@ def test_a_sweep_runs_every_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     runs = [(0, 0.9), (0, 0.99), (1, 0.9), (1, 0.99)]
     assert [[(one.seed, one.gamma) for one in check_config(job)] for job in taken] == [runs, runs]
     assert [job.env.id for job in taken] == ["CartPole-v1", "Acrobot-v1"]
+
+
+@pytest.mark.parametrize("sweeper", ["cohort", "basic"])
+def test_a_sweep_may_refer_to_hydras_node(run: Run, monkeypatch: pytest.MonkeyPatch, sweeper: str) -> None:
+    taken: list[DictConfig] = []
+    monkeypatch.setattr(qohort.training, "train", lambda config: taken.append(check_config(config)[0]))
+    where = "'output_dir=${hydra:runtime.cwd}/${hydra:runtime.choices.env}' hydra.sweep.dir=."
+    ended = run(f"-m env=cartpole,acrobot seed=1 {where} hydra/sweeper={sweeper}")
+    assert (ended.code, ended.err) == (0, "")
+    assert [Path(one.output_dir).name for one in taken] == ["cartpole", "acrobot"]
 
 
 @pytest.mark.parametrize("line", ["--cfg job", "--cfg job logger=[wandb,csv] seed=3", "--help", "--info defaults"])

@@ -20,11 +20,11 @@ from omegaconf import DictConfig
 from qohort.ablation import GROUP, Ablation, fold_ablation, read_ablation
 from qohort.checking import Range, build_config, resolve
 from qohort.checkpoint import write_atomically
+from qohort.composition import without_hydra
 from qohort.config import check_config
 from qohort.errors import ConfigError
 from qohort.report.scores import PlannedRun, Scores, read_scores, scores_csv, tell_problems
 from qohort.report.tables import Table
-from qohort.sweep import without_hydra
 from qohort.training import members_of
 
 

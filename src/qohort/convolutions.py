@@ -1,0 +1,252 @@
+"""Q-networks of images: plain convolutions (MinAtar's and Nature's networks) and IMPALA's residual network.
+
+A convolution is written as a matrix product of patches: lifted over members, torch's own rounds differently for one
+member and for many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qohort.checking import PositiveInt, Range, Sized
+from qohort.networks import ActionValues, LayerNorm, QNetwork, Widths, layer_maker
+
+Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+def patches(image: Tensor, size: int, stride: int) -> Tensor:
+    """Square patches of images.
+
+    Args:
+        image: `[B, C, H, W]`.
+        size: Of a patch, in pixels.
+        stride: Between patches, in pixels.
+
+    Returns:
+        `[B, C, size², H', W']`.
+    """
+    high, wide = ((side - size) // stride + 1 for side in image.shape[2:])
+    ends = (high - 1) * stride + 1, (wide - 1) * stride + 1
+    # By slices, not by `unfold`, whose gradient is a scatter.
+    corners = [(i, j) for i in range(size) for j in range(size)]
+    return torch.stack([image[:, :, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in corners], 2)
+
+
+class Conv(nn.Module):
+    """A convolution, initialised as torch's.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        size: Of the kernel, in pixels.
+        stride: Between its places, in pixels.
+        padding: Zeros around the image, in pixels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        kernel = nn.Linear(inputs * size * size, outputs)  # the same initialisation
+        self.weight, self.bias = kernel.weight, kernel.bias
+        self._size, self._stride, self._padding = size, stride, padding
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, C, H, W]` to `[B, C', H', W']`."""
+        if self._padding:
+            image = F.pad(image, (self._padding,) * 4)
+        windows = patches(image, self._size, self._stride)
+        rows = windows.flatten(1, 2).flatten(2)  # [B, C size², H' W']
+        flat = self.weight @ rows + self.bias.unsqueeze(-1)
+        return flat.view(*flat.shape[:2], *windows.shape[3:])
+
+
+class Pixels(nn.Module):
+    """Observations as images of floats: `[B, ...]` to `[B, C, H, W]`; bytes are divided by 255.
+
+    Args:
+        space: A `Box` of three axes.
+        channels_last: Whether the channels are its last axis, as MinAtar has them, and not its first.
+
+    Raises:
+        ValueError: If the observations are no images.
+    """
+
+    def __init__(self, space: spaces.Space[Any], channels_last: bool) -> None:
+        super().__init__()
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            raise ValueError(f"this network needs images, a Box of three axes, got {space}: use network=mlp")
+        self._last = channels_last
+        self._scale = 1 / 255 if space.dtype == "uint8" else 1.0
+        first, second, third = space.shape
+        self.shape = (third, first, second) if channels_last else (first, second, third)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """`[B, ...]` to `[B, C, H, W]`."""
+        image = observation.float()
+        image = image if self._scale == 1.0 else image * self._scale
+        return image.permute(0, 3, 1, 2) if self._last else image
+
+
+class ConvTorso(nn.Module):
+    """Convolutions with ReLU.
+
+    Args:
+        space: The observation space.
+        convolutions: (channels, kernel, stride) of each.
+        channels_last: See `Pixels`.
+        layer_norm: Whether each is normalised over channels and pixels before its ReLU.
+
+    Raises:
+        ValueError: If the observations are no images, or too small for the kernels.
+    """
+
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        convolutions: Sequence[Sequence[int]],
+        channels_last: bool,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.pixels = Pixels(space, channels_last)
+        channels, *sides = self.pixels.shape
+        layers: list[nn.Module] = []
+        norms: list[nn.Module] = []
+        for outputs, size, stride in convolutions:
+            if min(sides) < size:
+                raise ValueError(f"convolutions={list(convolutions)}: a kernel of {size} does not fit {sides} pixels")
+            layers.append(Conv(channels, outputs, size, stride))
+            sides = [(side - size) // stride + 1 for side in sides]
+            channels = outputs
+            norms.append(LayerNorm(channels * sides[0] * sides[1]) if layer_norm else nn.Identity())
+        self.layers, self.norms = nn.ModuleList(layers), nn.ModuleList(norms)
+        self.width = channels * sides[0] * sides[1]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """`[B, ...]` to `[B, width]`."""
+        image: Tensor = self.pixels(observation)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            made: Tensor = layer(image)
+            image = norm(made.flatten(1)).view(made.shape).relu()
+        return image.flatten(1)
+
+
+class ConvNetwork(QNetwork):
+    """Convolutions, then fully connected layers: the networks of Nature's DQN (Mnih et al., 2015) and of MinAtar.
+
+    Args:
+        observation_space: Images.
+        actions: The number of actions.
+        atoms: Outputs an action.
+        convolutions: (channels, kernel, stride) of each convolution.
+        hidden: Units of the fully connected layers; with `dueling`, of each stream's own.
+        channels_last: Whether an observation's last axis has the channels, not its first.
+        layer_norm: Whether the convolutions are normalised.
+        dueling: Whether there are two streams (Wang et al., 2016).
+        noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
+        noisy_sigma: σ₀, the noise at first, over √inputs of a layer.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        actions: int,
+        atoms: int,
+        convolutions: Annotated[Sequence[Convolution], Sized(1)],
+        hidden: Widths,
+        channels_last: bool = False,
+        layer_norm: bool = False,
+        dueling: bool = False,
+        noisy: bool = False,
+        noisy_sigma: Annotated[float, Range(0)] = 0.5,
+    ) -> None:
+        torso = ConvTorso(observation_space, convolutions, channels_last, layer_norm)
+        layer = layer_maker(noisy, noisy_sigma)
+        super().__init__(torso, ActionValues(torso.width, actions, atoms, dueling, layer, hidden))
+
+
+class ResidualStage(nn.Module):
+    """A convolution, a maximum over 3 x 3 pixels at every second one, and two residual blocks.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = Conv(inputs, outputs, 3, padding=1)
+        self.blocks = nn.ModuleList(Conv(outputs, outputs, 3, padding=1) for _ in range(4))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, C, H, W]` to `[B, C', H / 2, W / 2]`, halves rounded up."""
+        padded = F.pad(self.first(image), (1, 1, 1, 1), value=float("-inf"))
+        image = patches(padded, 3, 2).amax(2)
+        for number in (0, 2):
+            inner = self.blocks[number](image.relu()).relu()
+            image = image + self.blocks[number + 1](inner)
+        return image
+
+
+class ImpalaTorso(nn.Module):
+    """IMPALA's residual stages.
+
+    Args:
+        space: The observation space.
+        channels: Of each stage.
+        channels_last: See `Pixels`.
+    """
+
+    def __init__(self, space: spaces.Space[Any], channels: Sequence[int], channels_last: bool) -> None:
+        super().__init__()
+        self.pixels = Pixels(space, channels_last)
+        before, *sides = self.pixels.shape
+        stages: list[nn.Module] = []
+        for outputs in channels:
+            stages.append(ResidualStage(before, outputs))
+            before = outputs
+            sides = [(side + 1) // 2 for side in sides]
+        self.stages = nn.Sequential(*stages)
+        self.width = before * sides[0] * sides[1]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """`[B, ...]` to `[B, width]`."""
+        image: Tensor = self.stages(self.pixels(observation))
+        return image.relu().flatten(1)
+
+
+class ImpalaNetwork(QNetwork):
+    """IMPALA's residual network (Espeholt et al., 2018, figure 3, right), then fully connected layers.
+
+    Args:
+        observation_space: Images.
+        actions: The number of actions.
+        atoms: Outputs an action.
+        channels: Of each stage; wider ones are multiples of these.
+        hidden: Units of the fully connected layers; with `dueling`, of each stream's own.
+        channels_last: Whether an observation's last axis has the channels, not its first.
+        dueling: Whether there are two streams (Wang et al., 2016).
+        noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
+        noisy_sigma: σ₀, the noise at first, over √inputs of a layer.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        actions: int,
+        atoms: int,
+        channels: Widths = (16, 32, 32),
+        hidden: Widths = (256,),
+        channels_last: bool = False,
+        dueling: bool = False,
+        noisy: bool = False,
+        noisy_sigma: Annotated[float, Range(0)] = 0.5,
+    ) -> None:
+        torso = ImpalaTorso(observation_space, channels, channels_last)
+        layer = layer_maker(noisy, noisy_sigma)
+        super().__init__(torso, ActionValues(torso.width, actions, atoms, dueling, layer, hidden))

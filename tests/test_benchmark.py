@@ -1,0 +1,56 @@
+"""Stable-Baselines3 is given the settings of our experiments."""
+
+import dataclasses
+import math
+
+import pytest
+
+from qohort.benchmark import GEOMETRIES, geometry_config, sb3_arguments
+from qohort.errors import ConfigError
+
+CLEANRL = {
+    "policy_kwargs": {"net_arch": [120, 84], "optimizer_kwargs": {"betas": (0.9, 0.999), "eps": 1e-8}},
+    "learning_rate": 2.5e-4,
+    "buffer_size": 10_000,
+    "batch_size": 128,
+    "gamma": 0.99,
+    "learning_starts": 10_000,
+    "train_freq": 10,
+    "gradient_steps": 1,
+    "max_grad_norm": math.inf,
+    "target_update_interval": 500,
+    "exploration_fraction": 0.5,
+    "exploration_initial_eps": 1.0,
+    "exploration_final_eps": 0.05,
+}
+ARTICLE = {
+    "policy_kwargs": {"net_arch": [24, 24], "optimizer_kwargs": {"betas": (0.9, 0.999), "eps": 1e-8}},
+    "learning_rate": 1e-3,
+    "buffer_size": 1_000_000,
+    "batch_size": 20,
+    "gamma": 0.95,
+    "learning_starts": 20,
+    "train_freq": 1,
+    "gradient_steps": 1,
+    "max_grad_norm": math.inf,
+    "target_update_interval": 1,
+    "exploration_fraction": 919 / 20_000,  # 0.995 to the power of 919 is below 0.01 for the first time
+    "exploration_initial_eps": 1.0,
+    "exploration_final_eps": 0.01,
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cleanrl", CLEANRL), ("article", ARTICLE)])
+def test_the_arguments_of_a_geometry(name, expected):
+    assert sb3_arguments(geometry_config(GEOMETRIES[name])) == expected
+
+
+def test_what_stable_baselines3_has_not():
+    config = geometry_config(GEOMETRIES["cleanrl"])
+    other = dataclasses.replace(config, replay={"_target_": "qohort.replay.NewestTransition"})
+    with pytest.raises(ConfigError, match="NewestTransition"):
+        sb3_arguments(other)
+    epsilon = {"_target_": "qohort.exploration.Constant", "value": 0.1}
+    constant = dataclasses.replace(config, exploration={**config.exploration, "epsilon": epsilon})
+    with pytest.raises(ConfigError, match="epsilon"):
+        sb3_arguments(constant)
