@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -194,6 +196,30 @@ def test_a_full_disk(tmp_path, undisturbed):
     ]
     run(tmp_path)
     assert outcome(tmp_path) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here (it takes root)")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.parametrize("room", [40_000, 160_000, 320_000])
+def test_a_file_system_that_is_really_full(room, small_disk, undisturbed):
+    ballast = small_disk / "ballast"
+    free = shutil.disk_usage(small_disk).free
+    ballast.write_bytes(bytes(free - room))
+    process = in_a_process(lambda: None, small_disk)
+    process.join()
+    assert process.exitcode == 1
+    ballast.unlink()
+    run(small_disk)
+    assert outcome(small_disk) == undisturbed
 
 
 def test_checkpoints_by_the_clock(tmp_path, undisturbed):
