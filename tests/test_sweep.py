@@ -16,11 +16,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import qohort.cli
+import qohort.sweep
 from qohort.cli import CONFIG_DIRECTORY
 from qohort.config import FOLDABLE, check_config
-from qohort.errors import ConfigError, Interrupted
+from qohort.errors import ConfigError, Interrupted, SweepFailed
 from qohort.interruption import StopRequest
-from qohort.sweep import fold
+from qohort.sweep import fold, launch
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
@@ -288,7 +289,7 @@ def test_a_signal_to_a_sweep_then_the_same_command(launcher, package, number, tm
         command(tmp_path / "a", *overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until = time.monotonic() + 60
-    while len(list((tmp_path / "a").glob("*/*/seed-*/metrics.jsonl"))) < 2 and time.monotonic() < until:
+    while len(list((tmp_path / "a").glob("*/*/seed-*/metrics.jsonl"))) < 4 and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(number)
@@ -320,6 +321,17 @@ def test_a_signal_ends_the_wait_for_jobs_that_it_cannot_reach():
         assert seen == [signal.SIGUSR2]
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, SweepFailed), ("SIGTERM", Interrupted)])
+def test_a_launcher_that_fails(folded, tmp_path, asked, expected, monkeypatch):
+    class Launcher:
+        def launch(self, jobs, initial_job_idx):
+            monkeypatch.setattr(qohort.sweep.STOP, "signal", asked)
+            raise RuntimeError("a worker was killed")
+
+    with pytest.raises(expected, match="a worker was killed" if asked is None else "interrupted by SIGTERM"):
+        launch(folded("seed=0,1", f"output_dir={tmp_path}"), Launcher(), None)
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,14 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
         words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
     with STOP.waiting():
-        returns = launcher.launch([_grouped(cohort, name) for cohort in cohorts], initial_job_idx=0)
+        try:
+            returns = launcher.launch([_grouped(cohort, name) for cohort in cohorts], initial_job_idx=0)
+        except (ConfigError, HydraException, Interrupted):
+            raise
+        except Exception as error:  # a worker was killed, or could not be started
+            if STOP.signal is not None:
+                raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left") from error
+            raise SweepFailed(f"the launcher failed: {_reason(error)}") from error
     _tell_failures(cohorts, returns)
     return [returns]
 
