@@ -15,7 +15,7 @@ LOCK := build/lock
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup train test test-slow lint format type check benchmark lock clean
+.PHONY: help setup train ablation test test-slow lint format type check benchmark lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s  %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 train: setup ## train DQN on CartPole-v1, five seeds as one cohort; any override in ARGS
 	@$(PY) scripts/train.py $(ARGS)
+
+ablation: setup ## run what is missing of an ablation, then report: NAME=cartpole_components
+	@test -n "$(NAME)" || { echo "Which one? make ablation NAME=<a file in conf/ablation>" >&2; exit 2; }
+	@$(PY) scripts/train.py -m ablation=$(NAME) hydra/launcher=joblib $(ARGS)
+	@$(PY) scripts/report.py ablation=$(NAME)
 
 test: setup ## run the tests
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from qohort.cli import CONFIG_DIRECTORY
 from qohort.config import check_config
 from qohort.module import QLearning
+from qohort.q_values import QValues
 
 
 class Recorder:
@@ -47,4 +48,21 @@ def test_a_reset_starts_the_output_layers_anew_from_each_members_stream():
         assert bool(learner.optimizer.state[parameter]["mean"].any()) != is_output
         if is_output:
             assert not torch.equal(fourth[name][0], fourth[name][1])
+    learner.close()
+
+
+def test_noise_moves_the_values_that_are_acted_on_and_not_those_of_evaluation():
+    learner = module("agent=noisy", "network.hidden=[5]")
+    values = QValues(learner.online, learner.head, "none")
+    observation = torch.randn(2, 3, 4)
+    normal = torch.randn(2, learner.online.normals)
+    acted, again = values(observation, {"normal": normal}), values(observation, {"normal": -normal})
+    quiet = values(observation)
+    assert not torch.allclose(acted, again)
+    assert torch.equal(quiet, values(observation, {"normal": torch.zeros_like(normal)}))
+    assert not torch.allclose(acted, quiet)
+    # A member's noise is its own.
+    other = values(observation, {"normal": torch.stack([normal[0], -normal[1]])})
+    assert torch.equal(other[0], acted[0])
+    assert torch.equal(other[1], again[1])
     learner.close()

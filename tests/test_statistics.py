@@ -1,11 +1,28 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from qohort.learning_curve import moving_average
 from qohort.run_directory import area_under_curve
-from qohort.statistics import iqm, iqm_interval
+from qohort.statistics import (
+    band,
+    compare,
+    draws,
+    estimate,
+    interquartile_mean,
+    iqm,
+    iqm_interval,
+    mean,
+    median,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    seeds_needed,
+)
 
 
 def test_iqm_is_the_mean_of_the_middle_half():
@@ -72,3 +89,217 @@ def test_area_under_a_constant_is_its_height(steps):
 def test_moving_average_equals_a_naive_one(scores, window):
     naive = [np.mean(scores[max(0, end - window) : end]) for end in range(1, len(scores) + 1)]
     np.testing.assert_allclose(moving_average(scores, window), naive, atol=1e-8)
+
+
+SCORES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30).map(np.array)
+
+
+@given(SCORES)
+def test_iqm_equals_scipys_trimmed_mean(scores):
+    assert interquartile_mean([scores]) == pytest.approx(stats.trim_mean(scores, 0.25), abs=1e-9)
+
+
+def test_aggregates_by_hand():
+    one, other = np.array([0.0, 0.2, 0.4, 1.4]), np.array([1.0, 1.0, 0.5, 0.5])
+    assert median([one]) == pytest.approx(0.3)
+    assert mean([one]) == pytest.approx(0.5)
+    assert optimality_gap([one]) == pytest.approx((1.0 + 0.8 + 0.6 + 0.0) / 4)
+    # Over both: 0, .2, [.4, .5, .5, 1.], 1., 1.4
+    assert interquartile_mean([one, other]) == pytest.approx(0.6)
+    assert mean([one, other]) == pytest.approx((0.5 + 0.75) / 2)
+    assert median([one, other, other]) == pytest.approx(0.75)
+    assert optimality_gap([one, other]) == pytest.approx((0.6 + 0.25) / 2)
+
+
+def naively(statistic, sample):
+    if statistic is interquartile_mean:
+        return stats.trim_mean(np.concatenate(sample), 0.25)
+    if statistic is optimality_gap:
+        return np.mean([np.clip(1 - one, 0, None).mean() for one in sample])
+    return (np.mean if statistic is mean else np.median)([one.mean() for one in sample])
+
+
+@pytest.mark.parametrize("statistic", [interquartile_mean, mean, median, optimality_gap])
+def test_bootstrap_draws_equal_a_naive_loop(statistic):
+    generator = np.random.default_rng(5)
+    strata = [generator.normal(size=7), generator.normal(1, 2, size=9)]
+    drawn = draws(statistic, strata, resamples=400)
+    again, naive = np.random.default_rng(0), []
+    picks = [again.integers(len(scores), size=(400, len(scores))) for scores in strata]
+    for number in range(400):
+        sample = [np.sort(scores)[pick[number]] for scores, pick in zip(strata, picks, strict=True)]
+        naive.append(naively(statistic, sample))
+    np.testing.assert_allclose(drawn, naive)
+
+
+def test_an_interval_is_scipys_at_the_level_of_students_t():
+    scores = np.random.default_rng(6).normal(size=25)
+    level = 1 - 2 * stats.norm.cdf(-stats.t.ppf(0.975, 24))
+    arguments = {"confidence_level": level, "method": "percentile", "n_resamples": 20_000, "rng": 1}
+    scipys = stats.bootstrap((scores,), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), **arguments)
+    ours = estimate(interquartile_mean, [scores], resamples=20_000)
+    width = ours.high - ours.low
+    assert ours.low == pytest.approx(scipys.confidence_interval.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(scipys.confidence_interval.high, abs=0.03 * width)
+    plain = iqm_interval(scores.tolist())
+    assert width > plain[1] - plain[0]
+
+
+def test_no_order_of_runs_changes_anything():
+    generator = np.random.default_rng(7)
+    strata, other = (
+        [generator.normal(size=8), generator.normal(size=5)],
+        [generator.normal(size=8), generator.normal(size=5)],
+    )
+    mixed = [generator.permutation(len(scores)) for scores in strata]
+    ours = [scores[order] for scores, order in zip(strata, mixed, strict=True)]
+    theirs = [scores[order] for scores, order in zip(other, mixed, strict=True)]
+    assert estimate(mean, strata) == pytest.approx(estimate(mean, ours), rel=1e-12)
+    for paired in ([True, True], [False, False]):
+        before, after = compare(mean, strata, other, paired), compare(mean, ours, theirs, paired)
+        np.testing.assert_allclose([*before.difference, *before.improvement], [*after.difference, *after.improvement])
+    curves = generator.normal(size=(4, 8))
+    np.testing.assert_allclose(band(mean, [curves]), band(mean, [curves[:, mixed[0]]]))
+
+
+def test_one_run_has_no_interval():
+    assert math.isnan(estimate(mean, [np.array([3.0])]).low)
+    comparison = compare(mean, [np.array([3.0])], [np.array([1.0])], [True])
+    assert comparison.difference.value == 2.0
+    assert math.isnan(comparison.difference.high)
+    assert math.isnan(comparison.improvement.low)
+    assert math.isnan(comparison.seeds_needed)
+
+
+def test_pairing_narrows_what_seeds_share():
+    generator = np.random.default_rng(8)
+    shared = generator.normal(0, 10, size=20)
+    arm, other = shared + 1 + generator.normal(size=20), shared + generator.normal(size=20)
+    paired = compare(mean, [arm], [other], [True]).difference
+    apart = compare(mean, [arm], [other], [False]).difference
+    assert paired.value == apart.value
+    assert paired.high - paired.low < (apart.high - apart.low) / 4
+
+
+@given(SCORES, SCORES)
+@settings(deadline=None)
+def test_probability_of_improvement_is_mann_whitneys(arm, other):
+    found = probability_of_improvement([arm], [other])
+    statistic = stats.mannwhitneyu(arm, other).statistic
+    assert found.value == pytest.approx(statistic / (len(arm) * len(other)))
+    assert -1e-9 <= found.low <= found.value <= found.high <= 1 + 1e-9
+
+
+def test_probability_of_improvement_by_hand():
+    found = probability_of_improvement([np.array([1.0, 3.0])], [np.array([0.0, 3.0])])
+    assert found.value == (1 + 0.5 + 0 + 1) / 4
+    # The bounds p solve (θ - p)² = 1.96² p (1 - p) (1 + (n* - 1) ((1 - p)/(2 - p) + p/(1 + p))) / mn, with n* = 2.
+    for bound in (found.low, found.high):
+        spread = 1 + 1 * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+        assert (0.625 - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) * spread / 4, rel=1e-4)
+    certain = probability_of_improvement([np.arange(5.0) + 9], [np.arange(5.0)])
+    assert certain.value == certain.high == 1
+    assert 0.5 < certain.low < 0.9  # five runs that are all better prove less than certainty
+    both = probability_of_improvement([np.arange(5.0) + 9, np.zeros(5)], [np.arange(5.0), np.zeros(5)])
+    assert both.value == 0.75
+
+
+def test_performance_profile_by_hand():
+    profile = performance_profile(
+        [np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.5, 0.5])], np.array([-1.0, 0.0, 0.7, 1.0])
+    )
+    np.testing.assert_allclose(profile.value, [1.0, (0.75 + 1) / 2, (0.5 + 0) / 2, 0.0])
+    assert (profile.low <= profile.value).all()
+    assert (profile.value <= profile.high).all()
+
+
+def test_a_band_is_the_interval_of_each_point():
+    curves = np.random.default_rng(9).normal(size=(3, 12))
+    found = band(interquartile_mean, [curves])
+    for point in range(3):
+        alone = estimate(interquartile_mean, [curves[point]])
+        assert found.value[point] == pytest.approx(alone.value)
+        assert (found.low[point], found.high[point]) == pytest.approx((alone.low, alone.high), abs=0.1)
+
+
+def test_seeds_needed_are_those_of_the_textbook_and_give_the_power():
+    # Two arms of spread 1 that differ by 0.5: 2 (1.96 + 0.84)² / 0.5² = 62.8
+    assert seeds_needed(0.5, math.sqrt(2 / 20), 20) == 63
+    assert seeds_needed(-0.5, math.sqrt(2 / 20), 20) == 63
+    assert seeds_needed(5.0, math.sqrt(2 / 20), 20) == 2
+    assert seeds_needed(0.0, 1.0, 20) == math.inf
+    generator = np.random.default_rng(10)
+    arm, other = generator.normal(0.5, size=(2000, 63)), generator.normal(size=(2000, 63))
+    seen = stats.ttest_ind(arm, other, axis=1).pvalue < 0.05
+    assert seen.mean() == pytest.approx(0.8, abs=0.03)
+
+
+DISTRIBUTIONS = {
+    "normal": lambda generator, size: generator.normal(size=size),
+    "skewed": lambda generator, size: generator.beta(4, 1.5, size=size),
+    "ceiling": lambda generator, size: np.minimum(1.0, generator.normal(0.9, 0.25, size=size)),
+    "two humps": lambda generator, size: np.where(
+        generator.random(size) < 0.35, generator.normal(0.3, 0.1, size), generator.normal(0.9, 0.08, size)
+    ),
+}
+
+
+def coverage(interval, truth, experiments):
+    hits = 0
+    for number in range(experiments):
+        found = interval(np.random.default_rng((11, number)))
+        hits += found.low <= truth <= found.high
+    return hits / experiments
+
+
+@pytest.mark.parametrize("shape", DISTRIBUTIONS)
+@pytest.mark.parametrize("runs", [10, 30])
+def test_the_intervals_of_the_iqm_and_of_a_difference_hold_the_truth_95_times_in_100(shape, runs):
+    draw = DISTRIBUTIONS[shape]
+    everything = draw(np.random.default_rng(12), 400_000)
+    truth = float(interquartile_mean([everything]))
+    found = coverage(lambda generator: estimate(interquartile_mean, [draw(generator, runs)], 500), truth, 1500)
+    assert found == pytest.approx(0.95, abs=0.02)
+
+    def difference(generator):
+        return compare(
+            interquartile_mean, [draw(generator, runs) + 0.3], [draw(generator, runs)], [True], 500
+        ).difference
+
+    assert coverage(difference, 0.3, 1000) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", DISTRIBUTIONS)
+@pytest.mark.parametrize("runs", [10, 30])
+@pytest.mark.parametrize("statistic", [interquartile_mean, mean, optimality_gap])
+def test_intervals_over_environments_hold_the_truth_95_times_in_100(shape, runs, statistic):
+    draw = DISTRIBUTIONS[shape]
+
+    def strata(generator, size):
+        return [draw(generator, size), 0.5 * draw(generator, size), 0.8 * draw(generator, size) + 0.2]
+
+    truth = float(statistic(strata(np.random.default_rng(13), 400_000)))
+    found = coverage(lambda generator: estimate(statistic, strata(generator, runs), 1000), truth, 3000)
+    assert found == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(("shift", "runs"), [(0.0, 10), (1.0, 10), (1.0, 30), (2.0, 10)])
+def test_the_interval_of_improvement_holds_the_truth_95_times_in_100(shift, runs):
+    truth = float(stats.norm.cdf(shift / math.sqrt(2)))
+
+    def improvement(generator):
+        return probability_of_improvement([generator.normal(shift, size=runs)], [generator.normal(size=runs)])
+
+    assert coverage(improvement, truth, 3000) == pytest.approx(0.95, abs=0.02)
+
+
+def test_with_few_runs_the_interval_is_too_narrow_but_less_so_than_the_plain_one():
+    """With 5 runs no bootstrap interval, which ends within the scores seen, can do as it says: the report tells."""
+
+    def plain(generator):
+        low, high = iqm_interval(generator.normal(size=5).tolist(), resamples=500)
+        return type("Interval", (), {"low": low, "high": high})
+
+    ours = coverage(lambda generator: estimate(interquartile_mean, [generator.normal(size=5)], 500), 0.0, 2000)
+    assert coverage(plain, 0.0, 2000) < 0.92 < ours < 0.97

@@ -33,6 +33,7 @@ class CohortSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, say what will be done, and do it."""
+        from qohort.ablation import asked, fold_ablation
         from qohort.sweep import fold, launch, sweep_name
 
         assert self.hydra_context is not None
@@ -40,5 +41,14 @@ class CohortSweeper(Sweeper):
         assert self.launcher is not None
         loader, master = self.hydra_context.config_loader, self.config
         overrides = [f"{key}={value}" for key, value in self._params.items()] + arguments
-        cohorts = fold(overrides, loader, master, self._foldable, self._max_members)
+        limits = (self._foldable, self._max_members)
+        ablations = asked(overrides, loader)
+        cohorts = [
+            cohort
+            for ablation in ablations
+            for _, some in fold_ablation(ablation, loader, master, *limits)
+            for cohort in some
+        ]
+        if not ablations:
+            cohorts = fold(overrides, loader, master, *limits)
         return launch(cohorts, self.launcher, sweep_name(overrides))

@@ -222,15 +222,16 @@ class Sources:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration with these overrides and Hydra's node, within `_parser`."""
-        return hydra.compose(self.name, [*overrides, *self._searchpath], return_hydra_config=True)
+        return hydra.compose(self.name, [*overrides, *self.searchpath], return_hydra_config=True)
 
     def composer(self) -> Callable[[Sequence[str]], DictConfig]:
         """The same for many, within `_parser`."""
         composer = Composer(GlobalHydra.instance().config_loader(), self.name)
-        return lambda overrides: composer([*overrides, *self._searchpath])
+        return lambda overrides: composer([*overrides, *self.searchpath])
 
     @property
-    def _searchpath(self) -> list[str]:
+    def searchpath(self) -> list[str]:
+        """The override that tells Hydra of the added directory; none where there is none."""
         return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
 
 
@@ -244,7 +245,7 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
         parse = functools.cache(functools.partial(_parse, parser))
         overrides = [parse(text) for text in arguments.overrides]
         if arguments.multirun:
-            jobs = list(_jobs(overrides))
+            jobs = list(_jobs(arguments.overrides, parse, sources.searchpath))
             compose: Callable[[Sequence[str]], DictConfig] = sources.composer()
         else:
             _check_choices(overrides, sources)
@@ -312,10 +313,20 @@ def _parse(parser: OverridesParser, text: str) -> Override:
     return override
 
 
-def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep, but those that differ only in their seed as one."""
-    for job in itertools.product(*map(_values, overrides)):
-        yield list(job)
+def _jobs(texts: Sequence[str], parse: Callable[[str], Override], search: Sequence[str]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep, but those that differ only in their seed as one.
+
+    Args:
+        texts: The overrides of the command line.
+        parse: Reads one.
+        search: An override that tells where else configurations are.
+    """
+    from qohort.ablation import asked, cells
+
+    ablations = asked(texts, GlobalHydra.instance().config_loader(), search)
+    for some in [cell.overrides for ablation in ablations for cell in cells(ablation)] if ablations else [texts]:
+        for job in itertools.product(*(_values(parse(text)) for text in some)):
+            yield list(job)
 
 
 def _values(override: Override) -> list[str]:

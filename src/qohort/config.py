@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,11 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     """
     plain = config.copy()
     OmegaConf.set_struct(plain, False)
+    if plain.pop("ablation", None) is not None:
+        raise ConfigError("ablation is a sweep: add -m to run it (and leave hydra/sweeper as it is)")
+    arm = plain.pop("arm", None)
+    if arm is not None:
+        plain.agent = _check_arm(arm)
     fold = plain.pop("fold", None)
     if OmegaConf.is_missing(plain, "seed") or "seed" not in plain:
         raise ConfigError(f"seed has no value: give {SEED_WORDS}")
@@ -183,6 +189,13 @@ def _member(config: DictConfig, seed: int) -> TrainConfig:
     member: TrainConfig = build_config(TrainConfig, {**resolve(config), "seed": seed})
     _check_together(member)
     return member
+
+
+def _check_arm(arm: Any) -> str:
+    """A name that can be part of a directory's."""
+    if not isinstance(arm, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", arm):
+        raise ConfigError(f"arm={show(arm)} is not a name: use letters, digits, _, ., + and -")
+    return arm
 
 
 def _check_list(fold: Any, length: int) -> list[Any]:
@@ -290,8 +303,13 @@ def config_tree(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def config_hash(config: TrainConfig) -> str:
-    """Eight hexadecimal digits of what an experiment is: equal for runs that differ in seed or in output only."""
+def experiment_tree(config: TrainConfig) -> dict[str, Any]:
+    """What of a configuration says what an experiment is: without seed and output."""
     tree = {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
     tree["trainer"] = {key: value for key, value in tree["trainer"].items() if key != "progress_bar"}
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return tree
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Eight hexadecimal digits of what an experiment is: equal for runs that differ in seed or in output only."""
+    return hashlib.sha256(json.dumps(experiment_tree(config), sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -10,7 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,6 +25,9 @@ from qohort.composition import Composer, without_hydra
 from qohort.config import FOLDABLE, NOT_HASHED, check_config, foldable_here
 from qohort.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.interruption import STOP
+
+if TYPE_CHECKING:
+    from qohort.training import Member
 
 Fold = Mapping[str, float]
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -234,17 +237,23 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
         folded = sorted({key for own in cohort.folds for key in own})
         words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
+    # Starting a job takes seconds: one that is finished is not started.
+    left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_left, some))]
     with STOP.waiting():
         try:
-            returns = launcher.launch([_grouped(cohort, name) for cohort in cohorts], initial_job_idx=0)
+            returns = launcher.launch([_grouped(cohort, name) for cohort in left], initial_job_idx=0) if left else []
         except (ConfigError, HydraException, Interrupted):
             raise
         except Exception as error:  # a worker was killed, or could not be started
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left") from error
             raise SweepFailed(f"the launcher failed: {_reason(error)}") from error
-    _tell_failures(cohorts, returns)
+    _tell_failures(left, returns)
     return [returns]
+
+
+def _is_left(member: Member) -> bool:
+    return member.config.overwrite or member.directory.result() is None
 
 
 def _grouped(cohort: Cohort, name: str | None) -> list[str]:

@@ -84,7 +84,8 @@ AGENTS = {
     "c51": (*SETTINGS, *C51),
     "qr_dqn": (*SETTINGS, "head.kappa=0", "head.quantiles=10"),
     "iqn": (*SETTINGS, "head.kappa=0.0"),
-    "noisy": (*QUIET, "network.noisy_sigma=0.3"),
+    # Where all rewards seen so far are 0, the noise is unlearned before the goal is found: epsilon explores.
+    "noisy": (*SETTINGS, "exploration=linear", "network.noisy_sigma=0.3"),
     "munchausen": (*SETTINGS, "bootstrap.temperature=0.003"),
     "m_iqn": (*SETTINGS, "bootstrap.temperature=0.003"),
     # What follows a return of several steps is the behaviour's: little exploration.

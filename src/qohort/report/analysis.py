@@ -1,0 +1,183 @@
+"""From the scores of an ablation to the numbers that its tables and figures show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qohort.ablation import Ablation, Arm
+from qohort.report.scores import SCORES, Scores
+from qohort.statistics import (
+    Array,
+    Band,
+    Comparison,
+    Estimate,
+    band,
+    compare,
+    estimate,
+    interquartile_mean,
+    mean,
+    median,
+    optimality_gap,
+    performance_profile,
+)
+
+ACROSS = "all environments"
+AGGREGATES = {"IQM": interquartile_mean, "median": median, "mean": mean, "optimality gap": optimality_gap}
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """An arm in one environment, or in all of them together.
+
+    Attributes:
+        arm: The arm.
+        count: Runs that are counted, and runs that were asked for.
+        aggregates: Of the score that is shown, by the names in `AGGREGATES`: returns in one environment, normalised
+            scores in several; the optimality gap is always of normalised scores. Empty where no run is counted.
+        columns: The IQM of each column of `SCORES`.
+        comparison: Beside the arm it is compared with; None for the baseline, and where either has no run.
+        fewest: The least number of runs of either in an environment.
+    """
+
+    arm: Arm
+    count: tuple[int, int]
+    aggregates: dict[str, Estimate]
+    columns: dict[str, Estimate]
+    comparison: Comparison | None
+    fewest: int
+
+    @property
+    def name(self) -> str:
+        """The arm's title, with the number of runs where some are missing."""
+        counted, planned = self.count
+        return self.arm.title if counted == planned else f"{self.arm.title} ({counted}/{planned} runs)"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An environment, or all of them together.
+
+    Attributes:
+        name: Its name.
+        environments: Which environments are in it.
+        arms: Each arm there.
+    """
+
+    name: str
+    environments: tuple[str, ...]
+    arms: tuple[ArmSummary, ...]
+
+    def of(self, label: str) -> ArmSummary:
+        """An arm by its label."""
+        return next(one for one in self.arms if one.arm.label == label)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of an arm: points on the x-axis, and the band there."""
+
+    x: Array
+    band: Band
+
+
+def normalise(ablation: Ablation, environment: str, scores: Array) -> Array:
+    """Scores with an environment's `low` at 0 and its `high` at 1."""
+    choice = ablation.manifest.environments[environment]
+    return (scores - choice.low) / (choice.high - choice.low)
+
+
+def analyse(ablation: Ablation, scores: Scores, resamples: int) -> list[Place]:
+    """Every environment, and all of them together where there are several.
+
+    Args:
+        ablation: The ablation.
+        scores: Its runs.
+        resamples: Bootstrap resamples.
+    """
+    environments = tuple(ablation.manifest.environments)
+    places = [_place(ablation, scores, one, (one,), resamples) for one in environments]
+    if len(environments) > 1:
+        places.append(_place(ablation, scores, ACROSS, environments, resamples))
+    return places
+
+
+def _place(ablation: Ablation, scores: Scores, name: str, environments: tuple[str, ...], resamples: int) -> Place:
+    arms = (_summary(ablation, scores, arm, environments, resamples) for arm in ablation.arms)
+    return Place(name, environments, tuple(arms))
+
+
+def _strata(ablation: Ablation, scores: Scores, arm: str, environments: Sequence[str], column: str) -> list[Array]:
+    """An arm's scores in each environment: returns in one, normalised scores in several."""
+    raw = [scores.column(arm, one, column) for one in environments]
+    if len(environments) == 1:
+        return raw
+    return [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
+
+
+def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[str, ...], resamples: int) -> ArmSummary:
+    shown = ablation.manifest.show.score
+    count = scores.count(arm.label, environments)
+    ours = _strata(ablation, scores, arm.label, environments, shown)
+    theirs = _strata(ablation, scores, arm.against, environments, shown)
+    if not all(map(len, ours)):
+        return ArmSummary(arm, count, {}, {}, None, 0)
+    raw = [scores.column(arm.label, one, shown) for one in environments]
+    normalised = [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
+    aggregates = {
+        name: estimate(statistic, normalised if statistic is optimality_gap else ours, resamples)
+        for name, statistic in AGGREGATES.items()
+    }
+    columns = {
+        name: estimate(interquartile_mean, _strata(ablation, scores, arm.label, environments, name), resamples)
+        for name in SCORES
+    }
+    comparison = None
+    if arm.label != arm.against and all(map(len, theirs)):
+        paired = [scores.seeds(arm.label, one) == scores.seeds(arm.against, one) for one in environments]
+        comparison = compare(interquartile_mean, ours, theirs, paired, resamples)
+    return ArmSummary(arm, count, aggregates, columns, comparison, min(map(len, (*ours, *theirs))))
+
+
+def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int) -> dict[str, Curve]:
+    """The IQM of evaluations over env_steps, by arm, for the arms that have runs.
+
+    Args:
+        scores: The runs.
+        environment: Where.
+        arms: Which arms.
+        resamples: Bootstrap resamples.
+    """
+    made = {}
+    for arm in arms:
+        runs = scores.finished[arm.label, environment]
+        if runs:
+            returns = np.stack([run.returns for run in runs], axis=-1)
+            x = runs[0].env_steps.astype(np.float64)
+            made[arm.label] = Curve(x, band(interquartile_mean, [returns], resamples))
+    return made
+
+
+def profiles(ablation: Ablation, scores: Scores, resamples: int, points: int = 61) -> dict[str, Curve]:
+    """The performance profile of each arm over all environments, for the arms that have runs in all of them.
+
+    Args:
+        ablation: The ablation.
+        scores: Its runs.
+        resamples: Bootstrap resamples.
+        points: Thresholds, from just below the lowest normalised score to the highest one or 1, whichever is higher.
+    """
+    shown, environments = ablation.manifest.show.score, tuple(ablation.manifest.environments)
+    strata = {
+        arm.label: [normalise(ablation, one, scores.column(arm.label, one, shown)) for one in environments]
+        for arm in ablation.arms
+    }
+    strata = {label: own for label, own in strata.items() if all(map(len, own))}
+    if not strata:
+        return {}
+    everything = np.concatenate([part for own in strata.values() for part in own])
+    low, high = min(0.0, everything.min()), max(1.0, everything.max())
+    thresholds = np.linspace(low, high, points)
+    return {label: Curve(thresholds, performance_profile(own, thresholds, resamples)) for label, own in strata.items()}

@@ -1,0 +1,118 @@
+"""Which figures a report has, and what is in their panels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from qohort.ablation import Ablation
+from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
+from qohort.report.figures import Chart, Forest, Pair
+from qohort.report.scores import Scores
+from qohort.report.tables import column_name, told_apart
+from qohort.statistics import Estimate
+
+BOOTSTRAP = "95% bootstrap intervals"
+
+
+def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resamples: int) -> list[Chart]:
+    """The figures that the manifest asks for.
+
+    Args:
+        ablation: The ablation.
+        scores: Its runs.
+        places: What was made of them.
+        resamples: Bootstrap resamples.
+    """
+    shown = column_name(ablation, ablation.manifest.show.score)
+    asked = ablation.manifest.show.figures
+    made = []
+    forests: dict[str, tuple[str, str, Callable[[ArmSummary], Estimate | None], Callable[[Place], float | None]]] = {
+        "scores": ("IQM of each arm", "return", _iqm, lambda place: _baseline(ablation, place)),
+        "differences": (
+            "Difference of IQM from the arm each is compared with",
+            "difference of returns",
+            lambda one: one.comparison.difference if one.comparison else None,
+            lambda place: 0.0,
+        ),
+        "improvement": (
+            "Probability that a run scores higher than one of the arm it is compared with",
+            "probability of improvement",
+            lambda one: one.comparison.improvement if one.comparison else None,
+            lambda place: 0.5,
+        ),
+    }
+    for key, (title, axis, value, line) in forests.items():
+        if key in asked:
+            compared = key != "scores"
+            panels = [_forest(place, axis, value, line(place), compared) for place in places]
+            if any(panel.rows for panel in panels):
+                intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
+                diamonds = "orange diamonds: the difference's interval excludes 0"
+                made.append(Chart(key, title, f"{shown}, {count(places)}; {intervals}; {diamonds}", panels))
+    if "curves" in asked:
+        for place in places:
+            if place.name != ACROSS:
+                found = curves(scores, place.name, ablation.arms, resamples)
+                pairs = _pairs(place, found)
+                if pairs:
+                    title = f"Evaluation returns on {place.name}"
+                    note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point"
+                    made.append(Chart(f"curves_{place.name}", title, note, pairs, ("env_steps", "return")))
+    if "profiles" in asked:
+        pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
+        if pairs:
+            title = "Performance profiles: the share of runs above each normalised score"
+            note = f"{shown}, {count(places)}; {BOOTSTRAP} at each point"
+            axes = ("normalised score τ", "share of runs above τ")
+            made.append(Chart("profiles", title, note, pairs, axes))
+    return made
+
+
+def count(places: Sequence[Place]) -> str:
+    """How many runs an arm has, in words.
+
+    Args:
+        places: What is shown; the last one holds all others.
+    """
+    arms = places[-1].arms
+    counted, planned = sum(one.count[0] for one in arms), sum(one.count[1] for one in arms)
+    if counted < planned:
+        return f"{counted} of {planned} runs, SOME ARE MISSING"
+    words = " or ".join(map(str, sorted({one.count[0] for one in places[0].arms})))
+    return f"{words} runs an arm" + (" in each environment" if len(places) > 1 else "")
+
+
+def _iqm(one: ArmSummary) -> Estimate | None:
+    return one.aggregates.get("IQM")
+
+
+def _baseline(ablation: Ablation, place: Place) -> float | None:
+    found = _iqm(place.of(ablation.manifest.baseline))
+    return None if found is None else found.value
+
+
+def _forest(
+    place: Place, axis: str, value: Callable[[ArmSummary], Estimate | None], line: float | None, compared: bool
+) -> Forest:
+    arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
+    words = axis.replace("returns", "normalised scores").replace("return", "normalised score")
+    words = words if place.name == ACROSS else axis
+    rows = [(_row_name(one, place, compared), value(one), bool(told_apart(one))) for one in arms]
+    return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
+
+
+def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:
+    others = {arm.arm.against for arm in place.arms}
+    return f"{one.name} vs {place.of(one.arm.against).arm.title}" if compared and len(others) > 1 else one.name
+
+
+def _pairs(place: Place, found: Mapping[str, Curve]) -> list[Pair]:
+    """A panel for each arm that has a curve, beside the arm it is compared with."""
+    pairs = []
+    for one in place.arms:
+        label, against = one.arm.label, one.arm.against
+        if label not in found or (label == against and len(found) > 1):
+            continue
+        beside = found.get(against) if label != against else None
+        pairs.append(Pair(one.name, found[label], place.of(against).name if beside else "", beside))
+    return pairs

@@ -1,0 +1,211 @@
+"""The tables of a report, and how one is written as Markdown, LaTeX and plain text cells."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qohort.ablation import Ablation
+from qohort.report.analysis import ACROSS, AGGREGATES, ArmSummary, Place
+from qohort.report.scores import SCORES
+from qohort.statistics import Estimate
+
+FEWEST = 5
+"""With fewer runs than this nothing is told apart: their intervals are too narrow."""
+
+NOTHING = "–"
+"""Where there is no number."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, and below or after it an interval or a remark."""
+
+    text: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Both on one line."""
+        return f"{self.text} {self.note}".rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        key: Its name in files.
+        title: What it shows.
+        columns: The headings.
+        rows: The cells, the arm's name first.
+    """
+
+    key: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
+    """Every table of a report: scores, comparisons and columns of each place."""
+    made = []
+    for place in places:
+        missing = [one for one in place.arms if one.count[0] < one.count[1]]
+        counted = sum(one.count[0] for one in place.arms), sum(one.count[1] for one in place.arms)
+        remark = f" ({counted[0]} of {counted[1]} runs: some are missing)" if missing else ""
+        kind = "normalised scores" if place.name == ACROSS else "returns"
+        shown = column_name(ablation, ablation.manifest.show.score)
+        made += [
+            Table(
+                f"scores_{_key(place)}",
+                f"{place.name}: {shown}, {kind}{remark}",
+                ("arm", "runs", *AGGREGATES),
+                tuple(_scores(one, place) for one in place.arms),
+            ),
+            Table(
+                f"comparison_{_key(place)}",
+                f"{place.name}: each arm beside the one it is compared with, {shown}{remark}",
+                ("arm", "compared with", "runs", "difference of IQM", "probability of improvement", "seeds needed"),
+                tuple(_comparison(one, place) for one in place.arms if one.arm.label != one.arm.against),
+            ),
+            Table(
+                f"columns_{_key(place)}",
+                f"{place.name}: IQM of each kind of score, {kind}{remark}",
+                ("arm", "runs", *(column_name(ablation, name) for name in SCORES)),
+                tuple(_columns(one, place) for one in place.arms),
+            ),
+        ]
+    return made
+
+
+def _key(place: Place) -> str:
+    return place.name.replace(" ", "_").replace("/", "_")
+
+
+def column_name(ablation: Ablation, name: str) -> str:
+    """What a column of `SCORES` is called."""
+    last = ablation.manifest.show.last
+    return {
+        "final": "final evaluation",
+        "last": f"mean of the last {last} evaluations",
+        "auc": "area under the curve",
+        "best": "best evaluation (with hindsight)",
+    }[name]
+
+
+def _scores(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
+    cells = [
+        estimate_cell(one.aggregates.get(name), 3 if name == "optimality gap" else decimals(place))
+        for name in AGGREGATES
+    ]
+    return (Cell(one.arm.title), _runs(one), *cells)
+
+
+def _columns(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
+    cells = [estimate_cell(one.columns.get(name), decimals(place)) for name in SCORES]
+    return (Cell(one.arm.title), _runs(one), *cells)
+
+
+def _comparison(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
+    other = place.of(one.arm.against)
+    runs = Cell(f"{_runs(one)}, {_runs(other)}") if _runs(one) != _runs(other) else _runs(one)
+    first = (Cell(one.arm.title), Cell(other.arm.title), runs)
+    if one.comparison is None:
+        return (*first, Cell(NOTHING), Cell(NOTHING), Cell(NOTHING))
+    difference = estimate_cell(one.comparison.difference, decimals(place), sign=True)
+    return (
+        *first,
+        Cell(difference.text, f"{difference.note} {told_apart(one)}".strip()),
+        estimate_cell(one.comparison.improvement, 2),
+        Cell(seeds(one.comparison.seeds_needed)),
+    )
+
+
+def told_apart(one: ArmSummary) -> str:
+    """Whether an arm's difference from the other is told apart from 0: `higher`, `lower`, or nothing."""
+    if one.comparison is None or one.fewest < FEWEST:
+        return ""
+    _, low, high = one.comparison.difference
+    return "higher" if low > 0 else "lower" if high < 0 else ""
+
+
+def seeds(needed: float) -> str:
+    """How many seeds are needed, in words."""
+    if math.isnan(needed):
+        return NOTHING
+    return "no difference seen" if math.isinf(needed) else f"{needed:,.0f}" if needed <= 10_000 else "over 10,000"
+
+
+def _runs(one: ArmSummary) -> Cell:
+    counted, planned = one.count
+    return Cell(str(counted) if counted == planned else f"{counted} of {planned}")
+
+
+def decimals(place: Place) -> int:
+    """Decimals of scores: what two runs differ in should be seen."""
+    values = [abs(one.aggregates["mean"].value) for one in place.arms if one.aggregates]
+    return 1 if max(values, default=0) >= 10 else 3
+
+
+def estimate_cell(estimate: Estimate | None, digits: int, sign: bool = False) -> Cell:
+    """A number and its interval."""
+    if estimate is None:
+        return Cell(NOTHING)
+    text = number(estimate.value, digits, sign)
+    if math.isnan(estimate.low):
+        return Cell(text)
+    return Cell(text, f"[{number(estimate.low, digits, sign)}, {number(estimate.high, digits, sign)}]")
+
+
+def number(value: float, digits: int, sign: bool = False) -> str:
+    """A number with a real minus, and no minus before a zero."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", "−")
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    head = f"| {' | '.join(table.columns)} |\n|{'---|' * len(table.columns)}\n"
+    rows = "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |\n" for row in table.rows)
+    return f"**{table.title}**\n\n{head}{rows}"
+
+
+GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "λ": "lambda", "τ": "tau"}
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    **{character: f"\\{character}" for character in "#$%&_"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "–": "--",
+    "×": r"$\times$",
+    **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
+}
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX has it."""
+    return "".join(SPECIAL.get(character, character) for character in text)
+
+
+def _latex_heading(text: str) -> str:
+    """A heading, on several lines where it is wider than its numbers."""
+    lines = r" \\ ".join(latex_text(line) for line in textwrap.wrap(text, 22))
+    return rf"\shortstack[r]{{{lines}}}" if len(text) > 22 else lines
+
+
+def latex(table: Table) -> str:
+    """A table in LaTeX, with booktabs."""
+    body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
+    head = " & ".join(map(_latex_heading, table.columns))
+    return (
+        "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{4pt}\n"
+        f"  \\caption{{{latex_text(table.title)}.}}\n"
+        f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}\n"
+        f"    \\toprule\n    {head} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
+        "  \\end{tabular}\n\\end{table}\n"
+    )

@@ -1,0 +1,428 @@
+"""The report of an ablation from synthetic runs: what it says, what it refuses, and that it is always the same."""
+
+import base64
+import csv
+import functools
+import http.server
+import json
+import re
+import resource
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+
+from qohort.report.tables import Cell, Table, latex, markdown, number
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+ENVIRONMENTS = {"cartpole": (0, 500), "mountaincar": (-200, -100)}
+SEEDS = 6
+
+
+class Report:
+    """Calls the script in this process, which saves importing torch each time."""
+
+    def __init__(self, directory, monkeypatch, capfd):
+        self.directory, self._monkeypatch, self._capfd = directory, monkeypatch, capfd
+        self.text = synthetic.manifest(["dqn", "better", "same"], ENVIRONMENTS, SEEDS)
+        self.conf = self.shows("figures: [curves]")  # drawing takes seconds
+        self.planned = synthetic.plan(self.conf, directory / "outputs")
+
+    def shows(self, words):
+        return synthetic.write_manifest(self.directory, self.text + f"show: {{{words}}}\n")
+
+    @property
+    def path(self):
+        return self.directory / "reports" / "synthetic"
+
+    def __call__(self, *overrides):
+        """Exit code, stdout, stderr."""
+        places = (f"output_dir={self.directory}/outputs", f"reports_dir={self.directory}/reports")
+        arguments = ["--config-dir", str(self.conf), "ablation=synthetic", *places, *overrides]
+        script = str(SCRIPTS / "report.py")
+        self._monkeypatch.setattr(sys, "argv", [script, *arguments])
+        code = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return code, *self._capfd.readouterr()
+
+    def run(self, arm, environment, seed):
+        wanted = (arm, environment, seed)
+        (found,) = [one for one in self.planned if (one.arm.label, one.environment, one.config.seed) == wanted]
+        return found.directory
+
+    def files(self):
+        return {path.relative_to(self.path): path.read_bytes() for path in self.path.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch, capfd):
+    return Report(tmp_path, monkeypatch, capfd)
+
+
+def known(run, generator):
+    """The baseline and its twin end with 100 to 150 (or -150 to -145), the better arm with 200 more (or 40)."""
+    more = 1.0 if run.arm.label == "better" else 0.0
+    if run.environment == "cartpole":
+        return 100.0 + 10 * run.config.seed + 200 * more
+    return -150.0 + run.config.seed + 40 * more
+
+
+def rows_of(path):
+    with (path / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_has_the_known_answers(report):
+    synthetic.write_runs(report.planned, known)
+    code, out, err = report()
+    assert code == 0, err
+    assert f"report of 36 runs: {report.path / 'report.html'}" in out
+    text = (report.path / "table.md").read_text()
+    # Seeds end with 100, 110, ..., 150: the middle four.
+    assert re.search(
+        r"\| dqn \| 6 \| 125\.0 \[1\d\d\.\d, 1\d\d\.\d\] \| 125\.0 \[.*\] \| 125\.0 \[.*\] \| 0\.750 \[", text
+    )
+    assert re.search(r"\| better \| 6 \| 325\.0 \[", text)
+    assert re.search(
+        r"\| better \| dqn \| 6 \| \+200\.0 \[\+200\.0, \+200\.0\] higher \| 1\.00 \[0\.6\d, 1\.00\] \|", text
+    )
+    assert re.search(r"\| same \| dqn \| 6 \| 0\.0 \[0\.0, 0\.0\] \| 0\.50 \[.*\] \| no difference seen \|", text)
+    # Normalised: 100 to 150 of 500 are .2 to .3, -150 to -145 are .5 to .55; of the twelve, the middle six.
+    middle = np.mean([0.26, 0.28, 0.30, 0.50, 0.51, 0.52])
+    assert f"| dqn | 12 | {middle:.3f} [" in text
+    rows = rows_of(report.path)
+    assert len(rows) == 36
+    assert all(float(row["best"]) >= float(row["final"]) for row in rows)
+    assert any(float(row["best"]) > float(row["final"]) for row in rows)
+    for row in rows:
+        directory = Path(row["directory"])
+        result = json.loads((directory / "result.json").read_text())
+        assert float(row["final"]) == result["final_return"]
+        assert row["fingerprint"] == result["fingerprint"]
+        assert directory.parent.name == f"{row['arm']}-{row['config_hash']}"
+        evaluations = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        returns = [one["eval/return"] for one in evaluations if "eval/return" in one]
+        assert float(row["last_5"]) == pytest.approx(np.mean(returns[-5:]))
+    html = (report.path / "report.html").read_text()
+    for phrase in ("gamma", "0.901", "scripts/train.py -m ablation=synthetic", "scripts/verify.py", "torch", "2.13.0"):
+        assert phrase in html
+    assert "http" not in re.sub(r"data:image/png;base64,[\w+/=]+", "", html).replace("http-equiv", "")
+
+
+def test_the_figures_are_png_and_pdf_and_all_in_the_page(report):
+    report.shows("last: 5")
+    synthetic.write_runs(report.planned, known)
+    assert report()[0] == 0
+    figures = report.path / "figures"
+    names = {"scores", "differences", "improvement", "curves_cartpole", "curves_mountaincar", "profiles"}
+    assert {path.name for path in figures.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    html = (report.path / "report.html").read_text()
+    for name in names:
+        png = (figures / f"{name}.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+        assert base64.b64encode(png).decode() in html
+        assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_manifest_says_what_is_shown(report):
+    report.shows("score: auc, last: 2, figures: [scores]")
+    synthetic.write_runs(report.planned, known)
+    assert report()[0] == 0
+    assert {path.name for path in (report.path / "figures").iterdir()} == {"scores.png", "scores.pdf"}
+    assert "cartpole: area under the curve, returns" in (report.path / "table.md").read_text()
+    assert "last_2" in rows_of(report.path)[0]
+    report.shows("score: best")
+    code, _, err = report()
+    assert code == 2
+    assert "show.score=best is not one of the choices" in err
+
+
+def test_the_same_runs_give_the_same_files_in_any_order_of_files(report):
+    synthetic.write_runs(report.planned, synthetic.plausible_by_arm)
+    assert report()[0] == 0
+    before = report.files()
+    assert report()[0] == 0
+    assert report.files() == before
+    kept = report.directory / "kept"
+    (report.directory / "outputs").rename(kept)
+    for run in reversed(report.planned):
+        shutil.copytree(kept / run.directory.relative_to(report.directory / "outputs"), run.directory)
+    assert report()[0] == 0
+    assert report.files() == before
+
+
+def test_a_permutation_of_seeds_changes_nothing(report):
+    synthetic.write_runs(report.planned, synthetic.plausible_by_arm)
+    assert report()[0] == 0
+    before = report.files()
+    order = [3, 5, 0, 2, 1, 4]
+    for directory in {run.directory.parent for run in report.planned}:
+        for seed in range(SEEDS):
+            (directory / f"seed-{seed}").rename(directory / f"was-{seed}")
+        for seed, other in enumerate(order):
+            moved = (directory / f"was-{other}").rename(directory / f"seed-{seed}")
+            result = json.loads((moved / "result.json").read_text())
+            (moved / "result.json").write_text(json.dumps({**result, "seed": seed}))
+    assert report()[0] == 0
+    after = report.files()
+    assert after[Path("scores.csv")] != before[Path("scores.csv")]
+    assert after[Path("table.md")] == before[Path("table.md")]
+    assert after[Path("figures/curves_cartpole.png")] == before[Path("figures/curves_cartpole.png")]
+
+
+def spoil(report):
+    """A run of each kind that cannot be counted."""
+    shutil.rmtree(report.run("dqn", "cartpole", 0))
+    failed = report.run("better", "cartpole", 1)
+    (failed / "result.json").unlink()
+    (failed / "failed.json").write_text('{"env_steps": 1200, "reason": "diverged: loss nan"}')
+    (report.run("better", "cartpole", 2) / "result.json").unlink()
+    for name, change in (("same", {"budget": 10_000}), ("dqn", {"final_return": 499.0})):
+        file = report.run(name, "mountaincar", 3) / "result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    metrics = report.run("same", "mountaincar", 4) / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if '"env_steps": 5000' not in line))
+
+
+PROBLEMS = (
+    "dqn on cartpole, seed 0: missing, not run",
+    "better on cartpole, seed 1: failed, at 1,200 env_steps: diverged: loss nan",
+    "better on cartpole, seed 2: unfinished, interrupted",
+    "same on mountaincar, seed 3: unequal budget, budget 10,000, 20,000 env_steps, where 20,000 were asked for",
+    "dqn on mountaincar, seed 3: damaged, result.json and metrics.jsonl do not agree",
+    "same on mountaincar, seed 4: unequal budget, evaluated 19 times up to 20,000 env_steps, others 20 to 20,000",
+)
+
+
+def test_runs_that_cannot_be_counted_are_named_and_stop_the_report(report):
+    synthetic.write_runs(report.planned, known)
+    spoil(report)
+    code, out, err = report()
+    assert code == 2
+    assert out == ""
+    for problem in PROBLEMS:
+        assert f"  {problem}\n" in err
+    assert err.splitlines()[-1].startswith("qohort: 6 of 36 runs of ablation=synthetic cannot be counted, listed above")
+    assert "scripts/train.py -m ablation=synthetic" in err
+    assert "Traceback" not in err
+    assert not (report.directory / "reports").exists()
+
+
+def test_with_allow_missing_every_table_and_figure_carries_the_count(report, monkeypatch):
+    report.shows("last: 5")
+    synthetic.write_runs(report.planned, known)
+    spoil(report)
+    drawn = []
+    from qohort.report import figures
+
+    real = figures.draw
+    monkeypatch.setattr(figures, "draw", lambda chart, *rest: drawn.append(chart) or real(chart, *rest))
+    code, _, err = report("allow_missing=true")
+    assert code == 0, err
+    for problem in PROBLEMS:
+        assert problem in err
+    text = (report.path / "table.md").read_text()
+    titles = re.findall(r"\*\*(.*)\*\*", text)
+    assert len(titles) == 9
+    assert all(re.search(r"\((15|15|30) of (18|36) runs: some are missing\)", title) for title in titles)
+    assert "| better | 4 of 6 |" in text
+    assert "| better | dqn | 4 of 6, 5 of 6 |" in text
+    assert len({chart.key for chart in drawn}) == 6
+    assert all(re.search(r"\d+ of (18|36) runs, SOME ARE MISSING", chart.note) for chart in drawn)
+    html = (report.path / "report.html").read_text()
+    assert "6 of 36 runs are missing from every table and figure" in html
+    assert all(problem in html for problem in PROBLEMS)
+    status = {(row["arm"], row["environment"], row["seed"]): row["status"] for row in rows_of(report.path)}
+    assert len(status) == 36
+    assert status["better", "cartpole", "1"] == "failed"
+    assert status["dqn", "cartpole", "0"] == "missing"
+
+
+def test_few_runs_tell_nothing_apart(report):
+    synthetic.write_runs([run for run in report.planned if run.config.seed < 4], known)
+    code, _, err = report("allow_missing=true")
+    assert code == 0, err
+    text = (report.path / "table.md").read_text()
+    assert "| better | dqn | 4 of 6 | +200.0 [+200.0, +200.0] | 1.00 [" in text
+    assert "<b>Here some arms have 4 runs</b>" in (report.path / "report.html").read_text()
+
+
+def test_no_arm_drops_out_silently(report):
+    synthetic.write_runs([run for run in report.planned if run.arm.label != "better"], known)
+    code, _, err = report("allow_missing=true")
+    assert code == 0, err
+    text = (report.path / "table.md").read_text()
+    assert "| better | 0 of 6 | – | – | – | – |" in text
+    assert "| better | dqn | 0 of 6, 6 | – | – | – |" in text
+
+
+def test_with_no_run_at_all_there_is_no_report(report):
+    code, _, err = report("allow_missing=true")
+    assert code == 2
+    assert "36 of 36 runs" in err
+    assert not (report.directory / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("ablation=synthetik", "did you mean synthetic?"),
+        ("ablation=null", "ablation"),
+        ("resamples=3", "resamples=3 is out of range"),
+        ('overrides=["env=acrobot"]', "does not go with ablation="),
+        ('overrides=["gama=0.5"]', "gama"),
+    ],
+)
+def test_mistakes_are_one_line(report, given, message):
+    code, out, err = report(given)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "ablation has no value: give it one with ablation=NAME, a file in conf/ablation"),
+        (["ablation=cartpole_component"], "did you mean cartpole_components?"),
+        (["ablation=cartpole_components", "allow_mising=true"], "did you mean allow_missing?"),
+    ],
+)
+def test_mistakes_with_the_manifests_that_are_there(monkeypatch, capfd, given, message):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "report.py"), *given])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / "report.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert message in capfd.readouterr().err
+
+
+def test_wandb_has_the_tables_and_the_figures(report, monkeypatch):
+    import wandb_file
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    synthetic.write_runs(report.planned, known)
+    assert report("wandb=true")[0] == 0
+    (file,) = (report.path / "wandb").glob("offline-run-*/*.wandb")
+    (row,) = wandb_file.history(file)
+    figures = {path.stem for path in (report.path / "figures").glob("*.png")}
+    logged = {key.removesuffix("._type").rpartition(".")[0] or key for key in row}
+    assert {f"figure/{name}" for name in figures} <= {key.split(".")[0] for key in row}
+    assert sum(key.startswith("table/") for key in {key.split(".")[0] for key in row}) == 9, logged
+    assert wandb_file.exit_code(file) == 0
+
+
+def test_tables_are_escaped():
+    table = Table("key", "100% of a_b", ("arm", "x & y"), ((Cell("a|b_c"), Cell("−1.0", "[−2, ε]")),))
+    assert markdown(table) == "**100% of a_b**\n\n| arm | x & y |\n|---|---|\n| a\\|b_c | −1.0 [−2, ε] |\n"
+    text = latex(table)
+    assert r"a|b\_c & $-$1.0 [$-$2, $\epsilon$] \\" in text
+    assert r"100\% of a\_b" in text
+    assert r"x \& y" in text
+
+
+def test_numbers():
+    assert number(-0.04, 1) == "0.0"
+    assert number(-1234.56, 1) == "−1,234.6"
+    assert number(2.0, 0, sign=True) == "+2"
+    assert number(0.0, 2, sign=True) == "0.00"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here: the LaTeX tables are not compiled")
+def test_the_latex_table_compiles(report):
+    synthetic.write_runs(report.planned, known)
+    assert report()[0] == 0
+    document = r"\documentclass{article}\usepackage[margin=2.5cm]{geometry}\usepackage{booktabs}\begin{document}"
+    (report.path / "paper.tex").write_text(f"{document}\\input{{table.tex}}\\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=report.path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LOOK = """<!DOCTYPE html><body>
+<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>
+<script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {{
+  const page = frame.contentDocument, images = [...page.images];
+  for (const fold of page.querySelectorAll("details")) fold.open = true;
+  const wide = [...page.querySelectorAll("main > *, figure img")].filter(
+    one => one.getBoundingClientRect().right > {width} + 1);
+  document.querySelector("pre").textContent = "SEEN " + JSON.stringify({{
+    images: images.length, shown: images.filter(image => image.naturalWidth > 0).length,
+    narrow: images.filter(image => image.currentSrc !== image.src).length,
+    tables: page.querySelectorAll("table").length, overflow: page.documentElement.scrollWidth - {width},
+    wide: wide.map(one => one.outerHTML.slice(0, 80)), smallest: Math.min(...[...page.querySelectorAll(
+      "td, th, p, li, figcaption")].map(one => parseFloat(getComputedStyle(one).fontSize)))}}) + " END";
+}};
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_in_a_browser_shows_every_figure_and_no_error(report, width):
+    report.shows("last: 5")
+    synthetic.write_runs(report.planned, known)
+    assert report()[0] == 0
+    (report.path / "look.html").write_text(LOOK.format(width=width))
+    handler = functools.partial(Quiet, directory=report.path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, tempfile.TemporaryDirectory() as profile:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        switches = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+        command = [
+            CHROMIUM,
+            *switches.split(),
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ]
+        command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=10000"]
+        address = f"http://127.0.0.1:{server.server_address[1]}/look.html"
+        command += [f"--window-size={width + 40},1000", "--dump-dom", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    found = re.search(r"SEEN (.*) END</pre>", done.stdout)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert seen["images"] == seen["shown"] == 6
+    assert seen["narrow"] == (6 if width == 400 else 0)
+    assert seen["tables"] == 12
+    assert seen["overflow"] <= 0
+    assert seen["wide"] == []
+    assert seen["smallest"] >= 12
+    assert "CONSOLE" not in done.stderr
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a directory and says nothing."""
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.mark.slow
+def test_1200_runs_in_a_minute_and_two_gigabytes(tmp_path):
+    synthetic.main(str(tmp_path))
+    command = [sys.executable, str(SCRIPTS / "report.py"), "--config-dir", str(tmp_path / "conf"), "ablation=synthetic"]
+    command += [f"output_dir={tmp_path}/outputs", f"reports_dir={tmp_path}/reports"]
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    assert "report of 1200 runs" in done.stdout
+    assert seconds < 60
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 1024**2  # kilobytes
