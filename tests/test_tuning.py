@@ -419,6 +419,8 @@ BAD = [
     ("++space={optimizer.lrr:{low:1,high:2}}", "space: unknown key optimizer.lrr=1: did you mean optimizer.lr?"),
     ("++space={gamma:{low:0.5,high:2}}", "unknown key space.gamma.low=0.5"),
     ("++space={batch_size:{low:0.5,high:2}}", "space: batch_size=0.5 is not an integer"),
+    ("++space={batch_size:{low:8,high:32,step:0.5}}", "step:0.5}: step must be an integer of at least 1"),
+    ("++space={batch_size:{low:8,high:32,step:0}}", "step:0}: step must be an integer of at least 1"),
     ("++space={optimizer.eps:{low:0.5,high:-2}}", "space.optimizer.eps={low:0.5,high:-2}: "),
     ("++space={optimizer.eps:{low:0,high:1,log:true}}", "space.optimizer.eps="),
     ("++space={optimizer.eps:{low:0,high:1,lg:true}}", "unknown key space.optimizer.eps.lg=true: did you mean"),

@@ -261,7 +261,8 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
             except Exception as error:
                 raise _explain(error, job, sources, arguments.multirun) from error
     checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
-    JOB_CHECKS.get(config_name, _nothing)(checked)
+    if checked:  # the check of jobs imports torch
+        JOB_CHECKS.get(config_name, _nothing)(checked)
 
 
 def compose(config_name: str, texts: Sequence[str]) -> DictConfig:

@@ -106,7 +106,10 @@ class Interval:
         from optuna.distributions import FloatDistribution, IntDistribution
 
         if isinstance(self.low, int) and isinstance(self.high, int):
-            return IntDistribution(self.low, self.high, log=self.log, step=1 if self.step is None else self.step)  # type: ignore[arg-type]
+            step = 1 if self.step is None else self.step
+            if not isinstance(step, int) or step < 1:
+                raise ValueError("step must be an integer of at least 1, as both ends are integers")
+            return IntDistribution(self.low, self.high, log=self.log, step=step)
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def value(self, proposed: Any) -> Any:
@@ -418,13 +421,14 @@ class Tuning:
 
     def next_batch(self) -> list[FrozenTrial]:
         """The trials of the batch that is not finished, or of a new one; none where the study is at its end."""
-        trials = self.study.get_trials()
+        trials: list[FrozenTrial] = self.study.get_trials()
         first, end = trials[-1].user_attrs["batch"] if trials else (0, 0)
         if len(trials) == end and all(trial.state.is_finished() for trial in trials):
             first, end = end, max(end, min(end + self.settings.parallel, self.settings.trials))
         for number in range(len(trials), end):
             self.propose(number, (first, end))
-        return self.study.get_trials()[first:end]
+        trials = self.study.get_trials()
+        return trials[first:end]
 
     def propose(self, number: int, batch: tuple[int, int]) -> None:
         """Let the sampler propose a trial, and store it.

@@ -50,7 +50,7 @@ UNKNOWN_KEYS = [
     ("~env.kwargs.foo", "env.kwargs.foo", "no foo in env.kwargs to take away"),
     ("optimizer=sgd ~optimizer.momentum", "optimizer.momentum is left out by default\n"),
     ("trainer={a:1}", "trainer={a:1}", "has no a"),
-    ("env.kwargs={is_slippery:false}", "is_slippery", "write +env.kwargs.is_slippery=VALUE"),
+    ("env.kwargs={is_slippery:false}", "is_slippery", "write +env.kwargs={is_slippery:VALUE}"),
     ("hydra/launcher=joblib ~target_network.tau", "unknown key target_network.tau", "one of every"),
 ]
 UNKNOWN_CHOICES = [
