@@ -34,7 +34,7 @@ UNKNOWN_KEYS = [
     ("optimizer.lrr=1", "optimizer.lrr=1", "did you mean optimizer.lr?"),
     ("env.idd=x", "env.idd=x", "did you mean env.id?"),
     ("+evaluation.evry=1", "evaluation.evry=1", "did you mean evaluation.every?"),
-    ("foo.bar=1", "foo.bar=1", "it must be one of agent, batch_size"),
+    ("foo.bar=1", "foo.bar=1", "it must be one of agent, arm, batch_size"),
     ("++foo.bar=1", "foo={bar:1}", "it must be one of agent, batch_size"),
     ("exploration.epsilon.strt=1", "exploration.epsilon.strt=1", "did you mean exploration.epsilon.start?"),
     ("logger.wandb.projct=x", "logger.wandb.projct=x", "did you mean logger.wandb.project?"),
