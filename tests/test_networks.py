@@ -183,6 +183,7 @@ def test_dueling_equals_the_reference():
 
 
 def test_a_noisy_layer_equals_the_reference_and_is_quiet_without_noise():
+    torch.manual_seed(0)
     layer = NoisyLinear(7, 4, sigma=0.5)
     bound, sigma = ref.noisy_init(7, 0.5)
     for mean, deviation in ((layer.weight, layer.weight_sigma), (layer.bias, layer.bias_sigma)):

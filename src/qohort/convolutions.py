@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qohort.checking import PositiveInt, Range, Sized
 from qohort.networks import ActionValues, LayerNorm, QNetwork, Widths, layer_maker
@@ -20,22 +19,39 @@ from qohort.networks import ActionValues, LayerNorm, QNetwork, Widths, layer_mak
 Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
-def patches(image: Tensor, size: int, stride: int) -> Tensor:
+def patches(image: Tensor, size: int, stride: int, padding: int = 0, fill: float = 0.0) -> Tensor:
     """Square patches of images.
+
+    By an index of pixels, not by slices or `unfold`: their gradients compile for one number of members only.
 
     Args:
         image: `[B, C, H, W]`.
         size: Of a patch, in pixels.
         stride: Between patches, in pixels.
+        padding: Pixels around the image.
+        fill: Their value.
 
     Returns:
-        `[B, C, size², H', W']`.
+        `[B, C, size², H' W']`.
     """
-    high, wide = ((side - size) // stride + 1 for side in image.shape[2:])
-    ends = (high - 1) * stride + 1, (wide - 1) * stride + 1
-    # By slices, not by `unfold`, whose gradient is a scatter.
-    corners = [(i, j) for i in range(size) for j in range(size)]
-    return torch.stack([image[:, :, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in corners], 2)
+    high, wide = image.shape[2:]
+    places = [
+        torch.arange(one, device=image.device) * stride - padding for one in sides((high, wide), size, stride, padding)
+    ]
+    within = torch.arange(size, device=image.device)
+    row = places[0].view(1, 1, -1, 1) + within.view(-1, 1, 1, 1)
+    column = places[1].view(1, 1, 1, -1) + within.view(1, -1, 1, 1)
+    pixel = row.clamp(0, high - 1) * wide + column.clamp(0, wide - 1)
+    drawn = image.flatten(2)[:, :, pixel.flatten(2).flatten(0, 1)]
+    if not padding:
+        return drawn
+    inside = (row >= 0) & (row < high) & (column >= 0) & (column < wide)
+    return torch.where(inside.flatten(2).flatten(0, 1), drawn, fill)
+
+
+def sides(shape: Sequence[int], size: int, stride: int, padding: int = 0) -> list[int]:
+    """The height and width of what a kernel makes of an image `[..., H, W]`."""
+    return [(side + 2 * padding - size) // stride + 1 for side in shape[-2:]]
 
 
 class Conv(nn.Module):
@@ -57,12 +73,9 @@ class Conv(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """`[B, C, H, W]` to `[B, C', H', W']`."""
-        if self._padding:
-            image = F.pad(image, (self._padding,) * 4)
-        windows = patches(image, self._size, self._stride)
-        rows = windows.flatten(1, 2).flatten(2)  # [B, C size², H' W']
+        rows = patches(image, self._size, self._stride, self._padding).flatten(1, 2)  # [B, C size², H' W']
         flat = self.weight @ rows + self.bias.unsqueeze(-1)
-        return flat.view(*flat.shape[:2], *windows.shape[3:])
+        return flat.view(*flat.shape[:2], *sides(image.shape, self._size, self._stride, self._padding))
 
 
 class Pixels(nn.Module):
@@ -114,18 +127,18 @@ class ConvTorso(nn.Module):
     ) -> None:
         super().__init__()
         self.pixels = Pixels(space, channels_last)
-        channels, *sides = self.pixels.shape
+        channels, *pixels = self.pixels.shape
         layers: list[nn.Module] = []
         norms: list[nn.Module] = []
         for outputs, size, stride in convolutions:
-            if min(sides) < size:
-                raise ValueError(f"convolutions={list(convolutions)}: a kernel of {size} does not fit {sides} pixels")
+            if min(pixels) < size:
+                raise ValueError(f"convolutions={list(convolutions)}: a kernel of {size} does not fit {pixels} pixels")
             layers.append(Conv(channels, outputs, size, stride))
-            sides = [(side - size) // stride + 1 for side in sides]
+            pixels = sides(pixels, size, stride)
             channels = outputs
-            norms.append(LayerNorm(channels * sides[0] * sides[1]) if layer_norm else nn.Identity())
+            norms.append(LayerNorm(channels * pixels[0] * pixels[1]) if layer_norm else nn.Identity())
         self.layers, self.norms = nn.ModuleList(layers), nn.ModuleList(norms)
-        self.width = channels * sides[0] * sides[1]
+        self.width = channels * pixels[0] * pixels[1]
 
     def forward(self, observation: Tensor) -> Tensor:
         """`[B, ...]` to `[B, width]`."""
@@ -185,8 +198,9 @@ class ResidualStage(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """`[B, C, H, W]` to `[B, C', H / 2, W / 2]`, halves rounded up."""
-        padded = F.pad(self.first(image), (1, 1, 1, 1), value=float("-inf"))
-        image = patches(padded, 3, 2).amax(2)
+        wide: Tensor = self.first(image)
+        pooled = patches(wide, 3, 2, 1, float("-inf")).amax(2)
+        image = pooled.view(*pooled.shape[:2], *sides(wide.shape, 3, 2, 1))
         for number in (0, 2):
             inner = self.blocks[number](image.relu()).relu()
             image = image + self.blocks[number + 1](inner)
@@ -205,14 +219,14 @@ class ImpalaTorso(nn.Module):
     def __init__(self, space: spaces.Space[Any], channels: Sequence[int], channels_last: bool) -> None:
         super().__init__()
         self.pixels = Pixels(space, channels_last)
-        before, *sides = self.pixels.shape
+        before, *pixels = self.pixels.shape
         stages: list[nn.Module] = []
         for outputs in channels:
             stages.append(ResidualStage(before, outputs))
             before = outputs
-            sides = [(side + 1) // 2 for side in sides]
+            pixels = sides(pixels, 3, 2, 1)
         self.stages = nn.Sequential(*stages)
-        self.width = before * sides[0] * sides[1]
+        self.width = before * pixels[0] * pixels[1]
 
     def forward(self, observation: Tensor) -> Tensor:
         """`[B, ...]` to `[B, width]`."""

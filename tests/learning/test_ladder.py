@@ -45,7 +45,9 @@ def backup(outcomes: list[tuple[float, int, float, bool]], q: NDArray[np.float64
 
 def learned_q(directory: Path, seed: int) -> NDArray[np.float64]:
     (run,) = directory.glob(f"*/*/seed-{seed}")
-    weight: NDArray[np.float64] = load(run / "checkpoints" / "final.ckpt")["state_dict"]["online.network.values.weight"]
+    weight: NDArray[np.float64] = load(run / "checkpoints" / "final.ckpt")["state_dict"][
+        "online.network.output.advantage.weight"
+    ]
     return np.asarray(weight)[0].T
 
 
