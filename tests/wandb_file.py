@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,21 @@ BLOCK, HEADER = 32_768, 7
 
 
 def records(file: Path) -> list[Any]:
-    """Every record of the file."""
+    """Every record of the file, once it is whole: W&B's service ends it soon after the run is finished."""
+    until = time.monotonic() + 30
+    while True:
+        found = _records(file)
+        if any(one.WhichOneof("record_type") == "exit" for one in found) or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
+
+
+def _records(file: Path) -> list[Any]:
+    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, position, found, pieces = file.read_bytes(), HEADER, [], b""
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     while position + HEADER <= len(data):
         if BLOCK - position % BLOCK < HEADER:  # no header fits in what is left of a block
             position += BLOCK - position % BLOCK
@@ -23,7 +34,10 @@ def records(file: Path) -> list[Any]:
         position += HEADER + length
         if kind in (1, 4):  # whole, or the last piece
             record = Record()
-            record.ParseFromString(pieces)
+            try:
+                record.ParseFromString(pieces)
+            except DecodeError:  # its end is not written yet
+                return found
             found.append(record)
             pieces = b""
     return found
