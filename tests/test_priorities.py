@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 import reference as ref
 from qohort.cohort import member_seed, merge_states, split_state
 from qohort.exploration import Constant, Linear, Progress
-from qohort.priorities import BLOCK, PrioritizedReplay, SumTree
+from qohort.priorities import FAN, PrioritizedReplay, SumTree
 from qohort.replay import ReplaySpec, UniformReplay
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -32,7 +32,7 @@ NUMBERS = st.floats(0, 1e6, width=32).filter(lambda one: one == 0 or one > 1e-3)
 @settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_trees_equal_lists(data):
-    members, size = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5 * BLOCK))
+    members, size = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5 * FAN) | st.integers(1, 3 * FAN**3))
     tree, lists = SumTree(members, size), np.zeros((members, size))
     for _ in range(data.draw(st.integers(1, 6))):
         if data.draw(st.booleans(), "fill"):
@@ -69,7 +69,7 @@ def test_trees_equal_lists(data):
 
 
 def test_no_number_that_is_0_is_found_at_the_very_end():
-    tree = SumTree(1, 3 * BLOCK)
+    tree = SumTree(1, 3 * FAN)
     tree.fill(0, 7, np.array([[0.1]]))
     index, _ = tree.find(np.nextafter(tree.total, 0)[:, None])
     assert index == 6

@@ -98,6 +98,8 @@ class TrainConfig:
     gradient_steps: PositiveInt
     learning_starts: Count
     max_grad_norm: Annotated[float, Range(0, above=True)] | None
+    normalize_observations: bool
+    normalize_rewards: bool
     reward_scale: Annotated[float, Range(0, above=True)]
     reward_clip: Annotated[float, Range(0, above=True)] | None
     reset_every: PositiveInt | None
@@ -143,8 +145,17 @@ def foldable_here(key: str, config: DictConfig) -> bool:
     node = OmegaConf.select(config, group) if group else config
     if key not in FOLDABLE or not isinstance(node, DictConfig) or name not in node:
         return False
-    # Only our own Adam has a learning rate a member.
-    return key != "optimizer.lr" or OmegaConf.select(config, "optimizer._target_") == "qohort.optimizer.MemberAdam"
+    return key != "optimizer.lr" or _own_learning_rates(OmegaConf.select(config, "optimizer._target_"))
+
+
+def _own_learning_rates(optimizer: Any) -> bool:
+    """Whether an optimiser has a learning rate a member: torch's have one for all."""
+    from qohort.optimizer import MemberOptimizer
+
+    try:
+        return issubclass(locate(optimizer, "optimizer._target_"), MemberOptimizer)
+    except (ConfigError, TypeError):  # not a class; what is wrong with it is said where it is checked
+        return False
 
 
 def check_config(config: DictConfig) -> list[TrainConfig]:
@@ -261,6 +272,9 @@ def _check_together(config: TrainConfig) -> None:
         raise ConfigError("bootstrap.epsilon=null is that of the exploration, which has none here: give a number")
     if config.lr_schedule.get("per") == "episodes":
         raise ConfigError("lr_schedule.per=episodes is not supported: use env_steps or gradient_steps")
+    fits = getattr(locate(config.optimizer["_target_"], "optimizer._target_"), "misfit", None)
+    if fits is not None and (misfit := fits(config)):
+        raise ConfigError(misfit)
     if config.optimizer.get("fused"):
         raise ConfigError("optimizer.fused=true is not supported: it rounds differently by position; remove it")
     if "lr" in config.optimizer:

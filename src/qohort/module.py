@@ -30,7 +30,8 @@ from qohort.exploration import Constant, Progress, across_members
 from qohort.heads import Head
 from qohort.interruption import STOP
 from qohort.noise import Noise
-from qohort.optimizer import MemberAdam
+from qohort.optimizer import MemberOptimizer
+from qohort.preprocessing import Preprocessing
 from qohort.q_values import QValues, network_maker
 from qohort.replay import Batch, Replay, ReplayDataset, ReplaySpec
 from qohort.td_loss import TDLoss
@@ -122,7 +123,8 @@ class QLearning(pl.LightningModule):
         self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
         self.episodes = EpisodeStatistics(len(members), self.num_envs)
         self.last_evaluation = np.full(len(members), np.nan)
-        self._observation = self._by_member(self.environments.reset()[0])
+        self.preprocessing = Preprocessing(members, space)
+        self._observation = self.preprocessing.first(self._by_member(self.environments.reset()[0]))
         self._observed = torch.from_numpy(self._observation)  # the same memory
         self._place = torch.device("cpu")
         self._since = dict.fromkeys(("target", "log", "evaluation", "checkpoint", "report", "reset"), 0)
@@ -159,7 +161,7 @@ class QLearning(pl.LightningModule):
         build = instantiate(self.config.optimizer, _partial_=True, _convert_="all")
         parameters = list(self.online.parameters())
         optimizer: torch.optim.Optimizer = build(parameters)
-        if isinstance(optimizer, MemberAdam):
+        if isinstance(optimizer, MemberOptimizer):
             optimizer.param_groups[0]["lr"].copy_(per_member(lrs))
         self._base_lr = np.array(lrs)
         return optimizer
@@ -190,7 +192,7 @@ class QLearning(pl.LightningModule):
             td_loss, self.online, self.target, self.target_network, optimizer, self.held, config.compile
         )
         self.values = QValues(self.online, self.head, config.compile)
-        self.evaluator.prepare(self.values)
+        self.evaluator.prepare(self.preprocessing.before(self.values))
         self._watchers = [one for one in self.trainer.callbacks if isinstance(one, Watcher)]  # type: ignore[attr-defined]
         self._set_learning_rate()
         self._saved = time.monotonic()
@@ -244,14 +246,15 @@ class QLearning(pl.LightningModule):
         reward = self._by_member(reward)
         terminated, truncated = self._by_member(terminated), self._by_member(truncated)
         next_observation = self._by_member(info.get("final_obs", observation))
-        learned_from = self._learned_from(reward)
-        self.replay.add(self._observation, action, learned_from, terminated, truncated, next_observation)
-        np.copyto(self._observation, self._by_member(observation))
+        ended, observation = terminated | truncated, self._by_member(observation)
+        shown = self.preprocessing.step(reward, ended, next_observation, observation)
+        self.replay.add(self._observation, action, shown.reward, terminated, truncated, shown.next_observation)
+        np.copyto(self._observation, shown.observation)
 
         progress.env_steps += self.num_envs
         self.episodes.add(reward)
         if "final_obs" in info:
-            for m, score, length in self.episodes.end(terminated | truncated):
+            for m, score, length in self.episodes.end(ended):
                 progress.episodes[m] += 1
                 if m in self.failed:
                     continue
@@ -294,13 +297,6 @@ class QLearning(pl.LightningModule):
             for callback in self._watchers:
                 callback.on_env_steps(self)
 
-    def _learned_from(self, reward: NDArray[Any]) -> NDArray[Any]:
-        """Rewards as the replay gets them, scaled and clipped."""
-        limit = self.config.reward_clip
-        if self.config.reward_scale != 1:
-            reward = reward * self.config.reward_scale
-        return reward if limit is None else reward.clip(-limit, limit)
-
     @torch.no_grad()
     def _reset_outputs(self) -> None:
         """Start the output layers anew, their targets and what the optimiser holds of them (Nikishin et al., 2022).
@@ -338,7 +334,7 @@ class QLearning(pl.LightningModule):
     def evaluate(self) -> None:
         """Play greedy episodes with every member and log their mean return."""
         self._since["evaluation"] = self.progress.env_steps
-        scores = self.evaluator(self.values, self.progress.env_steps)
+        scores = self.evaluator(self.preprocessing.before(self.values), self.progress.env_steps)
         self.last_evaluation = scores.returns.mean(1)
         for m, mean in enumerate(self.last_evaluation.tolist()):
             if m in self.failed:
@@ -363,6 +359,8 @@ class QLearning(pl.LightningModule):
             "uniforms": self.uniforms.state_dict(),
             "noise": self.noise.state_dict(),
             "environments": self.environments.state_dict(len(self.members)),
+            "preprocessing": self.preprocessing.state_dict(),
+            "observation": torch.from_numpy(self._observation.copy()),
             "replay": {} if self.finished else self.replay.state_dict(),
             "recorder": self.recorder.state_dict(),
         }
@@ -379,7 +377,9 @@ class QLearning(pl.LightningModule):
         self._since = dict(state["since"])
         self.uniforms.load_state_dict(state["uniforms"])
         self.noise.load_state_dict(state["noise"])
-        self._observation[:] = self._by_member(self.environments.load_state_dict(state["environments"]))
+        self.environments.load_state_dict(state["environments"])
+        self.preprocessing.load_state_dict(state["preprocessing"])
+        self._observation[:] = state["observation"].numpy()
         self.replay.load_state_dict(state["replay"])
         self.recorder.load_state_dict(state["recorder"])
 

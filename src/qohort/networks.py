@@ -46,7 +46,24 @@ class Features(nn.Module):
         return flat if self._scale == 1.0 else flat * self._scale
 
 
-class LayerNorm(nn.Module):
+class Standardised(nn.Module):
+    """Each vector less its mean and over its deviation: layer normalisation without weights.
+
+    Args:
+        eps: Added to the variance.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self._eps = eps
+
+    def forward(self, value: Tensor) -> Tensor:
+        """`[..., units]` to `[..., units]`."""
+        centred = value - value.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + self._eps).sqrt()
+
+
+class LayerNorm(Standardised):
     """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations.
 
     `torch.nn.LayerNorm` can be used in a network too, but cannot be compiled for any number of members, so
@@ -58,16 +75,13 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(self, units: int, eps: float = 1e-5) -> None:
-        super().__init__()
+        super().__init__(eps)
         self.weight = nn.Parameter(torch.ones(units))
         self.bias = nn.Parameter(torch.zeros(units))
-        self._eps = eps
 
     def forward(self, value: Tensor) -> Tensor:
         """`[..., units]` to `[..., units]`."""
-        centred = value - value.mean(-1, keepdim=True)
-        deviation = (centred.square().mean(-1, keepdim=True) + self._eps).sqrt()
-        return centred / deviation * self.weight + self.bias
+        return super().forward(value) * self.weight + self.bias
 
 
 def linear(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -289,11 +303,18 @@ class Perceptron(nn.Module):
         hidden: Units of each layer.
         layer: Makes a layer; the last one is made by `last`.
         last: Makes the last layer.
-        layer_norm: Whether each layer is normalised before its ReLU.
+        norm: Makes what normalises a layer of some units before its ReLU; None for nothing.
+        slope: Of the ReLU below 0.
     """
 
     def __init__(
-        self, observation_space: spaces.Space[Any], hidden: Sequence[int], layer: Layer, last: Layer, layer_norm: bool
+        self,
+        observation_space: spaces.Space[Any],
+        hidden: Sequence[int],
+        layer: Layer,
+        last: Layer,
+        norm: Callable[[int], nn.Module] | None = None,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
         features = Features(observation_space)
@@ -301,9 +322,9 @@ class Perceptron(nn.Module):
         width = features.width
         for number, units in enumerate(hidden, start=1):
             layers.append((last if number == len(hidden) else layer)(width, units))
-            if layer_norm:
-                layers.append(LayerNorm(units))
-            layers.append(nn.ReLU())
+            if norm is not None:
+                layers.append(norm(units))
+            layers.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
             width = units
         self.layers = nn.Sequential(*layers)
         self.width = width
@@ -347,5 +368,50 @@ class MLP(QNetwork):
         if noisy and spectral_norm:
             raise ValueError("noisy=true and spectral_norm=true do not go together: switch one off")
         layer = layer_maker(noisy, noisy_sigma)
-        torso = Perceptron(observation_space, hidden, layer, SpectralLinear if spectral_norm else layer, layer_norm)
+        last = SpectralLinear if spectral_norm else layer
+        torso = Perceptron(observation_space, hidden, layer, last, LayerNorm if layer_norm else None)
         super().__init__(torso, ActionValues(torso.width, actions, atoms, dueling, layer))
+
+
+class SparseMLP(QNetwork):
+    """The network of Stream Q(λ): sparse at first, LayerNorm without weights, leaky ReLU (Elsayed et al., 2024).
+
+    Each unit's weights are uniform within ±1/√inputs but for a part that is 0, other ones for each unit, and its bias
+    is 0 (their algorithm 1).
+
+    Args:
+        observation_space: Any space that `Features` takes.
+        actions: The number of actions.
+        atoms: Outputs an action.
+        hidden: The widths of the hidden layers, in units.
+        sparsity: The part of a unit's weights that starts at 0, rounded up to a weight.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        actions: int,
+        atoms: int,
+        hidden: Widths = (32, 32),
+        sparsity: Annotated[float, Range(0, 1)] = 0.9,
+    ) -> None:
+        layer = sparse_layer_maker(sparsity)
+        torso = Perceptron(observation_space, hidden, layer, layer, lambda _: Standardised(), slope=0.01)
+        super().__init__(torso, ActionValues(torso.width, actions, atoms, layer=layer))
+
+
+def sparse_layer_maker(sparsity: float) -> Layer:
+    """Makes fully connected layers that are sparse at first; see `SparseMLP`."""
+
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        made = nn.Linear(inputs, outputs)
+        bound = 1 / math.sqrt(inputs)
+        zeros = math.ceil(sparsity * inputs)
+        with torch.no_grad():
+            made.weight.uniform_(-bound, bound)
+            for row in made.weight:
+                row[torch.randperm(inputs)[:zeros]] = 0.0
+            made.bias.zero_()
+        return made
+
+    return layer

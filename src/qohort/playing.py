@@ -31,7 +31,9 @@ from qohort.config import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments import check_spaces, make_environment
 from qohort.errors import ConfigError
 from qohort.evaluation import Evaluator, Scores
+from qohort.preprocessing import Preprocessing
 from qohort.q_values import QValues, network_maker
+from qohort.replay import Values
 from qohort.run_directory import RunDirectory
 
 
@@ -56,7 +58,7 @@ class TrainedMember(NamedTuple):
     checkpoint: Path
     env_steps: int
     """Where the checkpoint was taken."""
-    values: QValues
+    values: Values
     """Its action values: observations `[1, B, ...]` to `[1, B, A]`."""
 
 
@@ -157,7 +159,10 @@ def load_member(directory: RunDirectory, config: TrainConfig, device: torch.devi
 
     # Not compiled: it would take longer than it saves.
     values = QValues(network, head, "none")
-    return TrainedMember(config, path, checkpoint["qohort"]["progress"]["env_steps"], values)
+    preprocessing = Preprocessing([config], space)
+    preprocessing.load_state_dict(checkpoint["qohort"]["preprocessing"])
+    env_steps = checkpoint["qohort"]["progress"]["env_steps"]
+    return TrainedMember(config, path, env_steps, preprocessing.before(values))
 
 
 def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:

@@ -15,16 +15,18 @@ from qohort.cohort import UniformStream
 from qohort.exploration import Floats, Progress, Schedule, across_members
 from qohort.replay import Batch, ReplaySpec, Ring
 
-BLOCK = 8
-"""Numbers under a node at the bottom of a tree: one line of a processor's cache."""
+FAN = 8
+"""Numbers, or nodes, under a node: what a line of a processor's cache holds."""
+SUM, BEFORE, LARGEST = range(3)
+"""What a node keeps of each below it: its sum, the sum of those before it, and its maximum."""
 
 
 class SumTree:
-    """Non-negative float64 numbers of every member, with a binary tree of the sums and maxima of blocks of them.
+    """Non-negative float64 numbers of every member, with a tree of their sums and maxima.
 
-    Node 1 is the root, those below node k are 2k and 2k + 1, and those at the bottom stand for a block each. A sum is
-    always made anew from what is below it, so it depends on the numbers only and not on their history: nothing
-    drifts. That blocks are not split further keeps the trees of all members in the processor's cache.
+    A node keeps, for each of the `FAN` below it, its sum, the sum of those before it, and its maximum: a search looks
+    at one line of the cache a level. A sum is always made anew from what is below it, so it depends on the numbers
+    only and not on their history: nothing drifts.
 
     Args:
         members: M.
@@ -34,22 +36,31 @@ class SumTree:
     def __init__(self, members: int, size: int) -> None:
         import numba  # not at the top: it takes half a second, and only prioritised replay needs it
 
-        blocks = 1 << max(0, (-(-size // BLOCK) - 1).bit_length())
-        self.values: Floats = np.zeros((members, blocks * BLOCK))
+        blocks = -(-size // FAN)
+        nodes = [max(1, -(-blocks // FAN))]  # of each level, from the one above the blocks of numbers to the root
+        while nodes[-1] > 1:
+            nodes.append(-(-nodes[-1] // FAN))
+        self.values: Floats = np.zeros((members, blocks * FAN))
         """The numbers, and zeros beyond `size`: `[M, ...]`."""
-        self._sums, self._maxima = np.zeros((members, 2 * blocks)), np.zeros((members, 2 * blocks))
+        # The levels lie one after the other, the root last; `first` says where each one begins, and `below` what the
+        # last node, or block of numbers, under it is.
+        self._first = FAN * np.cumsum([0, *nodes[:-1]])
+        self._below = np.array([blocks, *nodes[:-1]]) - 1
+        self._nodes = np.zeros((members, 3, FAN * sum(nodes)))
         compiled = numba.njit(cache=True)
-        self._find, self._mend = compiled(_find), compiled(_mend)
+        self._find, self._put, self._mend = compiled(_find), compiled(_put), compiled(_mend)
 
     @property
     def total(self) -> Floats:
         """The sum of each member's numbers: `[M]`."""
-        return self._sums[:, 1]
+        total: Floats = self._nodes[:, SUM, -1] + self._nodes[:, BEFORE, -1]
+        return total
 
     @property
     def maximum(self) -> Floats:
         """The largest of each member's numbers: `[M]`."""
-        return self._maxima[:, 1]
+        largest: Floats = self._nodes[:, LARGEST, -FAN:].max(1)
+        return largest
 
     def find(self, mass: Floats) -> tuple[NDArray[np.int64], Floats]:
         """Where running sums pass `mass`: the index of each, and the number there, `[M, B]` each.
@@ -58,72 +69,102 @@ class SumTree:
             mass: `[M, B]`, in [0, total); never a number that is 0 is found, whatever the rounding.
         """
         index, value = np.empty(mass.shape, dtype=np.int64), np.empty(mass.shape)
-        self._find(self._sums, self.values, mass, index, value)
+        self._find(self._nodes, self._first, self._below, self.values, mass, index, value)
         return index, value
 
     def put(self, index: NDArray[np.int64], value: Floats) -> None:
         """Put numbers `[M, B]` at indices `[M, B]`; of two at the same index the later one counts."""
-        self.values[np.arange(len(index))[:, None], index] = value
-        self._mend(self._sums, self._maxima, self.values, index // BLOCK)
+        self._put(self.values, index, value)
+        self._mend(self._nodes, self._first, self.values, index)
 
     def fill(self, start: int, stop: int, value: Floats) -> None:
         """Put numbers `[M, 1]` or `[M, stop - start]` at the indices from `start` to before `stop`."""
         self.values[:, start:stop] = value
-        blocks = np.arange(start // BLOCK, (stop - 1) // BLOCK + 1)
-        self._mend(self._sums, self._maxima, self.values, np.tile(blocks, (len(self.values), 1)))
+        blocks = np.arange(start // FAN, (stop - 1) // FAN + 1)
+        self._mend(self._nodes, self._first, self.values, np.tile(FAN * blocks, (len(self.values), 1)))
 
 
 # Plain loops, compiled by Numba: level by level and not sample by sample, so that the processor has many independent
-# loads under way, and without branches, which it would guess wrong half of the time.
+# loads under way, and without branches that it would guess wrong. Indices are unsigned: of others Numba asks at each
+# use whether they are negative.
+U = np.uint64
 
 
-def _find(sums: Floats, values: Floats, mass: Floats, index: NDArray[np.int64], value: Floats) -> None:
-    bottom, samples = sums.shape[1] // 2, mass.shape[1]
-    node = np.empty(samples, dtype=np.int64)
+def _find(
+    nodes: Floats,
+    first: NDArray[np.int64],
+    below: NDArray[np.int64],
+    values: Floats,
+    mass: Floats,
+    index: NDArray[np.int64],
+    value: Floats,
+) -> None:
+    fan, samples = U(FAN), U(mass.shape[1])
+    node = np.empty(mass.shape[1], dtype=np.uint64)
     for m in range(mass.shape[0]):
-        rest = mass[m].copy()
-        node[:] = 1
-        level = 1
-        while level < bottom:
+        before, numbers, rest = nodes[m, BEFORE], values[m], mass[m].copy()
+        node[:] = U(0)
+        for level in range(len(first) - 1, -1, -1):
             for b in range(samples):
-                left = sums[m, 2 * node[b]]
-                right = int(rest[b] >= left) & int(sums[m, 2 * node[b] + 1] > 0)
-                rest[b] -= right * left
-                node[b] = 2 * node[b] + right
-            level *= 2
+                own = U(first[level]) + fan * node[b]
+                place = own + U(4) * U(before[own + U(4)] <= rest[b])
+                place += U(2) * U(before[place + U(2)] <= rest[b])
+                place += U(before[place + U(1)] <= rest[b])
+                rest[b] -= before[place]
+                node[b] = min(fan * node[b] + place - own, U(below[level]))  # beyond it only by rounding
         for b in range(samples):
-            first = (node[b] - bottom) * BLOCK
-            running, passed = 0.0, 0
-            for one in range(first, first + BLOCK):
-                running += values[m, one]
-                passed += int(running <= rest[b])
-            chosen = min(first + passed, first + BLOCK - 1)
-            while values[m, chosen] == 0:  # only by rounding, at a block's end
-                chosen -= 1
-            index[m, b], value[m, b] = chosen, values[m, chosen]
+            place = fan * node[b]
+            total, passed = 0.0, U(0)
+            for step in range(U(FAN - 1)):
+                total += numbers[place + step]
+                passed += U(total <= rest[b])
+            place += passed
+            while numbers[place] == 0:  # only by rounding, at the end
+                place -= U(1)
+            index[m, b], value[m, b] = place, numbers[place]
 
 
-def _mend(sums: Floats, maxima: Floats, values: Floats, blocks: NDArray[np.int64]) -> None:
-    """Make the nodes above some blocks `[M, n]` anew."""
-    bottom = sums.shape[1] // 2
-    node = np.empty(blocks.shape[1], dtype=np.int64)
-    for m in range(blocks.shape[0]):
-        for b in range(len(node)):
-            first = blocks[m, b] * BLOCK
+def _put(values: Floats, index: NDArray[np.int64], value: Floats) -> None:
+    for m in range(index.shape[0]):
+        numbers = values[m]
+        for b in range(index.shape[1]):
+            numbers[U(index[m, b])] = value[m, b]
+
+
+def _mend(nodes: Floats, first: NDArray[np.int64], values: Floats, index: NDArray[np.int64]) -> None:
+    """Make the nodes above some numbers `[M, n]` anew; neighbours in `index` that share a node make it once."""
+    fan = U(FAN)
+    node = np.empty(index.shape[1], dtype=np.uint64)
+    for m in range(index.shape[0]):
+        sums, before, maxima, numbers = nodes[m, SUM], nodes[m, BEFORE], nodes[m, LARGEST], values[m]
+        changed = U(0)
+        for b in range(index.shape[1]):
+            block = U(index[m, b]) // fan
+            changed += U((b == 0) | (block != node[changed - U(b > 0)]))
+            node[changed - U(1)] = block
+        for b in range(changed):
             total, largest = 0.0, 0.0
-            for one in range(first, first + BLOCK):
-                total += values[m, one]
-                largest = max(largest, values[m, one])
-            node[b] = bottom + blocks[m, b]
-            sums[m, node[b]], maxima[m, node[b]] = total, largest
-        level = bottom
-        while level > 1:
-            for b in range(len(node)):
-                node[b] //= 2
-                left = 2 * node[b]
-                sums[m, node[b]] = sums[m, left] + sums[m, left + 1]
-                maxima[m, node[b]] = max(maxima[m, left], maxima[m, left + 1])
-            level //= 2
+            for step in range(fan):
+                number = numbers[fan * node[b] + step]
+                total += number
+                largest = max(largest, number)
+            sums[node[b]], maxima[node[b]] = total, largest
+        for level in range(len(first)):
+            count, changed = changed, U(0)
+            for b in range(count):
+                above = node[b] // fan
+                changed += U((b == 0) | (above != node[changed - U(b > 0)]))
+                node[changed - U(1)] = above
+            for b in range(changed):
+                own = U(first[level]) + fan * node[b]
+                total, largest = 0.0, 0.0
+                for place in range(own, own + fan):
+                    before[place] = total
+                    total += sums[place]
+                    largest = max(largest, maxima[place])
+                if level + 1 < len(first):
+                    place = U(first[level + 1]) + node[b]
+                    sums[place], maxima[place] = total, largest
 
 
 class PrioritizedReplay(Ring):
@@ -163,19 +204,20 @@ class PrioritizedReplay(Ring):
     def sample(self, progress: Progress) -> Batch:
         """Draw `[M, B]` transitions, with their importance weights."""
         self._admit()
-        total = self._tree.total[:, None]
-        mass = (self._strata + self._uniforms.next()) / self._batch_size * total
+        mass = self._strata + self._uniforms.next()
+        mass *= (self._tree.total / self._batch_size)[:, None]
         self._index, priority = self._tree.find(mass)
         batch = self._transitions.batch(self._index)
-        weight = (self.complete * priority / total) ** -self._beta(progress)[:, None]
-        weight /= weight.max(1, keepdims=True)
+        # (N P)^-β over the largest: N and the sum of priorities cancel.
+        weight = (priority / priority.min(1, keepdims=True)) ** -self._beta(progress)[:, None]
         batch["weight"] = torch.from_numpy(weight.astype(np.float32)).to(batch["reward"].device)
         return batch
 
     def feed_back(self, td_error: Tensor) -> None:
         """Give the newest batch its priorities."""
-        size = td_error.cpu().numpy().astype(np.float64)
-        self._tree.put(self._index, (np.abs(size) + self._epsilon) ** self._alpha)
+        size = np.abs(td_error.cpu().numpy()).astype(np.float64)
+        size += self._epsilon
+        self._tree.put(self._index, size**self._alpha)
 
     def _admit(self) -> None:
         """Give the transitions that have become complete the largest priority, and those overwritten none.

@@ -165,9 +165,12 @@ class Transitions:
         slots: Transitions a member; a multiple of E.
         n_step: Steps of the transitions that are drawn.
         capacity: Where the ring of slots closes.
+        ended: Whether batches tell where episodes ended, terminated or truncated.
     """
 
-    def __init__(self, spec: ReplaySpec, slots: int, n_step: int = 1, capacity: int | None = None) -> None:
+    def __init__(
+        self, spec: ReplaySpec, slots: int, n_step: int = 1, capacity: int | None = None, ended: bool = False
+    ) -> None:
         members, shape = len(spec.seeds), spec.observation_space.shape or ()
         dtype = STORED_DTYPES.get(str(spec.observation_space.dtype), torch.int64)
         self.slots = slots
@@ -178,7 +181,7 @@ class Transitions:
             "continues": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
             "next_observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
         }
-        if n_step > 1:
+        if ended or n_step > 1:
             empty["ended"] = torch.empty((members, slots), dtype=torch.bool, device=spec.device)
         self.arrays = empty
         first = slots * torch.arange(members, device=spec.device).unsqueeze(1)
@@ -341,12 +344,14 @@ class UniformReplay(Ring):
 class NewestTransition(Replay):
     """No replay: a batch is the newest transition of each environment, B = E (the article's Algorithm 1).
 
+    Batches tell besides whether the episode `ended` with the transition, `[M, E]`.
+
     Args:
         spec: See `ReplaySpec`; its batch size is not used.
     """
 
     def __init__(self, spec: ReplaySpec) -> None:
-        self._transitions = Transitions(spec, spec.num_envs)
+        self._transitions = Transitions(spec, spec.num_envs, ended=True)
         self._index = np.tile(np.arange(spec.num_envs), (len(spec.seeds), 1))
         self._added = 0
 

@@ -24,7 +24,8 @@ Batch = Mapping[str, Tensor]
 """`observation [B, ...]`, `action [B]`, `reward [B]`, `discount [B]` (γⁿ, 0 where terminated), `next_observation`.
 
 Where there are such: `weight [B]`, the importance weights of prioritised replay; `normal_<use>` and
-`fractions_<use>`, the random numbers of one use of a network (`online`, `target`, `policy`); and in place of reward,
+`fractions_<use>`, the random numbers of one use of a network (`online`, `target`, `policy`); `ended [B]`, whether the
+episode ended with the transition, terminated or truncated; and in place of reward,
 discount and next observation `target [B]`, where the replay has made the target itself.
 """
 
@@ -39,12 +40,16 @@ class Forward(Protocol):
 
 
 class LossTerms(NamedTuple):
-    """What an update reports besides its loss."""
+    """What an update reports, without gradients."""
 
+    loss: Tensor
+    """The mean loss: a scalar."""
     td_error: Tensor
     """The TD error of each sample: `[B]`."""
     q_mean: Tensor
     """The mean value of the actions taken in the batch: a scalar."""
+    greedy: Tensor
+    """Whether the action of each sample is greedy now: `[B]`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ class TDLoss:
             target: The parameters that are bootstrapped from; no gradient flows through them.
             batch: See `Batch`.
         """
+        loss, _, terms = self._of(online, target, batch)
+        return loss, terms
+
+    def value(self, online: Parameters, target: Parameters, batch: Batch) -> tuple[Tensor, LossTerms]:
+        """In place of the loss the mean value of the actions taken, for those who follow its gradient."""
+        _, value, terms = self._of(online, target, batch)
+        return value, terms
+
+    def _of(self, online: Parameters, target: Parameters, batch: Batch) -> tuple[Tensor, Tensor, LossTerms]:
+        """The mean loss, the mean value of the actions taken, and what is told of both."""
         head = self.head
         with torch.no_grad():
             goal = batch["target"] if "target" in batch else self._target(online, target, batch)
@@ -77,8 +92,10 @@ class TDLoss:
         loss, td_error = head.divergence(chosen, goal, batch.get("fractions_online"))
         if "weight" in batch:
             loss = batch["weight"] * loss
-        q_mean = head.mean(chosen.unsqueeze(1)).mean()
-        return loss.mean(), LossTerms(td_error.detach(), q_mean.detach())
+        loss, value = loss.mean(), head.mean(chosen.unsqueeze(1))
+        greedy = value.squeeze(1) >= head.mean(distribution).amax(1)
+        value = value.mean()
+        return loss, value, LossTerms(loss.detach(), td_error.detach(), value.detach(), greedy.detach())
 
     def _target(self, online: Parameters, target: Parameters, batch: Batch) -> Tensor:
         """The target of each sample, as the head keeps it."""

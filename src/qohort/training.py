@@ -30,7 +30,7 @@ from qohort.errors import ConfigError, Interrupted, RunsFailed
 from qohort.interruption import STOP
 from qohort.learning_curve import draw_cohort, draw_run
 from qohort.module import QLearning
-from qohort.optimizer import MemberAdam, mixes_members
+from qohort.optimizer import MemberOptimizer, mixes_members
 from qohort.progress import CohortProgress
 from qohort.q_values import network_maker
 from qohort.run_directory import RunDirectory, command_line
@@ -136,6 +136,11 @@ def check_environment(config: TrainConfig) -> None:
     env = make_environment(config.env)
     try:
         check_spaces(config.env, env)
+        if config.normalize_observations and getattr(env.observation_space.dtype, "kind", "") != "f":
+            space = env.observation_space
+            raise ConfigError(
+                f"normalize_observations=true needs observations of floats: env.id={config.env.id} has {space}"
+            )
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
         make = network_maker(config.network, env.observation_space, actions, instantiate(config.head))
         CohortNetwork(make, [0])
@@ -160,7 +165,8 @@ def check_optimizer(config: TrainConfig) -> None:
     if "lr" not in config.optimizer:
         raise ConfigError(f"optimizer.lr has no value: {name} needs one")
     try:
-        mixes = build.func is not MemberAdam and mixes_members(build)
+        ours = isinstance(build.func, type) and issubclass(build.func, MemberOptimizer)
+        mixes = mixes_members(build) if not ours else False
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"optimizer={name}: {' '.join(str(error).split())}") from error
     if mixes:

@@ -1,4 +1,4 @@
-"""The update of a cohort: gradients, clipping, Adam and the target network as one lifted function."""
+"""The update of a cohort: gradients, clipping, the optimiser's step and the target network as one lifted function."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.func import grad_and_value, vmap
 
 from qohort.checking import Range
 from qohort.cohort import CohortNetwork, Program
-from qohort.optimizer import MemberAdam, adam_step, bias_corrections, clip_by_norm
-from qohort.td_loss import Batch, TDLoss
+from qohort.optimizer import MemberOptimizer, clip_by_norm
+from qohort.td_loss import Batch, LossTerms, TDLoss
 
 Tensors = dict[str, Tensor]
 
@@ -111,7 +111,7 @@ class UpdateResult(NamedTuple):
 class Update:
     """One gradient step of every member.
 
-    With `MemberAdam` all of it is one compiled function that works in place on the parameters and on the
+    With a `MemberOptimizer` all of it is one compiled function that works in place on the parameters and on the
     optimiser's state. With any other optimiser the gradients are compiled, and the optimiser's own `step`
     applies them.
 
@@ -144,29 +144,21 @@ class Update:
         self._target = target.parameters_by_name()
         self._follows = isinstance(target_network, PolyakTarget)
         networks = {"online": self._online, "target": self._target, "held": held}
-        self._fused = isinstance(optimizer, MemberAdam)
-        if isinstance(optimizer, MemberAdam):
-            self._group = group = optimizer.param_groups[0]
-            self._betas, self._eps = group["betas"], group["eps"]
-            self._rate, self._root = torch.empty_like(group["lr"]), torch.empty_like(group["lr"])
-            moments = {
+        self._fused = optimizer if isinstance(optimizer, MemberOptimizer) else None
+        if self._fused is not None:
+            kept = {
                 key: {name: optimizer.state[parameter][key] for name, parameter in self._parameters.items()}
-                for key in ("mean", "square")
+                for key in self._fused.kept
             }
-            state = {**networks, **moments}
-            self._program = Program(self._update, state, compile_mode, cached=True)
+            self._program = Program(self._update, {**networks, "kept": kept}, compile_mode, cached=True)
         else:
-            self._program = Program(vmap(self._member_gradients), networks, compile_mode, cached=True)
+            self._program = Program(vmap(self._gradients), networks, compile_mode, cached=True)
 
     def __call__(self, batch: Batch) -> UpdateResult:
-        """The closure of the optimiser's step: with `MemberAdam` the whole update, else the gradients."""
+        """The closure of the optimiser's step: with a `MemberOptimizer` the whole update, else the gradients."""
         result: UpdateResult
-        if self._fused:
-            self._group["step"] += 1
-            correction, root = bias_corrections(self._group["step"], self._betas)
-            torch.div(self._group["lr"], correction, out=self._rate)
-            self._root.fill_(root)
-            result = self._program({**batch, "rate": self._rate, "root": self._root})
+        if self._fused is not None:
+            result = self._program({**batch, **self._fused.advance()})
             return result
         gradients, result = self._program(batch)
         for name, parameter in self._parameters.items():
@@ -175,8 +167,8 @@ class Update:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Let the target follow after an optimiser's own step; with `MemberAdam` it has followed already."""
-        if self._follows and not self._fused:
+        """Let the target follow after an optimiser's own step; with a `MemberOptimizer` it has followed already."""
+        if self._follows and self._fused is None:
             for name, target in self._target.items():
                 target.copy_(vmap(self._follow)(self._held, target, self._online[name]))
 
@@ -189,37 +181,36 @@ class Update:
     def _follow(self, held: Tensors, target: Tensor, online: Tensor) -> Tensor:
         return with_numbers(self._target_network, "target_network", held).follow(target, online)
 
-    def _member_gradients(self, state: dict[str, Tensors], batch: Batch) -> tuple[Tensors, UpdateResult]:
+    def _member_gradients(
+        self, state: dict[str, Any], batch: Batch, value: bool = False
+    ) -> tuple[Tensors, UpdateResult, LossTerms]:
+        """One member's clipped gradients, of the loss or of the value of the actions taken."""
         bootstrap = with_numbers(self._td_loss.bootstrap, "bootstrap", state["held"])
-        loss = grad_and_value(replace(self._td_loss, bootstrap=bootstrap), has_aux=True)
-        gradients, (value, terms) = loss(state["online"], state["target"], batch)
+        td_loss = replace(self._td_loss, bootstrap=bootstrap)
+        differentiated = grad_and_value(td_loss.value if value else td_loss, has_aux=True)
+        gradients, (_, terms) = differentiated(state["online"], state["target"], batch)
         gradients, norm = clip_by_norm(gradients, state["held"].get("max_grad_norm"))
-        return gradients, UpdateResult(value, norm, terms.td_error, terms.q_mean)
+        return gradients, UpdateResult(terms.loss, norm, terms.td_error, terms.q_mean), terms
+
+    def _gradients(self, state: dict[str, Any], batch: Batch) -> tuple[Tensors, UpdateResult]:
+        gradients, result, _ = self._member_gradients(state, batch)
+        return gradients, result
 
     def _member_update(self, state: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], UpdateResult]:
-        """One member's new parameters, moments and target."""
-        gradients, result = self._member_gradients(state, batch)
-        new: dict[str, Tensors] = {"online": {}, "mean": {}, "square": {}, "target": {}}
-        for name, gradient in gradients.items():
-            parameter, mean, square = adam_step(
-                state["online"][name],
-                gradient,
-                state["mean"][name],
-                state["square"][name],
-                batch["rate"],
-                batch["root"],
-                self._betas,
-                self._eps,
-            )
-            new["online"][name], new["mean"][name], new["square"][name] = parameter, mean, square
-            if self._follows:
-                new["target"][name] = self._follow(state["held"], state["target"][name], parameter)
-        return new, result
+        """One member's new parameters, target, and what its optimiser keeps."""
+        assert self._fused is not None
+        gradients, result, terms = self._member_gradients(state, batch, self._fused.follows_value)
+        parameters, kept = self._fused.apply(state["online"], gradients, state["kept"], terms, batch)
+        target = {}
+        if self._follows:
+            target = {name: self._follow(state["held"], state["target"][name], new) for name, new in parameters.items()}
+        return {"online": parameters, "target": target, **kept}, result
 
     def _update(self, state: dict[str, Any], batch: Batch) -> UpdateResult:
         """The lifted update, written to the state in place."""
         new, result = vmap(self._member_update)(state, batch)
+        held = {"online": state["online"], "target": state["target"], **state["kept"]}
         for key, tensors in new.items():
             for name, tensor in tensors.items():
-                state[key][name].copy_(tensor)
+                held[key][name].copy_(tensor)
         return result
