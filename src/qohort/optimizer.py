@@ -213,7 +213,7 @@ class MemberAdam(MemberOptimizer):
 
 
 class ObGD(MemberOptimizer):
-    """Overshooting-bounded gradient descent with eligibility traces, of Stream Q(λ) (Elsayed et al., 2024, algorithm 3).
+    """Overshooting-bounded gradient descent with eligibility traces: of Stream Q(λ) (Elsayed et al., 2024, alg. 3).
 
         z ← z + ∇q(s, a)
         w ← w + α / max(1, α κ max(|δ|, 1) ‖z‖₁) · δ z
