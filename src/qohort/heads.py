@@ -137,8 +137,11 @@ class Categorical(Head):
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Tensor:
         """The projected probabilities `[B, N]`."""
         support = self._support(next_target)
-        probabilities = policy.probabilities.unsqueeze(-1) * next_target.softmax(-1)
         reward, discount = reward.unsqueeze(-1), discount.unsqueeze(-1)
+        if policy.one_hot:
+            chosen = (policy.probabilities.unsqueeze(-1) * next_target).sum(1)
+            return self._project(reward + discount * support, chosen.softmax(-1))
+        probabilities = policy.probabilities.unsqueeze(-1) * next_target.softmax(-1)
         if policy.bonus is None:
             return self._project(reward + discount * support, probabilities.sum(1))
         # Each action's atoms are moved by its own bonus.
@@ -150,9 +153,10 @@ class Categorical(Head):
 
         By distances between all pairs: it needs no scatter, and compiles to one loop for any number of members.
         """
-        step = (self.v_max - self.v_min) / (self.atoms - 1)
-        distance = (values.clamp(self.v_min, self.v_max).unsqueeze(1) - self._support(values).unsqueeze(-1)).abs()
-        return ((1 - distance / step).clamp(min=0) * probabilities.unsqueeze(1)).sum(-1)
+        atoms_per_unit = (self.atoms - 1) / (self.v_max - self.v_min)
+        place = (values.clamp(self.v_min, self.v_max) - self.v_min) * atoms_per_unit  # in atoms: no division a pair
+        atom = torch.arange(self.atoms, device=values.device, dtype=values.dtype).unsqueeze(-1)
+        return ((1 - (place.unsqueeze(1) - atom).abs()).clamp(min=0) * probabilities.unsqueeze(1)).sum(-1)
 
     def divergence(self, online: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The cross-entropy, and the Kullback-Leibler divergence."""
