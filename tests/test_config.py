@@ -281,3 +281,13 @@ def test_the_hash_is_eight_digits_whatever_the_order_of_keys_and_members() -> No
     assert int(config_hash(first), 16) >= 0
     assert config_hash(first) == config_hash(second) == config_hash(configured("seed=3"))
     assert config_hash(first) == config_hash(check_config(turned)[0])
+
+
+@pytest.mark.parametrize("overrides", [(), ("agent=dqn",)])
+def test_dqn_means_dqn(overrides: tuple[str, ...]) -> None:
+    """Nothing that improves on it is hidden in what has its name."""
+    config = configured(*overrides)
+    chosen = [getattr(config, group)["_target_"] for group in ("bootstrap", "head", "replay")]
+    assert chosen == ["qohort.bootstrap.Greedy", "qohort.heads.Expected", "qohort.replay.UniformReplay"]
+    assert config.replay["n_step"] == 1
+    assert not any(config.network[switch] for switch in ("dueling", "noisy"))

@@ -155,7 +155,7 @@ class _WithTarget:
         return self._goal
 
 
-@pytest.mark.parametrize("head", [Expected(), Categorical(-2.0, 3.0, 7), Quantile(5)])
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_importance_weights_are_applied_once(head):
     online, target, batch = problem(head)
     td_loss = TDLoss(look_up, Greedy(), head)

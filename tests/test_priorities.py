@@ -7,12 +7,15 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from torch.func import vmap
 
 import reference as ref
 from qohort.cohort import member_seed, merge_states, split_state
 from qohort.exploration import Constant, Linear, Progress
 from qohort.priorities import FAN, PrioritizedReplay, SumTree
 from qohort.replay import ReplaySpec, UniformReplay
+from qohort.update import Update
+from test_exactness import run
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
@@ -279,3 +282,26 @@ def test_compiled_replays_draw_the_same(mode, n_step):
                 torch.testing.assert_close(a[key], b[key], rtol=1e-6, atol=1e-6)
             error = torch.from_numpy(rng.random((2, 5)))
             plain.feed_back(error), compiled.feed_back(error)
+
+
+def test_the_learner_feeds_back_the_td_errors_as_they_are(tmp_path, monkeypatch):
+    """Neither weighted nor squared nor clipped, whatever the loss makes of them."""
+    expected, weights, fed = [], [], []
+    update, feed_back = Update.__call__, PrioritizedReplay.feed_back
+
+    def look_before(self, batch):
+        weights.append(batch["weight"].clone())
+        plain = {key: value for key, value in batch.items() if key != "weight"}
+        expected.append(vmap(self._td_loss)(self._online, self._target, plain)[1].td_error.clone())
+        return update(self, batch)
+
+    def take(self, td_error):
+        fed.append(td_error.clone())
+        feed_back(self, td_error)
+
+    monkeypatch.setattr(Update, "__call__", look_before)
+    monkeypatch.setattr(PrioritizedReplay, "feed_back", take)
+    run(tmp_path, [0, 3], "agent=prioritized", "head=huber", "budget=200", "compile=none", "batch_size=8")
+    assert len(fed) == len(expected) > 10
+    torch.testing.assert_close(torch.stack(fed), torch.stack(expected))
+    assert (torch.stack(weights) < 0.9).any()

@@ -1,0 +1,178 @@
+"""Replay bugs of well-known code bases, each planted in a copy of the sources and caught by the tests named beside it.
+
+Of that list one cannot be planted: a frame stack across a truncation (dopamine#213). There a replay stacks frames when
+it draws; here Gymnasium's wrapper stacks them in the environment and begins anew with each episode, and a replay keeps
+every observation whole beside its next one.
+"""
+
+import contextlib
+import gc
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+from collections import namedtuple
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REPLAY, PRIORITIES, RETURNS = "src/qohort/replay.py", "src/qohort/priorities.py", "src/qohort/lambda_returns.py"
+LOSS, MODULE, NETWORKS = "src/qohort/td_loss.py", "src/qohort/module.py", "src/qohort/networks.py"
+
+LOOP = "test_replay.py::test_the_environment_loop_stores_final_observations_and_bootstraps_truncations"
+UNIFORM = "test_replay.py::test_equals_a_list_based_oracle_through_saving_and_restoring"
+N_STEP = "test_priorities.py::test_n_step_and_prioritised_replay_equal_oracles_through_saving_and_restoring"
+LISTS = "test_priorities.py::test_trees_equal_lists"
+DRIFT = "test_priorities.py::test_a_tree_of_many_numbers_does_not_drift"
+FED_BACK = "test_priorities.py::test_the_learner_feeds_back_the_td_errors_as_they_are"
+BLOCKS = "test_lambda_returns.py::test_blocks_of_a_replay_have_their_returns"
+ROLLOUTS = "test_lambda_returns.py::test_a_rollout_is_gone_through_without_replacement_with_its_returns"
+WEIGHTS = "test_heads.py::test_importance_weights_are_applied_once"
+NOISE = "test_networks.py::test_a_noisy_layer_equals_the_reference_and_is_quiet_without_noise"
+NOT_DOUBLE = "test_td_loss.py::test_choice_and_value_are_the_targets_so_it_is_not_double_q_learning"
+SETTING = "test_config.py::test_dqn_means_dqn"
+
+Mutant = namedtuple("Mutant", "file text instead test")
+MUTANTS = {
+    "what follows an episode's last step is the next one's first observation (cleanrl#460)": Mutant(
+        MODULE, 'info.get("final_obs", observation)', "observation", LOOP
+    ),
+    "what follows a window is the next slot's observation": Mutant(
+        REPLAY, '"next_observation", last)', '"observation", (last + stride) % capacity)', N_STEP
+    ),
+    "n-step returns cross truncations (tf-agents#939)": Mutant(
+        REPLAY, 'rows["ended"] = terminated | truncated', 'rows["ended"] = terminated', N_STEP
+    ),
+    "blocks cross truncations": Mutant(
+        RETURNS, "terminated | truncated\n        super().add(", "terminated\n        super().add(", BLOCKS
+    ),
+    "rollouts cross truncations": Mutant(
+        RETURNS, "terminated | truncated\n        self._tr", "terminated\n        self._tr", ROLLOUTS
+    ),
+    "uniform windows cross the ring's seam (FastTD3#6)": Mutant(
+        REPLAY, "index = (index + self._added) % self.capacity", "pass", N_STEP
+    ),
+    "prioritised windows cross the ring's seam": Mutant(
+        PRIORITIES, "complete = self._added - self._incomplete", "complete = self._added", N_STEP
+    ),
+    "blocks cross the ring's seam": Mutant(RETURNS, "(oldest + row[..., None]", "(row[..., None]", BLOCKS),
+    "γ in place of γⁿ (lightning-bolts)": Mutant(
+        REPLAY, 'power * _rows(state, "continues", slot)', 'state["gamma"] * _rows(state, "continues", slot)', N_STEP
+    ),
+    "a window has its first step's done flag": Mutant(
+        REPLAY, '_rows(state, "continues", slot)', '_rows(state, "continues", index)', N_STEP
+    ),
+    "an episode's last n - 1 starts are dropped": Mutant(
+        REPLAY,
+        "    last, running = index,",
+        "    for step in range(n_step - 1):\n"
+        "        ends = _rows(state, 'ended', (index + step * stride) % capacity)\n"
+        "        index = torch.where(ends, (index - stride) % capacity, index)\n"
+        "    last, running = index,",
+        N_STEP,
+    ),
+    "a tree leaves out what is in a node that is not full (cleanrl#546)": Mutant(
+        PRIORITIES, "(stop - 1) // FAN + 1", "stop // FAN", LISTS
+    ),
+    "a tree's sums are float32 and drift (flashbax#52)": Mutant(
+        PRIORITIES,
+        "np.zeros((members, 3, FAN * sum(nodes)))",
+        "np.zeros((members, 3, FAN * sum(nodes)), 'f4')",
+        DRIFT,
+    ),
+    "the Huber loss ignores importance weights (tianshou)": Mutant(
+        LOSS, 'if "weight" in batch:', 'if "weight" in batch and getattr(head, "loss", None) != "huber":', WEIGHTS
+    ),
+    "the TD error told is the weighted squared one": Mutant(
+        LOSS, 'loss = batch["weight"] * loss', 'loss = td_error = batch["weight"] * loss', WEIGHTS
+    ),
+    "priorities are made of weighted squared errors (lightning-bolts)": Mutant(
+        MODULE, "feed_back(result.td_error)", 'feed_back(batch["weight"] * result.td_error.square())', FED_BACK
+    ),
+    "priorities are made of squared errors": Mutant(PRIORITIES, "np.abs(td_error", "np.square(td_error", N_STEP),
+    "factorised noise is independent": Mutant(
+        NETWORKS,
+        "(noise_out.unsqueeze(-1) * noise_in)",
+        "torch.randn_like(self.weight) * (noise_out.unsqueeze(-1) * noise_in).abs()",
+        NOISE,
+    ),
+    "the value after a truncation is 0": Mutant(
+        REPLAY, '"continues": ~terminated', '"continues": ~(terminated | truncated)', UNIFORM
+    ),
+    "the environment loop terminates what is truncated": Mutant(
+        MODULE, "shown.reward, terminated,", "shown.reward, ended,", LOOP
+    ),
+    "Double Q-learning is hidden in the loss (RLlib, tianshou)": Mutant(
+        LOSS,
+        "head.mean(judged))",
+        'head.mean(self._distribution(online, batch, "next_observation", "policy")))',
+        NOT_DOUBLE,
+    ),
+    "Double Q-learning is hidden in the setting": Mutant(
+        "conf/agent/dqn.yaml", "/bootstrap: greedy", "/bootstrap: double", SETTING
+    ),
+}
+
+# Each run is forked from a process that has these, which take seconds, and not Qohort.
+CONTEXT = multiprocessing.get_context("forkserver")
+LIBRARIES = "gymnasium hydra hypothesis numba pytest pytorch_lightning scipy.stats torch._inductor.compile_fx"
+CONTEXT.set_forkserver_preload(LIBRARIES.split())
+
+
+def run(copy, tests):
+    """Run tests of a copy in this process: pytest's exit code, what failed by which error, and what was printed."""
+    import hypothesis
+    import numba
+
+    assert "qohort" not in sys.modules
+    gc.freeze()  # pytest collects at its end, which takes a second with what is imported already
+    os.chdir(copy)
+    sys.path[:0], sys.dont_write_bytecode = [str(copy / "src")], True
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        del os.environ[name]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they would take longer than most tests
+    numba.config.DISABLE_JIT = True  # so would compiling, and what reads beyond an array might end the process
+    once = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # a failure is enough, it need not be small
+    options = {"phases": once, "derandomize": True, "database": None, "report_multiple_bugs": False}
+    hypothesis.settings.register_profile("mutants", **options)
+    hypothesis.settings.load_profile("mutants")
+
+    class Failures(dict):
+        def pytest_runtest_makereport(self, item, call):
+            if call.excinfo is not None:
+                self[item.nodeid.partition("[")[0]] = call.excinfo.type.__name__
+
+    failures, printed = Failures(), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *(f"tests/{one}" for one in tests)], [failures])
+    import qohort
+
+    assert Path(qohort.__file__) == copy / "src" / "qohort" / "__init__.py"
+    return int(code), dict(failures), printed.getvalue()
+
+
+def run_copy(tmp_path, tests, mutant=None):
+    for name in ("src", "conf", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    if mutant is not None:
+        file = tmp_path / mutant.file
+        assert file.read_text().count(mutant.text) == 1, f"{mutant.text!r} is not once in {mutant.file}"
+        file.write_text(file.read_text().replace(mutant.text, mutant.instead))
+    with ProcessPoolExecutor(1, CONTEXT) as pool:
+        return pool.submit(run, tmp_path, tests).result()
+
+
+def test_without_a_mutation_all_of_them_pass(tmp_path):
+    code, failures, printed = run_copy(tmp_path, sorted({mutant.test for mutant in MUTANTS.values()}))
+    assert (code, failures) == (0, {}), printed
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_planted_bug_is_caught(tmp_path, mutant):
+    code, failures, printed = run_copy(tmp_path, [mutant.test], mutant)
+    assert (code, failures) == (1, {f"tests/{mutant.test}": "AssertionError"}), printed  # found wrong, not broken
