@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from qohort.benchmark import GEOMETRIES, geometry_config, sb3_arguments
+from qohort import benchmark
+from qohort.benchmark import GEOMETRIES, BenchmarkConfig, geometry_config, sb3_arguments
 from qohort.errors import ConfigError
 
 CLEANRL = {
@@ -54,3 +55,19 @@ def test_what_stable_baselines3_has_not():
     constant = dataclasses.replace(config, exploration={**config.exploration, "epsilon": epsilon})
     with pytest.raises(ConfigError, match="epsilon"):
         sb3_arguments(constant)
+
+
+def test_rainbow_has_no_baseline():
+    config = geometry_config(GEOMETRIES["rainbow"])
+    assert config.agent == "rainbow"
+    with pytest.raises(ConfigError, match="PrioritizedReplay"):
+        sb3_arguments(config)
+    assert not GEOMETRIES["rainbow"].beside
+
+
+def test_replays_are_timed(monkeypatch):
+    monkeypatch.setattr(benchmark, "REPLAY_CAPACITY", 256)
+    settings = BenchmarkConfig(("article",), (1,), sweep=0, replay=2, repeats=1, core=0, compile="none", output="")
+    times = benchmark.measure_replay(settings)
+    assert 0 < times["uniform"] < times["prioritized"]
+    assert times["prioritized, without feeding back"] < times["prioritized"]

@@ -38,22 +38,25 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @dataclass(frozen=True)
 class Geometry:
-    """One piece of work, for both systems.
+    """One piece of work.
 
     Attributes:
         experiment: Our settings.
         budget: env_steps of a member.
         start: The env_steps at which the window begins.
+        beside: Whether Stable-Baselines3's DQN does the same work.
     """
 
     experiment: str
     budget: int
     start: int
+    beside: bool = True
 
 
 GEOMETRIES = {
     "cleanrl": Geometry("cleanrl/cartpole", budget=60_000, start=15_000),
     "article": Geometry("article/dqn", budget=20_000, start=2_000),
+    "rainbow": Geometry("cartpole_50k/rainbow", budget=8_000, start=2_000, beside=False),
 }
 
 
@@ -121,9 +124,10 @@ def _fall(epsilon: Mapping[str, Any], config: TrainConfig) -> float:
 class BenchmarkConfig:
     """The configuration of the benchmark; `conf/benchmark.yaml` says what each key is."""
 
-    geometries: Annotated[Sequence[Literal["cleanrl", "article"]], Sized(1)]
+    geometries: Annotated[Sequence[Literal["cleanrl", "article", "rainbow"]], Sized(1)]
     cohorts: Annotated[Sequence[PositiveInt], Sized(1)]
     sweep: Annotated[int, Range(0)]
+    replay: Annotated[int, Range(0)]
     repeats: PositiveInt
     core: Annotated[int, Range(0)]
     compile: Literal["inductor", "aot_eager", "none"]
@@ -151,6 +155,7 @@ def benchmark(config: DictConfig) -> None:
         raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
     results = {name: measure(name, settings) for name in settings.geometries}
     sweep = measure_sweep(settings) if settings.sweep else None
+    replay = measure_replay(settings) if settings.replay else None
     figures = {
         "cpu": cpu_name(),
         "compile": settings.compile,
@@ -158,6 +163,7 @@ def benchmark(config: DictConfig) -> None:
         "torch": metadata.version("torch"),
         "results": results,
         "sweep": sweep,
+        "replay": replay,
     }
     Path(settings.output).write_text(json.dumps(figures, indent=2) + "\n")
     show(figures)
@@ -166,15 +172,16 @@ def benchmark(config: DictConfig) -> None:
 
 def measure(name: str, settings: BenchmarkConfig) -> dict[str, Any]:
     """The timings of one geometry: the systems take turns, in the opposite order each other round."""
-    systems = ["Stable-Baselines3", *[f"Qohort, {_members(members)}" for members in settings.cohorts]]
-    sizes = dict(zip(systems, (0, *settings.cohorts), strict=True))
+    sizes = {"Stable-Baselines3": 0} if GEOMETRIES[name].beside else {}
+    sizes |= {f"Qohort, {_members(members)}": members for members in settings.cohorts}
+    systems = list(sizes)
     timings: dict[str, list[Timing]] = {system: [] for system in systems}
     for repeat in range(settings.repeats):
         for system in systems if repeat % 2 == 0 else reversed(systems):
             print(f"{name}, round {repeat + 1} of {settings.repeats}: {system} ...", file=sys.stderr, flush=True)
             timings[system].append(_run(name, sizes[system], repeat, settings))
     rows = {}
-    base = statistics.median(timing.speed for timing in timings["Stable-Baselines3"])
+    base = statistics.median(timing.speed for timing in timings[systems[0]])
     for system, runs in timings.items():
         speed = statistics.median(timing.speed for timing in runs)
         rows[system] = {
@@ -223,6 +230,60 @@ def measure_sweep(settings: BenchmarkConfig) -> dict[str, float]:
             list(pool.map(lambda job: _check_run(job, environment), jobs))
         seconds["Stable-Baselines3"] = time.perf_counter() - began
     return seconds | {"ratio": seconds["Stable-Baselines3"] / seconds["Qohort"], "budget": settings.sweep}
+
+
+REPLAY_CAPACITY, REPLAY_BATCH = 20_000, 128
+
+
+def measure_replay(settings: BenchmarkConfig) -> dict[str, float]:
+    """Microseconds of a batch of every member from full replays of CartPole's transitions, in turns, one thread.
+
+    Those of prioritised replay are given without and with the feeding back of TD errors.
+    """
+    import numpy as np
+    import torch
+    from gymnasium import spaces
+
+    from qohort.exploration import Linear, Progress
+    from qohort.priorities import PrioritizedReplay
+    from qohort.replay import ReplaySpec, UniformReplay
+
+    torch.set_num_threads(1)
+    members, rng = settings.replay, np.random.default_rng(0)
+    gamma, seeds = torch.full((members,), 0.99), list(range(members))
+    space = spaces.Box(-1, 1, (4,), np.float32)
+    sizes = (REPLAY_BATCH, 4)
+    spec = ReplaySpec(space, 1, *sizes, gamma, seeds, REPLAY_CAPACITY, torch.device("cpu"), settings.compile)
+    uniform = UniformReplay(spec, REPLAY_CAPACITY)
+    prioritized = PrioritizedReplay(spec, Linear(0.4, 1.0, 1.0, None, "env_steps"), REPLAY_CAPACITY)
+    for _ in range(REPLAY_CAPACITY):
+        observation = rng.standard_normal((members, 1, 4)).astype(np.float32)
+        action, reward = rng.integers(2, size=(members, 1)), np.ones((members, 1))
+        terminated, truncated = rng.random((members, 1)) < 0.02, np.zeros((members, 1), dtype=bool)
+        for replay in (uniform, prioritized):
+            replay.add(observation, action, reward, terminated, truncated, observation)
+    progress = Progress(REPLAY_CAPACITY, np.zeros(members, dtype=np.int64), REPLAY_CAPACITY // 2)
+    errors = [torch.from_numpy(rng.standard_normal((members, REPLAY_BATCH)).astype(np.float32)) for _ in range(50)]
+
+    def sample_and_feed_back(error: torch.Tensor) -> None:
+        prioritized.sample(progress)
+        prioritized.feed_back(error)
+
+    ways = {
+        "uniform": lambda _: uniform.sample(progress),
+        "prioritized, without feeding back": lambda _: prioritized.sample(progress),
+        "prioritized": sample_and_feed_back,
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    print(f"replay: batches of {_members(members)} ...", file=sys.stderr, flush=True)
+    for repeat in range(31):
+        for way, call in ways.items():
+            began = time.perf_counter()
+            for error in errors:
+                call(error)
+            if repeat:  # the first time they are compiled
+                seconds[way].append((time.perf_counter() - began) / len(errors))
+    return {way: 1e6 * statistics.median(times) for way, times in seconds.items()}
 
 
 def _check_run(command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -329,6 +390,9 @@ def show(figures: dict[str, Any]) -> None:
         for system, row in rows.items():
             table.add_row(system, f"{row['env_steps_per_s']:,.0f}", f"{row['ratio']:.1f}", f"{row['startup_s']:.0f}")
         console.print(table)
+    if replay := figures["replay"]:
+        shown = ", ".join(f"{way} {us:.0f} µs ({us / replay['uniform']:.1f})" for way, us in replay.items())
+        print(f"a batch of {REPLAY_BATCH} from a replay of {REPLAY_CAPACITY:,}: {shown}")
     if sweep := figures["sweep"]:
         print(
             f"sweep of {len(SWEEP_GAMMAS)} arms of {SWEEP_SEEDS} seeds, {sweep['budget']:,} env_steps each, "
