@@ -12,7 +12,11 @@ from test_exactness import ODD, interrupt_at, rows_less_wall_times, run
 AGENTS = sorted(file.stem for file in (CONFIG_DIRECTORY / "agent").glob("*.yaml"))
 SMALL = (*ODD, "compile=none", "budget=300")
 ROLLOUT = ("batch_size=12", "train_every=48", "gradient_steps=8", "env.num_envs=3", "network.hidden=[37,21]")
-OWN = {"pqn": (*ROLLOUT, "compile=none", "budget=300"), "dqn_lambda": (*SMALL, "replay.block=7", "replay.blocks=9")}
+OWN = {
+    "pqn": (*ROLLOUT, "compile=none", "budget=300"),
+    "dqn_lambda": (*SMALL, "replay.block=7", "replay.blocks=9"),
+    "stream_q": ("network.hidden=[37,21]", "network.sparsity=0.7", "learning_starts=0", "compile=none", "budget=300"),
+}
 
 SWITCHES = {
     "bootstrap=double": (),
@@ -41,7 +45,7 @@ def options(agent: str) -> tuple[str, ...]:
 def test_every_agent_has_a_preset_that_is_named_as_its_file() -> None:
     for agent in AGENTS:
         assert f"\nagent: {agent}\n" in (CONFIG_DIRECTORY / "agent" / f"{agent}.yaml").read_text()
-    assert {"dqn", "double", "rainbow", "rainbow_minus_noisy", "m_iqn", "pqn", "dqn_lambda"} <= {*AGENTS}
+    assert {"dqn", "double", "rainbow", "rainbow_minus_noisy", "m_iqn", "pqn", "dqn_lambda", "stream_q"} <= {*AGENTS}
 
 
 @pytest.mark.parametrize("agent", [one for one in AGENTS if not one.startswith("dqn_plus")])

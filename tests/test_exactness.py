@@ -54,6 +54,10 @@ VARIANTS = {
         *("env.num_envs=3", "exploration.spread=7", "reward_scale=0.5", "reward_clip=0.3", "reset_every=130"),
         *("gradient_steps=3", "train_every=2"),
     ),
+    "normalised, three environments": (
+        *("env.num_envs=3", "batch_size=7", "train_every=2"),
+        *("normalize_observations=true", "normalize_rewards=true", "reward_clip=2"),
+    ),
 }
 
 
@@ -132,7 +136,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
 
 RESUMED = [
     *("spread, scaled, reset", "mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann"),
-    "three environments",
+    *("three environments", "normalised, three environments"),
 ]
 
 

@@ -1,18 +1,26 @@
-"""What the learner does besides the update: rewards as they are learned from, and resets."""
+"""What the learner does besides the update: what it is shown of its environments, resets, and noise."""
 
+from types import SimpleNamespace
+
+import gymnasium as gym
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
+import reference as ref
 from qohort.cli import CONFIG_DIRECTORY
+from qohort.cohort import member_seed
 from qohort.config import check_config
 from qohort.module import QLearning
 from qohort.q_values import QValues
 
 
 class Recorder:
+    def __init__(self):
+        self.rows = []
+
     def row(self, member, progress, metrics):
-        pass
+        self.rows.append((member, metrics))
 
 
 def module(*overrides):
@@ -21,11 +29,92 @@ def module(*overrides):
     return QLearning(check_config(config), Recorder(), print)
 
 
-def test_rewards_are_scaled_then_clipped():
-    reward = np.array([[-10.0, 0.5, 3.0]])
-    assert module()._learned_from(reward) is reward
-    assert module("reward_scale=0.1")._learned_from(reward).tolist() == [[-1.0, 0.05, 0.30000000000000004]]
-    assert module("reward_scale=0.1", "reward_clip=0.2")._learned_from(reward).tolist() == [[-0.2, 0.05, 0.2]]
+class Played:
+    """A member's environments played again by hand, with the slow normalisers."""
+
+    def __init__(self, seed, num_envs, gamma):
+        self.envs, self.seed, self.gamma = (
+            [gym.make("CartPole-v1", max_episode_steps=9) for _ in range(num_envs)],
+            seed,
+            gamma,
+        )
+        self.episodes, self.lengths = [-1] * num_envs, [0] * num_envs
+        self.normalizer, self.moments = ref.ObservationNormalizer(4), ref.SampleMeanVariance(np.zeros(()))
+        self.running = [0.0] * num_envs
+        self.shown = [self.normalizer(self.begin(e)) for e in range(num_envs)]
+
+    def begin(self, e):
+        self.episodes[e], self.lengths[e] = self.episodes[e] + 1, 0
+        seed = member_seed(self.seed, "environments", e, self.episodes[e]) >> 31
+        return self.envs[e].reset(seed=seed)[0].astype(np.float64)
+
+    def step(self, actions):
+        """Rewards and next observations as they are learned from, terminated, and the lengths of ended episodes."""
+        rewards, following, terminated, ended = [], [], [], []
+        for e, action in enumerate(actions):
+            observation, reward, dies, cut, _ = self.envs[e].step(int(action))
+            self.lengths[e] += 1
+            self.running[e] = self.gamma * (0.0 if dies or cut else self.running[e]) + reward
+            self.moments.update(np.array(self.running[e]))
+            rewards.append(reward / (self.moments.variance() + 1e-8) ** 0.5)
+            following.append(self.normalizer(observation.astype(np.float64)))
+            terminated.append(dies)
+            ended.append(dies or cut)
+        lengths = [self.lengths[e] for e, end in enumerate(ended) if end]
+        self.shown = [self.normalizer(self.begin(e)) if end else following[e] for e, end in enumerate(ended)]
+        return np.array(rewards), np.array(following), terminated, lengths
+
+
+def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_they_are():
+    settings = ("env.num_envs=2", "+env.kwargs.max_episode_steps=9", "exploration=greedy")
+    learner = module("normalize_observations=true", "normalize_rewards=true", *settings)
+    slow = [Played(seed, 2, 0.99) for seed in (0, 1)]
+    acted, added = [], []
+
+    def values(observation, numbers):
+        acted.append(observation.numpy().copy())
+        return torch.stack([observation[..., 2], -observation[..., 2]], -1)
+
+    learner.values, learner.noise = values, SimpleNamespace(for_acting=dict)
+    learner.replay = SimpleNamespace(
+        needed=lambda config: 10**9, add=lambda *row: added.append([np.array(one) for one in row])
+    )
+    told, ends = [[], []], np.zeros(2)
+    for _ in range(60):
+        before = [np.array(one.shown) for one in slow]
+        learner.collect()
+        observation, action, reward, terminated, truncated, following = added[-1]
+        for m, one in enumerate(slow):
+            np.testing.assert_allclose(acted[-1][m], before[m], rtol=1e-5, atol=1e-6)
+            assert np.array_equal(observation[m], acted[-1][m])
+            assert np.array_equal(action[m], np.where(observation[m, :, 2] >= 0, 0, 1))
+            expected = one.step(action[m])
+            np.testing.assert_allclose(reward[m], expected[0], rtol=1e-9)
+            np.testing.assert_allclose(following[m], expected[1], rtol=1e-5, atol=1e-6)
+            assert terminated[m].tolist() == expected[2]
+            told[m] += [float(length) for length in expected[3]]  # CartPole pays 1 a step
+        ends += terminated.sum(), truncated.sum()
+    assert [[row["train/return"] for m, row in learner.recorder.rows if m == one] for one in range(2)] == told
+    assert ends.min() > 2
+    learner.close()
+
+
+def test_evaluation_while_training_is_on_normalised_observations():
+    learner = module("normalize_observations=true")
+    raw, given = learner.environments._observations.reshape(2, 1, 4).copy(), []
+    learner.values = lambda observation: given.append(observation) or observation
+
+    def evaluator(values, round):
+        values(torch.from_numpy(raw))
+        return SimpleNamespace(returns=np.ones((2, 1)), lengths=np.ones((2, 1)))
+
+    learner.evaluator = evaluator
+    learner.preprocessing._observations(10 * raw)
+    learner.evaluate()
+    mean = 11 * raw.astype(np.float64) / 2
+    deviation = np.sqrt((raw - mean) ** 2 + (10 * raw - mean) ** 2 + 1e-8)
+    np.testing.assert_allclose(given[0], (raw - mean) / deviation, rtol=1e-5)
+    learner.environments.close()
 
 
 def test_a_reset_starts_the_output_layers_anew_from_each_members_stream():

@@ -5,8 +5,22 @@ from gymnasium import spaces
 from torch import nn
 
 import reference as ref
+from qohort.cohort import CohortNetwork
 from qohort.convolutions import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
-from qohort.networks import MLP, ActionValues, Dense, Features, LayerNorm, Linear, NoisyLinear, SpectralLinear, Table
+from qohort.networks import (
+    MLP,
+    ActionValues,
+    Dense,
+    Features,
+    LayerNorm,
+    Linear,
+    NoisyLinear,
+    SparseMLP,
+    SpectralLinear,
+    Standardised,
+    Table,
+    sparse_layer_maker,
+)
 
 
 def observed(space, count=5):
@@ -46,7 +60,7 @@ def test_other_numbers_are_cast_and_not_scaled(dtype):
     assert out.tolist() == [[-100, 0, 7]]
 
 
-@pytest.mark.parametrize("build", [Linear, MLP])
+@pytest.mark.parametrize("build", [Linear, MLP, SparseMLP])
 @pytest.mark.parametrize(
     "space",
     [
@@ -210,3 +224,83 @@ def test_a_layer_of_one_output_equals_torchs():
     dense = Dense(5, 1)
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(dense(x), nn.functional.linear(x, dense.weight, dense.bias))
+
+
+def test_standardised_equals_the_reference():
+    x = 5 + 3 * torch.randn(2, 6, 21, generator=torch.Generator().manual_seed(0))
+    for eps in (1e-5, 0.1):
+        layer = Standardised(eps)
+        assert list(layer.parameters()) == []
+        expected = np.stack([ref.layer_norm(one, eps) for one in x.double().numpy()])
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-5)
+    assert Standardised()(torch.full((3, 4), 7.0)).tolist() == [[0.0] * 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sparsity", "zeros"), [(37, 0.9, 34), (10, 0.9, 9), (4, 0.9, 4), (7, 0.5, 4), (7, 0.0, 0), (7, 1.0, 7)]
+)
+def test_a_sparse_layer_starts_with_a_part_of_each_units_weights_at_zero(inputs, sparsity, zeros):
+    torch.manual_seed(0)
+    layer = sparse_layer_maker(sparsity)(inputs, 200)
+    weight, bound = layer.weight.detach(), inputs**-0.5
+    reference = ref.sparse_init(200, inputs, sparsity, np.random.default_rng(0))
+    assert (weight == 0).sum(1).tolist() == (reference == 0).sum(1).tolist() == [zeros] * 200
+    assert weight.abs().max() <= bound
+    assert not layer.bias.any()
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+    if 0 < zeros < inputs:
+        # Other places in each row, and each place about as often.
+        assert len({tuple(row.tolist()) for row in weight != 0}) > min(200, inputs) // 2
+        np.testing.assert_allclose((weight == 0).float().mean(0), zeros / inputs, atol=0.15)
+    if zeros < inputs:
+        left = weight[weight != 0]
+        assert left.min() < -0.9 * bound < 0.9 * bound < left.max()
+        assert abs(float(left.mean())) < 0.1 * bound
+        np.testing.assert_allclose(float(left.std()), bound / 3**0.5, rtol=0.1)
+
+
+def test_sparse_mlp_is_sparse_and_normalised_in_every_hidden_layer_and_leaks_below_zero():
+    torch.manual_seed(0)
+    network = SparseMLP(spaces.Box(-1, 1, (12,)), 3, 2, hidden=(37, 21), sparsity=0.75)
+    block = [nn.Linear, Standardised, nn.LeakyReLU]
+    assert [type(layer) for layer in network.torso.layers] == [Features, *block, *block]
+    first, second = [layer for layer in network.torso.layers if isinstance(layer, nn.Linear)]
+    layers = {first: (37, 12, 9), second: (21, 37, 28), network.output.advantage: (6, 21, 16)}
+    for layer, (outputs, inputs, zeros) in layers.items():
+        assert layer.weight.shape == (outputs, inputs)
+        assert (layer.weight == 0).sum(1).tolist() == [zeros] * outputs
+        assert not layer.bias.any()
+    assert len(list(network.parameters())) == 6
+    with torch.no_grad():
+        for layer in layers:
+            layer.bias.uniform_(-1, 1)
+    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    value = x.double().numpy()
+    for layer in (first, second):
+        value = value @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+        value = ref.layer_norm(value)
+        value = np.where(value > 0, value, 0.01 * value)
+    last = network.output.advantage
+    value = value @ last.weight.detach().double().numpy().T + last.bias.detach().double().numpy()
+    np.testing.assert_allclose(network(x).detach(), value.reshape(5, 3, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_mlp_has_the_sizes_of_the_paper_by_default():
+    network = SparseMLP(spaces.Box(-1, 1, (10,)), 2, 1)
+    assert [tuple(p.shape) for p in network.parameters() if p.dim() == 2] == [(32, 10), (32, 32), (2, 32)]
+    assert (network.torso.layers[1].weight == 0).sum(1).tolist() == [9] * 32
+
+
+@pytest.mark.parametrize("rows", [1, 33])
+def test_a_member_of_sparse_mlps_is_the_same_to_the_bit_alone_and_in_a_cohort(rows):
+    def build():
+        return SparseMLP(spaces.Box(-1, 1, (5,)), 3, 1, hidden=(37, 21), sparsity=0.7)
+
+    observation = torch.randn(4, rows, 5, generator=torch.Generator().manual_seed(0))
+    together = CohortNetwork(build, [0, 1, 2, 3])
+    assert not torch.equal(together.network.torso.layers[1].weight[0], together.network.torso.layers[1].weight[1])
+    for m in range(4):
+        alone = CohortNetwork(build, [m])
+        for one, many in zip(alone.parameters(), together.parameters(), strict=True):
+            assert torch.equal(one[0], many[m])
+        assert torch.equal(alone(observation[m : m + 1])[0], together(observation)[m])

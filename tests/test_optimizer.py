@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.func import grad, vmap
 
+import reference as ref
 from qohort.bootstrap import Greedy
+from qohort.cli import CONFIG_DIRECTORY
 from qohort.cohort import CohortNetwork
+from qohort.config import check_config
 from qohort.convolutions import ConvNetwork, ImpalaNetwork
+from qohort.errors import ConfigError
 from qohort.heads import Expected
-from qohort.networks import MLP, Linear, Table
-from qohort.optimizer import MemberAdam, clip_by_norm, mixes_members, takes_fused
-from qohort.td_loss import TDLoss
+from qohort.networks import MLP, Linear, SparseMLP, Table
+from qohort.optimizer import MemberAdam, ObGD, clip_by_norm, mixes_members, takes_fused
+from qohort.td_loss import LossTerms, TDLoss
 from qohort.update import HardTarget, NoTarget, PolyakTarget, Update
 
 SHAPES = [(5, 3), (5,), (2, 5), (2,)]
@@ -322,3 +327,202 @@ def test_without_a_target_the_newest_online_network_is_bootstrapped_from(mode):
         result = update(small_batch(step))
         update_twin.copy_target()
         torch.testing.assert_close(result.td_error, update_twin(small_batch(step)).td_error, rtol=1e-5, atol=1e-5)
+
+
+FIVE = spaces.Box(-1, 1, (5,))
+LONG = [
+    *["greedy"] * 3,
+    *("other", "greedy", "greedy"),
+    *("terminated", "greedy", "greedy"),
+    *("truncated", "greedy", "greedy", "greedy"),
+]
+"""What follows what: greedy actions, one that is not, and greedy ones that end an episode."""
+
+
+def sparse_cohort(seeds):
+    return CohortNetwork(lambda: SparseMLP(FIVE, 3, 1, hidden=(7, 6), sparsity=0.5), seeds)
+
+
+def obgd(online, rates, **options):
+    optimizer = ObGD(online.parameters(), torch.tensor(rates), **options)
+    td_loss = TDLoss(online.member_forward, Greedy(), Expected("squared"))
+    return optimizer, partial(Update, td_loss, online, online, NoTarget(), optimizer, {})
+
+
+class SlowMember:
+    """One member's network in float64, `ref.ObGD`, and a stream of its own, which begins somewhere in `LONG`."""
+
+    def __init__(self, seed, rate, gamma, trace_decay, kappa):
+        start = [one[0].double().numpy() for one in sparse_cohort([seed]).parameters_by_name().values()]
+        self.optimizer = ref.ObGD(start, rate, gamma, trace_decay, kappa)
+        self.gamma, self._generator, self._time = gamma, np.random.default_rng(seed), seed % 4
+        self.steps = set()
+
+    def values(self, observation, parameters):
+        value = torch.from_numpy(observation)
+        for weight, bias in (parameters[:2], parameters[2:4]):
+            value = weight @ value + bias
+            value = nn.functional.leaky_relu(nn.functional.layer_norm(value, value.shape), 0.01)
+        return parameters[4] @ value + parameters[5]
+
+    def step(self):
+        """The transition that the update is given, and the TD error."""
+        kind = LONG[self._time % len(LONG)]
+        self._time += 1
+        observation, following = self._generator.normal(size=(2, 5))
+        tensors = [torch.from_numpy(one).requires_grad_() for one in self.optimizer.parameters]
+        values = self.values(observation, tensors)
+        best = int(values.argmax())
+        action = (best + 1) % 3 if kind == "other" else best
+        reward = float(self._generator.normal() * self._generator.choice([0.1, 5.0]))
+        slopes = [one.numpy() for one in torch.autograd.grad(values[action], tensors)]
+        taken, later = float(values[action].detach()), self.values(following, tensors).detach().numpy()
+        error = ref.stream_q_error(reward, self.gamma, kind == "terminated", later, taken)
+        size = self.optimizer.step(error, slopes, reset=kind != "greedy")
+        self.steps.add((size < self.optimizer.lr, abs(error) > 1))
+        return {
+            "observation": torch.from_numpy(observation).float(),
+            "action": torch.tensor(action),
+            "reward": torch.tensor(reward),
+            "discount": torch.tensor(0.0 if kind == "terminated" else self.gamma),
+            "ended": torch.tensor(kind in ("terminated", "truncated")),
+            "next_observation": torch.from_numpy(following).float(),
+            "expected": torch.tensor(error),
+        }
+
+
+def stacked(transitions):
+    """One transition a member as a batch of one, `[M, 1, ...]`."""
+    return {key: torch.stack([one[key] for one in transitions]).unsqueeze(1) for key in transitions[0]}
+
+
+MEMBERS = {2: (1.0, 0.99), 3: (1e-3, 0.9), 8: (0.05, 0.5)}
+"""Learning rate and discount factor of the member of each seed: a bounded step, an unbounded one, either."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "seeds"),
+    [("none", [3]), ("none", [2, 3, 8]), ("aot_eager", [3]), ("aot_eager", [2, 3, 8]), ("inductor", [2, 3, 8])],
+)
+def test_updates_with_obgd_equal_the_reference_across_episodes_and_exploration(mode, seeds, capsys):
+    online = sparse_cohort(seeds)
+    optimizer, build = obgd(online, [MEMBERS[seed][0] for seed in seeds], trace_decay=0.7, kappa=3.0)
+    update = build(mode)
+    slow = [SlowMember(seed, *MEMBERS[seed], trace_decay=0.7, kappa=3.0) for seed in seeds]
+    start = {name: one.clone() for name, one in online.parameters_by_name().items()}
+    for _ in range(2 * len(LONG)):
+        batch = stacked([one.step() for one in slow])
+        expected = batch.pop("expected")
+        results = []
+        optimizer.step(closure=lambda batch=batch, results=results: results.append(update(batch)))
+        torch.testing.assert_close(results[0].td_error, expected.float(), rtol=1e-4, atol=1e-4)
+        for place, (name, parameter) in enumerate(online.network.named_parameters()):
+            for m, member in enumerate(slow):
+                reference, decay = member.optimizer, member.gamma * 0.7
+                moved = reference.parameters[place] - start[name][m].double().numpy()
+                seen = (parameter[m].detach() - start[name][m]).numpy()
+                np.testing.assert_allclose(seen, moved, rtol=1e-3, atol=2e-5)
+                trace = optimizer.state[parameter]["trace"][m].numpy()
+                np.testing.assert_allclose(trace, decay * reference.traces[place], rtol=1e-3, atol=2e-4)
+    assert optimizer.param_groups[0]["step"] == 2 * len(LONG)
+    assert capsys.readouterr().err == ""  # inductor says so where it leaves the update to TorchScript
+    # Some steps are bounded and some are not, at TD errors below 1 and above.
+    seen = {one for member in slow for one in member.steps}
+    assert {(False, False), (False, True)} <= seen
+    assert len(seeds) == 1 or {(True, False), (True, True)} <= seen
+
+
+def test_a_step_of_obgd_by_hand():
+    """As in `test_obgd_by_hand` of the reference: the bound is α κ max(|δ|, 1) ‖z‖₁ = 8 each time it is one."""
+    optimizer = ObGD([nn.Parameter(torch.zeros(1, 1))], lr=1.0, trace_decay=0.5, kappa=2.0)
+    state = {"a": torch.tensor([1.0]), "b": torch.tensor([0.0])}, {name: torch.zeros(1) for name in "ab"}
+
+    def step(error, slopes, discount=0.5, greedy=True, ended=False):
+        nonlocal state
+        batch = {"rate": torch.tensor(1.0), "discount": torch.tensor([discount]), "ended": torch.tensor([ended])}
+        terms = LossTerms(torch.tensor(0.0), torch.tensor([error]), torch.tensor(0.0), torch.tensor([greedy]))
+        gradients = {name: torch.tensor([slope]) for name, slope in zip("ab", slopes, strict=True)}
+        new, kept = optimizer.apply(state[0], gradients, {"trace": state[1]}, terms, batch)
+        state = new, kept["trace"]
+        return [float(value) for part in state for value in part.values()]
+
+    assert step(0.5, [2.0, -2.0]) == [1.125, -0.125, 0.5, -0.5]
+    assert step(-4.0, [0.5, 0.5]) == [0.625, -0.125, 0.25, 0.0]
+    before = state
+    assert step(1.0, [-0.25, 0.25], discount=0.0, ended=True) == [0.625, 0.125, 0.0, 0.0]
+    for ending in ({"ended": True}, {"greedy": False}):  # a truncation leaves the discount as it is
+        state = before
+        assert step(1.0, [-0.25, 0.25], **ending) == [0.625, 0.125, 0.0, 0.0]
+    state = before
+    assert step(1.0, [-0.25, 0.25]) == [0.625, 0.125, 0.0, 0.0625]
+
+
+@pytest.mark.parametrize("mode", ["none", "aot_eager"])
+def test_a_member_of_obgd_is_the_same_to_the_bit_alone_and_goes_on_exactly_from_its_state(mode):
+    seeds = list(MEMBERS)
+    rates = [rate for rate, _ in MEMBERS.values()]
+    slow = [SlowMember(seed, *MEMBERS[seed], trace_decay=0.8, kappa=2.0) for seed in seeds]
+    batches = [stacked([one.step() for one in slow]) for _ in range(9)]
+    for batch in batches:
+        del batch["expected"]
+
+    def run(chosen, stop=None):
+        """Train on the members of these places; `stop` updates with one optimiser, the rest with another."""
+        online = sparse_cohort([seeds[m] for m in chosen])
+        optimizer, build = obgd(online, [rates[m] for m in chosen])
+        update = build(mode)
+        for number, batch in enumerate(batches):
+            if number == stop:
+                state = optimizer.state_dict()
+                optimizer, build = obgd(online, [0.3] * len(chosen))
+                optimizer.load_state_dict(state)
+                update = build(mode)
+            update({key: one[list(chosen)] for key, one in batch.items()})
+        return online.parameters_by_name(), optimizer
+
+    (together, whole), (halves, second) = run((0, 1, 2)), run((0, 1, 2), stop=4)
+    assert whole.param_groups[0]["step"] == second.param_groups[0]["step"] == 9
+    assert torch.equal(second.param_groups[0]["lr"], torch.tensor(rates))
+    for m in range(3):
+        alone, _ = run((m,))
+        for name, parameter in together.items():
+            assert torch.equal(alone[name][0], parameter[m])
+            assert torch.equal(halves[name][m], parameter[m])
+
+
+def config_of(*overrides):
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return compose("train", ["agent=stream_q", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["replay=uniform"], "optimizer=obgd learns from each transition once: use replay=none"),
+        (["head=quantile"], "optimizer=obgd follows the TD error of one value an action: use head=squared"),
+        (
+            ["env.num_envs=2", "train_every=2"],
+            "env.num_envs=2 does not go with the traces of optimizer=obgd: use env.num_envs=1",
+        ),
+        (["train_every=4"], "train_every=4 does not go with the traces of optimizer=obgd: use train_every=1"),
+        (["gradient_steps=3"], "gradient_steps=3 does not go with the traces of optimizer=obgd: use gradient_steps=1"),
+        (
+            ["network=mlp", "network.noisy=true"],
+            "network.noisy=true does not go with the traces of optimizer=obgd: use network.noisy=false",
+        ),
+        (["max_grad_norm=1"], "max_grad_norm=1.0: optimizer=obgd bounds its steps by kappa, use max_grad_norm=null"),
+    ],
+)
+def test_obgd_says_what_it_cannot_work_with(overrides, message):
+    with pytest.raises(ConfigError) as told:
+        check_config(config_of(*overrides))
+    assert str(told.value) == message
+
+
+def test_obgd_fits_its_agent_and_adam_fits_anything():
+    (config, *_) = check_config(config_of())
+    assert ObGD.misfit(config) is None
+    assert ObGD.misfit(check_config(config_of("head=huber"))[0]) is None
+    other = check_config(config_of("optimizer=adam", "env.num_envs=2", "train_every=2", "head=quantile"))[0]
+    assert MemberAdam.misfit(other) is None
+    assert ObGD.misfit(other) is not None

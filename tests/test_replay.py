@@ -318,6 +318,23 @@ def test_newest_transition_is_the_newest_of_each_environment():
         assert torch.equal(batch["discount"], torch.tensor([[0.0, 0.9, 0.9]] * 2))
 
 
+@pytest.mark.parametrize("mode", ["none", "inductor"])
+def test_newest_transition_tells_where_episodes_ended_terminated_or_truncated(mode):
+    replay = NewestTransition(spec(seeds=(0, 1), num_envs=3, mode=mode))
+    for number in range(4):
+        terminated, truncated = np.zeros((2, 3), dtype=bool), np.zeros((2, 3), dtype=bool)
+        if number % 2:
+            terminated[0, 1] = truncated[1, 2] = True
+        replay.add(**{**row(number, 2, 3, terminated), "truncated": truncated})
+        batch = replay.sample(NOW)
+        assert batch["ended"].dtype == torch.bool
+        assert torch.equal(batch["ended"], torch.from_numpy(terminated | truncated))
+        assert torch.equal(batch["discount"], torch.where(torch.from_numpy(terminated), 0.0, 0.9))
+    restored = NewestTransition(spec(seeds=(0, 1), num_envs=3, mode=mode))
+    restored.load_state_dict(replay.state_dict())
+    assert_equal_batches(restored.sample(NOW), batch)
+
+
 @pytest.mark.parametrize("kind", [UniformReplay, NewestTransition])
 def test_an_empty_replay_can_be_saved(kind):
     state = kind(spec(seeds=(0, 1))).state_dict()

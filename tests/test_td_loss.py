@@ -50,6 +50,29 @@ def test_squared_loss_by_hand():
     torch.testing.assert_close(terms.q_mean, torch.tensor(5.5 / 3))
 
 
+def test_the_value_of_the_actions_taken_by_hand():
+    online, target, batch = hand_made()
+    value, terms = table_loss().value(online, target, batch)
+    torch.testing.assert_close(value, torch.tensor((2.0 + 3.0 + 0.5) / 3))
+    loss, same = table_loss()(online, target, batch)
+    assert not torch.isclose(loss, value)
+    for one, other in zip(terms, same, strict=True):
+        assert torch.equal(one, other)
+    # One batch of one: its gradient is 1 at what was looked up, whatever the target is.
+    single = {key: one[:1] for key, one in batch.items()}
+    gradients, _ = grad(table_loss().value, has_aux=True)(online, target, single)
+    assert gradients["values"].tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_an_action_is_greedy_where_none_has_a_greater_value():
+    online, target, batch = hand_made()
+    online["values"][0] = torch.tensor([2.0, 2.0])  # of equals each is greedy
+    _, terms = table_loss()(online, target, {**batch, "action": torch.tensor([1, 0, 1])})
+    assert terms.greedy.tolist() == [True, True, False]
+    _, terms = table_loss()(online, target, {**batch, "action": torch.tensor([0, 1, 0])})
+    assert terms.greedy.tolist() == [True, False, True]
+
+
 def test_gamma_scales_only_the_bootstrapped_value():
     online, target, batch = hand_made(gamma=0.5)
     _, terms = table_loss()(online, target, batch)

@@ -8,11 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 
-from qohort.playing import summary
+from qohort.checkpoint import load
+from qohort.cohort import CohortNetwork, member_seed
+from qohort.networks import SparseMLP
+from qohort.playing import load_config, load_member, summary
+from qohort.run_directory import RunDirectory
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BLIND = """
@@ -174,6 +181,65 @@ def test_an_environment_that_cannot_render_is_refused_before_any_work(
     assert errors.startswith("qohort: video=true: env.id=blind:Blind-v0 cannot render")
     assert errors.count("\n") == 1
     assert not (run / "videos").exists()
+
+
+STREAM = "agent=stream_q seed=3 budget=300 network.hidden=[9,7] network.sparsity=0.5 compile=none logger=none"
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of an agent that normalises what it observes."""
+    output = tmp_path_factory.mktemp("streamed")
+    settings = f"{STREAM} evaluation.every=300 evaluation.episodes=3 trainer.progress_bar=false"
+    done = python("train.py", *settings.split(), f"output_dir={output}")
+    assert done.returncode == 0, done.stderr
+    (config,) = output.glob("*/*/*/config.yaml")
+    return config.parent
+
+
+def by_hand(run: Path) -> tuple[CohortNetwork, torch.Tensor, torch.Tensor]:
+    """The network of a run's final checkpoint, and the mean and variance of what it has observed."""
+    checkpoint = load(run / "checkpoints/final.ckpt")
+    box = spaces.Box(-np.inf, np.inf, (4,))
+    network = CohortNetwork(lambda: SparseMLP(box, 2, 1, hidden=(9, 7)), [0])
+    weights = {name: one for name, one in checkpoint["state_dict"].items() if name.startswith("online.")}
+    network.load_state_dict({name.removeprefix("online."): one for name, one in weights.items()})
+    moments = checkpoint["qohort"]["preprocessing"]["observations"]
+    assert moments["count"].item() > 301  # each of 300 steps, and the first of each episode
+    return network, moments["mean"][0], moments["squares"][0] / (moments["count"][0] - 1)
+
+
+def test_a_member_that_normalises_is_evaluated_on_normalised_observations(streamed: Path) -> None:
+    network, mean, variance = by_hand(streamed)
+    member = load_member(RunDirectory(streamed), load_config(RunDirectory(streamed)), torch.device("cpu"))
+    observation = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    normalised = ((observation.double() - mean) / (variance + 1e-8).sqrt()).float()
+    expected = network(normalised).squeeze(-1)
+    torch.testing.assert_close(member.values(observation), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(member.values(observation), member.values(observation))
+    assert not torch.allclose(expected, network(observation).squeeze(-1), atol=1e-2)
+
+
+def test_a_run_that_normalises_plays_as_its_network_does_on_normalised_observations(
+    streamed: Path, tmp_path: Path, evaluate: Evaluate
+) -> None:
+    run = Path(shutil.copytree(streamed, tmp_path / "seed-3"))
+    code, _, errors = evaluate(f"run={run}", "episodes=5", "seed=2")
+    assert (code, errors) == (0, "")
+    network, mean, variance = by_hand(run)
+    returns = []
+    for episode in range(5):
+        env = gym.make("CartPole-v1")
+        observation, _ = env.reset(seed=member_seed(2, "evaluation", 0, episode) >> 31)
+        total, over = 0.0, False
+        while not over:
+            raw = torch.from_numpy(observation).double()
+            values = network(((raw - mean) / (variance + 1e-8).sqrt()).float().expand(1, 1, 4))
+            observation, reward, terminated, truncated, _ = env.step(int(values.argmax()))
+            total, over = total + float(reward), terminated or truncated
+        returns.append(total)
+    assert written(run)["returns"] == returns
+    assert len(set(returns)) > 1
 
 
 WRONG = {

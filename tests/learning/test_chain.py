@@ -76,6 +76,8 @@ QUIET = tuple(one for one in SETTINGS if not one.startswith("exploration"))
 NO_TARGET = tuple(one for one in SETTINGS if not one.startswith("target_network"))
 TABLE = tuple(one for one in SETTINGS if not one.startswith("network"))
 
+STREAM = ("batch_size", "learning_starts", "network", "optimizer", "target_network")
+
 AGENTS = {
     "dqn": SETTINGS,
     "double": SETTINGS,
@@ -99,6 +101,17 @@ AGENTS = {
         "gradient_steps=8",
         "budget=40_000",
     ),
+    # The goal's reward is noisy, and each step has one: small steps, that become smaller.
+    "stream_q": (
+        *(one for one in SETTINGS if not one.startswith(STREAM)),
+        "normalize_observations=false",
+        "normalize_rewards=false",
+        "network.hidden=[16]",
+        "network.sparsity=0.5",  # of four inputs the usual 0.9 leaves none
+        "optimizer.lr=0.003",
+        "lr_schedule=linear",
+        "budget=12_000",
+    ),
 }
 
 
@@ -120,7 +133,7 @@ def test_values_are_those_of_the_optimal_policy(agent, tmp_path):
     values, known = member.values(states)[0].numpy(), ref.chain_q(LENGTH, GAMMA, GOAL)
     assert (values.argmax(1) == 1).all()
     np.testing.assert_allclose(values[:, 1], known[:, 1], atol=0.12)
-    if agent in ("dqn", "double", "dueling", "prioritized", "c51", "qr_dqn", "iqn", "dqn_lambda"):
+    if agent in ("dqn", "double", "dueling", "prioritized", "c51", "qr_dqn", "iqn", "dqn_lambda", "stream_q"):
         np.testing.assert_allclose(values[:, 0], known[:, 0], atol=0.12)
 
 
