@@ -510,7 +510,7 @@ def config_of(*overrides):
             ["network=mlp", "network.noisy=true"],
             "network.noisy=true does not go with the traces of optimizer=obgd: use network.noisy=false",
         ),
-        (["max_grad_norm=1"], "max_grad_norm=1.0: optimizer=obgd bounds its steps by kappa, use max_grad_norm=null"),
+        (["max_grad_norm=1"], "max_grad_norm=1.0: optimizer=obgd has kappa for that, use max_grad_norm=null"),
     ],
 )
 def test_obgd_says_what_it_cannot_work_with(overrides, message):

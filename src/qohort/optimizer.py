@@ -265,7 +265,7 @@ class ObGD(MemberOptimizer):
         if config.network.get("noisy"):  # which action is greedy would be judged by other noise than it was chosen by
             return "network.noisy=true does not go with the traces of optimizer=obgd: use network.noisy=false"
         if config.max_grad_norm is not None:
-            return f"max_grad_norm={config.max_grad_norm}: optimizer=obgd bounds its steps by kappa, use max_grad_norm=null"
+            return f"max_grad_norm={config.max_grad_norm}: optimizer=obgd has kappa for that, use max_grad_norm=null"
         return None
 
     def advance(self) -> Tensors:
