@@ -4,6 +4,8 @@ import itertools
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import test_exactness
 from qohort.cli import CONFIG_DIRECTORY
@@ -82,3 +84,27 @@ def test_every_pair_of_switches_trains_as_a_cohort(tmp_path: Path, first: str) -
         groups = sorted(chosen, key=lambda one: "." in one.partition("=")[0])
         finished = run(tmp_path / str(number), [0, 1], *overrides, *groups)
         assert len(set(finished.values())) == 2, second
+
+
+PLUS = {
+    "c51": "c51",
+    "double": "double",
+    "dueling": "dueling",
+    "iqn": "iqn",
+    "munchausen": "munchausen",
+    "noisy": "noisy",
+    "nstep": "nstep",
+    "prioritized": "prioritized",
+    "qr": "qr_dqn",
+}
+
+
+def test_dqn_plus_a_component_is_that_components_agent_under_another_name() -> None:
+    assert {f"dqn_plus_{name}" for name in PLUS} == {one for one in AGENTS if one.startswith("dqn_plus")}
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        for name, agent in PLUS.items():
+            plus, alone = (
+                OmegaConf.to_container(compose("train", [f"agent={one}"])) for one in (f"dqn_plus_{name}", agent)
+            )
+            assert plus.pop("agent") != alone.pop("agent")
+            assert plus == alone

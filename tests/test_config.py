@@ -291,3 +291,22 @@ def test_dqn_means_dqn(overrides: tuple[str, ...]) -> None:
     assert chosen == ["qohort.bootstrap.Greedy", "qohort.heads.Expected", "qohort.replay.UniformReplay"]
     assert config.replay["n_step"] == 1
     assert not any(config.network[switch] for switch in ("dueling", "noisy"))
+
+
+EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: str(file.relative_to(CONF / "experiment")))
+def test_every_experiment_is_right_and_opens_with_its_command(file: Path) -> None:
+    name = file.relative_to(CONF / "experiment").with_suffix("")
+    assert f"\n# python scripts/train.py experiment={name}\n" in file.read_text()
+    assert configured(f"experiment={name}").budget > 0
+
+
+def test_every_agent_has_its_settings_for_cartpole() -> None:
+    agents = {file.stem for file in (CONF / "agent").glob("*.yaml") if not file.stem.startswith("dqn_plus")}
+    kept = {file.stem for file in EXPERIMENTS if file.parent.name == "cartpole_50k"}
+    assert kept == agents
+    for agent in sorted(agents):
+        config = configured(f"experiment=cartpole_50k/{agent}")
+        assert (config.agent, config.budget, config.env.id) == (agent, 50_000, "CartPole-v1")
