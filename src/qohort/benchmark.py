@@ -127,7 +127,7 @@ class BenchmarkConfig:
     geometries: Annotated[Sequence[Literal["cleanrl", "article", "rainbow"]], Sized(1)]
     cohorts: Annotated[Sequence[PositiveInt], Sized(1)]
     sweep: Annotated[int, Range(0)]
-    replay: Annotated[int, Range(0)]
+    replay_members: Annotated[int, Range(0)]
     repeats: PositiveInt
     core: Annotated[int, Range(0)]
     compile: Literal["inductor", "aot_eager", "none"]
@@ -155,7 +155,7 @@ def benchmark(config: DictConfig) -> None:
         raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
     results = {name: measure(name, settings) for name in settings.geometries}
     sweep = measure_sweep(settings) if settings.sweep else None
-    replay = measure_replay(settings) if settings.replay else None
+    replay = measure_replay(settings) if settings.replay_members else None
     figures = {
         "cpu": cpu_name(),
         "compile": settings.compile,
@@ -249,7 +249,7 @@ def measure_replay(settings: BenchmarkConfig) -> dict[str, float]:
     from qohort.replay import ReplaySpec, UniformReplay
 
     torch.set_num_threads(1)
-    members, rng = settings.replay, np.random.default_rng(0)
+    members, rng = settings.replay_members, np.random.default_rng(0)
     gamma, seeds = torch.full((members,), 0.99), list(range(members))
     space = spaces.Box(-1, 1, (4,), np.float32)
     sizes = (REPLAY_BATCH, 4)
