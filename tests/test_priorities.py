@@ -80,6 +80,20 @@ def test_no_number_that_is_0_is_found_at_the_very_end():
     assert index == 6
 
 
+@pytest.mark.parametrize("diverged", [np.nan, np.inf])
+def test_a_member_that_has_diverged_finds_places_that_are_there_and_leaves_its_neighbours_alone(diverged):
+    tree, sound = SumTree(2, 3 * FAN), SumTree(1, 3 * FAN)
+    for one in (tree, sound):
+        one.fill(1, 20, np.ones((1, 1)))  # place 0 holds 0
+    tree.put(np.array([[2], [5]]), np.array([[diverged], [4.0]]))
+    sound.put(np.array([[5]]), np.array([[4.0]]))
+    fractions = np.linspace(0, 1, 16, endpoint=False)
+    with np.errstate(invalid="ignore"):
+        index, _ = tree.find(fractions * tree.total[:, None])
+    assert ((index >= 0) & (index < 3 * FAN)).all()
+    assert np.array_equal(index[1:], sound.find(fractions * sound.total[:, None])[0])
+
+
 def test_a_tree_of_many_numbers_does_not_drift():
     tree, rng = SumTree(2, 1000), np.random.default_rng(0)
     for _ in range(3000):

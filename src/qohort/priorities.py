@@ -119,7 +119,7 @@ def _find(
                 total += numbers[place + step]
                 passed += U(total <= rest[b])
             place += passed
-            while numbers[place] == 0:  # only by rounding, at the end
+            while numbers[place] == 0 and place > U(0):  # only by rounding, at the end, or where a member has diverged
                 place -= U(1)
             index[m, b], value[m, b] = place, numbers[place]
 
