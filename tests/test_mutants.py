@@ -78,10 +78,7 @@ MUTANTS = {
         PRIORITIES, "(stop - 1) // FAN + 1", "stop // FAN", LISTS
     ),
     "a tree's sums are float32 and drift (flashbax#52)": Mutant(
-        PRIORITIES,
-        "np.zeros((members, 3, FAN * sum(nodes)))",
-        "np.zeros((members, 3, FAN * sum(nodes)), 'f4')",
-        DRIFT,
+        PRIORITIES, "torch.zeros(shape, dtype=torch.float64)", "torch.zeros(shape, dtype=torch.float32)", DRIFT
     ),
     "the Huber loss ignores importance weights (tianshou)": Mutant(
         LOSS, 'if "weight" in batch:', 'if "weight" in batch and getattr(head, "loss", None) != "huber":', WEIGHTS

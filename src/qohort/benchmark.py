@@ -124,7 +124,7 @@ def _fall(epsilon: Mapping[str, Any], config: TrainConfig) -> float:
 class BenchmarkConfig:
     """The configuration of the benchmark; `conf/benchmark.yaml` says what each key is."""
 
-    geometries: Annotated[Sequence[Literal["cleanrl", "article", "rainbow"]], Sized(1)]
+    geometries: Sequence[Literal["cleanrl", "article", "rainbow"]]
     cohorts: Annotated[Sequence[PositiveInt], Sized(1)]
     sweep: Annotated[int, Range(0)]
     replay_members: Annotated[int, Range(0)]

@@ -40,13 +40,13 @@ class SumTree:
         nodes = [max(1, -(-blocks // FAN))]  # of each level, from the one above the blocks of numbers to the root
         while nodes[-1] > 1:
             nodes.append(-(-nodes[-1] // FAN))
-        self.values: Floats = np.zeros((members, blocks * FAN))
+        self.values = _lines(members, blocks * FAN)
         """The numbers, and zeros beyond `size`: `[M, ...]`."""
         # The levels lie one after the other, the root last; `first` says where each one begins, and `below` what the
         # last node, or block of numbers, under it is.
         self._first = FAN * np.cumsum([0, *nodes[:-1]])
         self._below = np.array([blocks, *nodes[:-1]]) - 1
-        self._nodes = np.zeros((members, 3, FAN * sum(nodes)))
+        self._nodes = _lines(members, 3, FAN * sum(nodes))
         compiled = numba.njit(cache=True)
         self._find, self._put, self._mend = compiled(_find), compiled(_put), compiled(_mend)
 
@@ -84,9 +84,16 @@ class SumTree:
         self._mend(self._nodes, self._first, self.values, np.tile(FAN * blocks, (len(self.values), 1)))
 
 
+def _lines(*shape: int) -> Floats:
+    """Zeros that begin where a line of the cache does, as PyTorch's memory does and NumPy's does not."""
+    zeros: Floats = torch.zeros(shape, dtype=torch.float64).numpy()
+    return zeros
+
+
 # Plain loops, compiled by Numba: level by level and not sample by sample, so that the processor has many independent
-# loads under way, and without branches that it would guess wrong. Indices are unsigned: of others Numba asks at each
-# use whether they are negative.
+# loads under way, and without branches that it would guess wrong. The first look at a line, which the cache mostly has
+# not, is a loop of its own (`seen`): so short that the next hundred looks begin while the first one waits for memory.
+# Indices are unsigned: of others Numba asks at each use whether they are negative.
 U = np.uint64
 
 
@@ -100,22 +107,26 @@ def _find(
     value: Floats,
 ) -> None:
     fan, samples = U(FAN), U(mass.shape[1])
-    node = np.empty(mass.shape[1], dtype=np.uint64)
+    node, seen = np.empty(mass.shape[1], dtype=np.uint64), np.empty(mass.shape[1])
     for m in range(mass.shape[0]):
         before, numbers, rest = nodes[m, BEFORE], values[m], mass[m].copy()
         node[:] = U(0)
         for level in range(len(first) - 1, -1, -1):
             for b in range(samples):
+                seen[b] = before[U(first[level]) + fan * node[b] + U(4)]
+            for b in range(samples):
                 own = U(first[level]) + fan * node[b]
-                place = own + U(4) * U(before[own + U(4)] <= rest[b])
+                place = own + U(4) * U(seen[b] <= rest[b])
                 place += U(2) * U(before[place + U(2)] <= rest[b])
                 place += U(before[place + U(1)] <= rest[b])
                 rest[b] -= before[place]
                 node[b] = min(fan * node[b] + place - own, U(below[level]))  # beyond it only by rounding
         for b in range(samples):
-            place = fan * node[b]
-            total, passed = 0.0, U(0)
-            for step in range(U(FAN - 1)):
+            seen[b] = numbers[fan * node[b]]
+        for b in range(samples):
+            place, total = fan * node[b], seen[b]
+            passed = U(total <= rest[b])
+            for step in range(U(1), U(FAN - 1)):
                 total += numbers[place + step]
                 passed += U(total <= rest[b])
             place += passed
@@ -137,11 +148,11 @@ def _mend(nodes: Floats, first: NDArray[np.int64], values: Floats, index: NDArra
     node = np.empty(index.shape[1], dtype=np.uint64)
     for m in range(index.shape[0]):
         sums, before, maxima, numbers = nodes[m, SUM], nodes[m, BEFORE], nodes[m, LARGEST], values[m]
-        changed = U(0)
+        changed, last = U(0), ~U(0)
         for b in range(index.shape[1]):
             block = U(index[m, b]) // fan
-            changed += U((b == 0) | (block != node[changed - U(b > 0)]))
-            node[changed - U(1)] = block
+            changed += U(block != last)
+            node[changed - U(1)] = last = block
         for b in range(changed):
             total, largest = 0.0, 0.0
             for step in range(fan):
@@ -150,11 +161,11 @@ def _mend(nodes: Floats, first: NDArray[np.int64], values: Floats, index: NDArra
                 largest = max(largest, number)
             sums[node[b]], maxima[node[b]] = total, largest
         for level in range(len(first)):
-            count, changed = changed, U(0)
+            count, changed, last = changed, U(0), ~U(0)
             for b in range(count):
                 above = node[b] // fan
-                changed += U((b == 0) | (above != node[changed - U(b > 0)]))
-                node[changed - U(1)] = above
+                changed += U(above != last)
+                node[changed - U(1)] = last = above
             for b in range(changed):
                 own = U(first[level]) + fan * node[b]
                 total, largest = 0.0, 0.0
@@ -208,9 +219,10 @@ class PrioritizedReplay(Ring):
         mass *= (self._tree.total / self._batch_size)[:, None]
         self._index, priority = self._tree.find(mass)
         batch = self._transitions.batch(self._index)
-        # (N P)^-β over the largest: N and the sum of priorities cancel.
-        weight = (priority / priority.min(1, keepdims=True)) ** -self._beta(progress)[:, None]
-        batch["weight"] = torch.from_numpy(weight.astype(np.float32)).to(batch["reward"].device)
+        # (N P)^-β over the largest: N and the sum of priorities cancel. What is left is near 1, and enough in float32.
+        ratio = (priority / priority.min(1, keepdims=True)).astype(np.float32)
+        weight = ratio ** -self._beta(progress).astype(np.float32)[:, None]
+        batch["weight"] = torch.from_numpy(weight).to(batch["reward"].device)
         return batch
 
     def feed_back(self, td_error: Tensor) -> None:
