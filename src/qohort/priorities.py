@@ -219,10 +219,9 @@ class PrioritizedReplay(Ring):
         mass *= (self._tree.total / self._batch_size)[:, None]
         self._index, priority = self._tree.find(mass)
         batch = self._transitions.batch(self._index)
-        # (N P)^-β over the largest: N and the sum of priorities cancel. What is left is near 1, and enough in float32.
-        ratio = (priority / priority.min(1, keepdims=True)).astype(np.float32)
-        weight = ratio ** -self._beta(progress).astype(np.float32)[:, None]
-        batch["weight"] = torch.from_numpy(weight).to(batch["reward"].device)
+        # (N P)^-β over the largest: N and the sum of priorities cancel.
+        weight = (priority / priority.min(1, keepdims=True)) ** -self._beta(progress)[:, None]
+        batch["weight"] = torch.from_numpy(weight.astype(np.float32)).to(batch["reward"].device)
         return batch
 
     def feed_back(self, td_error: Tensor) -> None:
