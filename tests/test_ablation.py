@@ -9,8 +9,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from qohort.ablation import asked, cells, fold_ablation, read_ablation
-from qohort.cli import CONFIG_DIRECTORY
-from qohort.composition import without_hydra
+from qohort.composition import CONFIG_DIRECTORY, without_hydra
 from qohort.config import check_config, config_hash
 from qohort.errors import ConfigError
 from qohort.sweep import fold

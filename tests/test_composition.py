@@ -6,8 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from qohort.cli import CONFIG_DIRECTORY
-from qohort.composition import Composer, without_hydra
+from qohort.composition import CONFIG_DIRECTORY, Composer, without_hydra
 
 JOBS = [
     ["env=acrobot", "gamma=0.5"],

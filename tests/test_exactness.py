@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 import qohort.cohort
-from qohort.cli import CONFIG_DIRECTORY
 from qohort.cohort import CACHE_BYTES
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.module import QLearning
 from qohort.training import train
 

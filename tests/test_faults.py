@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 import qohort.checkpoint
 import wandb_file
-from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.training import train
 
 SETTINGS = (

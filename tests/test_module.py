@@ -8,8 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import reference as ref
-from qohort.cli import CONFIG_DIRECTORY
 from qohort.cohort import member_seed
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import check_config
 from qohort.module import QLearning
 from qohort.q_values import QValues

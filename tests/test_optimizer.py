@@ -12,8 +12,8 @@ from torch.func import grad, vmap
 
 import reference as ref
 from qohort.bootstrap import Greedy
-from qohort.cli import CONFIG_DIRECTORY
 from qohort.cohort import CohortNetwork
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import check_config
 from qohort.convolutions import ConvNetwork, ImpalaNetwork
 from qohort.errors import ConfigError

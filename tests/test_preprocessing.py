@@ -9,8 +9,8 @@ from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
 import reference as ref
-from qohort.cli import CONFIG_DIRECTORY
 from qohort.cohort import merge_states, split_state
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import check_config
 from qohort.preprocessing import ObservationNormalizer, Preprocessing, RewardNormalizer, RunningMoments
 

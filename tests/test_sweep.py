@@ -16,8 +16,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import qohort.cli
+import qohort.overrides
 import qohort.sweep
-from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import FOLDABLE, check_config
 from qohort.errors import ConfigError, Interrupted, SweepFailed
 from qohort.interruption import StopRequest
@@ -356,7 +357,7 @@ def test_a_job_on_slurm_ends_without_a_result(returncode, expected, monkeypatch)
 
 @pytest.mark.parametrize(("name", "extra"), [("submitit_slurm", "slurm"), ("ray", "ray"), ("joblib", "joblib")])
 def test_a_launcher_that_is_not_installed(name, extra, monkeypatch, capsys):
-    monkeypatch.setattr(qohort.cli, "find_spec", lambda plugin: None)
+    monkeypatch.setattr(qohort.overrides, "find_spec", lambda plugin: None)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"hydra/launcher={name}", "seed=0,1"])
     with pytest.raises(SystemExit) as ended:
         qohort.cli.entry_point("train")(lambda config: None)()

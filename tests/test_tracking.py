@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import wandb_file
-from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.evaluation import Evaluator
 from qohort.sweep import sweep_name
 from qohort.tracking import METRICS, CohortRecorder, MemberLog, WandbSink

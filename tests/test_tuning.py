@@ -21,14 +21,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import qohort.training
 import qohort.tuning
-from qohort.cli import CONFIG_DIRECTORY
+import qohort.tuning_config
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import check_config
 from qohort.errors import ConfigError, Interrupted, RunsFailed
 from qohort.experiment_file import experiment_text, override
 from qohort.run_directory import RunDirectory
+from qohort.search_space import Interval, read_space
 from qohort.statistics import iqm
 from qohort.training import members_of, train
-from qohort.tuning import Interval, check_settings, check_space, read_space, tune
+from qohort.tuning import tune
+from qohort.tuning_config import check_settings, check_space
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (
@@ -485,7 +488,7 @@ def test_kept_studies(study):
 
 
 def test_a_missing_optuna_is_told(monkeypatch):
-    monkeypatch.setattr(qohort.tuning.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(qohort.tuning_config.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'qohort\[tune\]'"):
         check_settings(compose("tune", *BASE, SPACE))
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qohort.checking import PositiveInt, Range, Sized, build_config
-from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import TrainConfig, check_config
 from qohort.errors import ConfigError
 from qohort.run_directory import cpu_name

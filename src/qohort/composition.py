@@ -1,17 +1,99 @@
-"""Composing the many jobs of a sweep: those that choose the same files are composed once."""
+"""Where configurations come from, and composing them: the many jobs of a sweep that choose the same files once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
+import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+CONFIG_DIRECTORY = Path(__file__).parents[2] / "conf"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a command line's configuration comes from.
+
+    Attributes:
+        name: The primary configuration.
+        directory: Where it lies.
+        added: The directory of `--config-dir`, which comes after it.
+    """
+
+    name: str
+    directory: Path = CONFIG_DIRECTORY
+    added: Path | None = None
+
+    @classmethod
+    def of(cls, arguments: Namespace, config_name: str) -> Sources | None:
+        """The sources that the options name; None for what only Hydra can find, or miss."""
+        own = arguments.config_path
+        directory = Path(sys.argv[0]).parent.absolute() / own if own else CONFIG_DIRECTORY
+        added = Path(arguments.config_dir).absolute() if arguments.config_dir else None
+        sources = cls((arguments.config_name or config_name).removesuffix(".yaml"), directory, added)
+        return sources if (directory / f"{sources.name}.yaml").is_file() else None
+
+    @property
+    def directories(self) -> list[Path]:
+        """The directories, the first one first."""
+        return [self.directory, *([self.added] if self.added else [])]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration with these overrides and Hydra's node, within `parser_of`."""
+        return hydra.compose(self.name, [*overrides, *self.searchpath], return_hydra_config=True)
+
+    def composer(self) -> Callable[[Sequence[str]], DictConfig]:
+        """The same for many, within `parser_of`."""
+        composer = Composer(GlobalHydra.instance().config_loader(), self.name)
+        return lambda overrides: composer([*overrides, *self.searchpath])
+
+    @property
+    def searchpath(self) -> list[str]:
+        """The override that tells Hydra of the added directory; none where there is none."""
+        return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
+
+
+def groups_of(sources: Sources) -> dict[str, Any]:
+    """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
+    try:
+        primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
+        listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
+        return {str(group): choice for entry in listed for group, choice in entry.items()}
+    except Exception:  # Hydra tells what is wrong with the file
+        return {}
+
+
+def options_of(group: str, sources: Sources) -> list[str]:
+    """What can be chosen of a group."""
+    found = {path.relative_to(one / group) for one in sources.directories for path in (one / group).rglob("*.yaml")}
+    return sorted(path.with_suffix("").as_posix() for path in found)
+
+
+@contextmanager
+def parser_of(sources: Sources) -> Iterator[OverridesParser]:
+    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called, also from within a task."""
+    running = get_gh_backup()
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(sources.directory), version_base="1.3"):
+            yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    finally:
+        restore_gh_from_backup(running)
 
 
 class Composer:

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
-from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.playing import load_config, load_member
 from qohort.run_directory import RunDirectory
 from qohort.training import train

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from qohort.ablation import read_ablation
-from qohort.cli import CONFIG_DIRECTORY
+from qohort.composition import CONFIG_DIRECTORY
 from qohort.report import plan_runs
 from qohort.report.scores import PlannedRun
 from qohort.run_directory import area_under_curve, cpu_name
