@@ -335,5 +335,16 @@ def test_inputs_of_a_program_keep_their_shapes_and_may_have_any_layout(mode):
     square = torch.arange(24.0).reshape(2, 3, 4)
     expected = program(square)
     assert torch.equal(program(square.transpose(1, 2).contiguous().transpose(1, 2)), expected)
-    with pytest.raises(ValueError, match="must keep their shapes"):
-        program(torch.ones(2, 3, 3))
+    for other in (torch.ones(2, 3, 3), torch.ones(2, 3, 4, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="must keep their shapes and dtypes"):
+            program(other)
+
+
+@pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
+def test_a_lifted_function_is_right_for_each_dtype_of_one_shape(mode):
+    network = CohortNetwork(lambda: nn.Linear(3, 2), [0, 1])
+    lifted = Lifted(lambda p, inputs: network.member_forward(p, inputs["observation"].float()), network, mode)
+    observation = torch.arange(24.0).reshape(2, 4, 3)
+    expected = network(observation)
+    for dtype in (torch.float32, torch.float64, torch.int64):
+        torch.testing.assert_close(lifted({"observation": observation.to(dtype)}), expected.detach())

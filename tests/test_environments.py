@@ -1,3 +1,5 @@
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -297,3 +299,18 @@ def test_wrappers_are_applied_innermost_first():
     assert isinstance(env.env, gym.wrappers.ClipReward)
     env.reset(seed=0)
     assert env.step(0)[1] == 0.5
+
+
+def test_an_episode_of_minatar_depends_on_its_seed_and_actions_alone():
+    config = EnvironmentConfig("qohort.minatar_games:MinAtar/Breakout-v1", 1, {"sticky_action_prob": 0.5}, [])
+    env, actions = make_environment(config), np.random.default_rng(0).integers(0, 3, (60, 8))
+
+    def play(seed, actions):
+        frames = [env.reset(seed=seed)[0]]
+        return frames + [env.step(action)[0] for action in actions]
+
+    for seed, (before, own) in enumerate(itertools.pairwise(actions)):
+        first = play(seed, own)
+        play(1000 + seed, before)  # which ends with another action
+        assert all(np.array_equal(a, b) for a, b in zip(first, play(seed, own), strict=True))
+    env.close()

@@ -10,8 +10,10 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 import qohort.cohort
+from qohort import errors
 from qohort.cohort import CACHE_BYTES
 from qohort.composition import CONFIG_DIRECTORY
+from qohort.interruption import STOP
 from qohort.module import QLearning
 from qohort.training import train
 
@@ -51,7 +53,7 @@ VARIANTS = {
     "evaluation with epsilon": ("exploration=constant", "evaluation.epsilon=0.2"),
     "three environments": ("env.num_envs=3", "batch_size=7", "train_every=2"),
     "spread, scaled, reset": (
-        *("env.num_envs=3", "exploration.spread=7", "reward_scale=0.5", "reward_clip=0.3", "reset_every=130"),
+        *("env.num_envs=3", "exploration.spread=7", "reward_scale=0.5", "reward_clip=0.3", "reset_every=90"),
         *("gradient_steps=3", "train_every=2"),
     ),
     "normalised, three environments": (
@@ -179,3 +181,31 @@ def test_how_often_checkpoints_are_made_changes_nothing(tmp_path: Path) -> None:
     seldom = run(tmp_path / "seldom", [3], "compile=none")
     often = run(tmp_path / "often", [3], "compile=none", "checkpoint.every=37")
     assert seldom == often
+
+
+def test_an_overwriting_run_that_slurm_has_queued_again_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("compile=none", "overwrite=true", "trainer.progress_bar=true")
+    undisturbed = run(tmp_path / "undisturbed", [3], *overrides)
+    printed = capsys.readouterr().out
+    assert "400/400 env_steps" in printed
+    assert printed.count("400/400") == 1  # with what was evaluated there
+    with monkeypatch.context() as patch:
+        collect = QLearning.collect
+
+        def then_asked_to_stop(module: QLearning) -> int:
+            due = collect(module)
+            if module.progress.env_steps == 300:
+                patch.setattr(STOP, "signal", "SIGTERM")
+            return due
+
+        patch.setattr(QLearning, "collect", then_asked_to_stop)
+        with pytest.raises(errors.Interrupted, match="saved: the same command without overwrite=true goes on"):
+            run(tmp_path / "queued", [3], *overrides)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run(tmp_path / "queued", [3], *overrides) == undisturbed
+    (file,) = (tmp_path / "queued").rglob("manifest.json")
+    ((at, before),) = [one.values() for one in json.loads(file.read_text())["resumed"]]
+    assert at == 300
+    assert before["packages"]["numba"]

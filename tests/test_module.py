@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -11,8 +12,10 @@ import reference as ref
 from qohort.cohort import member_seed
 from qohort.composition import CONFIG_DIRECTORY
 from qohort.config import check_config
+from qohort.errors import ConfigError
 from qohort.module import QLearning
 from qohort.q_values import QValues
+from qohort.training import prepare, train
 
 
 class Recorder:
@@ -138,6 +141,44 @@ def test_a_reset_starts_the_output_layers_anew_from_each_members_stream():
         if is_output:
             assert not torch.equal(fourth[name][0], fourth[name][1])
     learner.close()
+
+
+def test_what_is_evaluated_and_what_is_left_at_the_end_has_learned_since_the_last_reset(tmp_path, monkeypatch):
+    events = []
+    for name in ("evaluate", "_reset_outputs"):
+        really = getattr(QLearning, name)
+
+        def noted(learner, name=name, really=really):
+            events.append((learner.progress.env_steps, name))
+            really(learner)
+
+        monkeypatch.setattr(QLearning, name, noted)
+    settings = "compile=none logger=none seed=0 budget=400 learning_starts=20 batch_size=8 evaluation.every=100"
+    settings += " reset_every=100 train_every=30 trainer.progress_bar=false evaluation.episodes=1"
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        train(compose("train", [*settings.split(), f"output_dir={tmp_path}"]))
+    # The last update is at 390: a reset at 400 would leave nothing that has learned.
+    assert events == [(at, name) for at in (100, 200, 300, 400) for name in ("evaluate", "_reset_outputs")][:-1]
+
+
+def test_resets_need_output_layers(tmp_path):
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = compose("train", ["reset_every=100", "network._target_=test_module.WithoutOutput"])
+    config.network = {"_target_": "test_module.WithoutOutput"}
+    with pytest.raises(ConfigError, match="reset_every=100 starts a submodule `output` anew, which network=test_"):
+        prepare(config)
+
+
+class WithoutOutput(torch.nn.Linear):
+    def __init__(self, observation_space, actions, atoms):
+        super().__init__(observation_space.shape[0], actions)
+
+
+def test_a_newest_transition_has_fractions_of_its_own(tmp_path):
+    settings = "compile=none logger=none seed=0 budget=60 learning_starts=0 agent=iqn replay=none env.num_envs=2"
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        (result,) = train(compose("train", [*settings.split(), "evaluation.episodes=1", f"output_dir={tmp_path}"]))
+    assert result["gradient_steps"] > 0
 
 
 def test_noise_moves_the_values_that_are_acted_on_and_not_those_of_evaluation():

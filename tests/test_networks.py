@@ -5,7 +5,7 @@ from gymnasium import spaces
 from torch import nn
 
 import reference as ref
-from qohort.cohort import CohortNetwork
+from qohort.cohort import CohortNetwork, Lifted
 from qohort.convolutions import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
 from qohort.networks import (
     MLP,
@@ -168,6 +168,21 @@ def test_a_residual_stage_equals_torchs_operations():
     for first, second in (stage.blocks[:2], stage.blocks[2:]):
         y = y + conv(second, conv(first, y.relu()).relu())
     torch.testing.assert_close(stage(x), y, rtol=1e-4, atol=1e-5)
+
+
+def test_impalas_network_compiles_to_the_same_bits_alone_and_in_a_cohort(capsys):
+    space = spaces.Box(0, 255, (2, 7, 6), np.uint8)
+    observation = torch.randint(256, (3, 4, 2, 7, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def values(seeds, observation, mode):
+        network = CohortNetwork(lambda: ImpalaNetwork(space, 2, 1, channels=(2, 3), hidden=(5,)), seeds)
+        lifted = Lifted(lambda p, inputs: network.member_forward(p, inputs["observation"]), network, mode)
+        return lifted({"observation": observation})
+
+    together = values([4, 5, 6], observation, "inductor")
+    assert torch.equal(values([5], observation[1:2], "inductor")[0], together[1])
+    torch.testing.assert_close(together, values([4, 5, 6], observation, "none"), rtol=1e-4, atol=1e-5)
+    assert capsys.readouterr().err == ""  # nothing was left to TorchScript
 
 
 @pytest.mark.parametrize("options", [{}, {"dueling": True}, {"noisy": True, "layer_norm": True}])

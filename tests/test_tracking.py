@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 import wandb_file
 from qohort.composition import CONFIG_DIRECTORY
+from qohort.errors import ConfigError
 from qohort.evaluation import Evaluator
 from qohort.sweep import sweep_name
 from qohort.tracking import METRICS, CohortRecorder, MemberLog, WandbSink
@@ -214,3 +215,14 @@ def test_numbers_that_json_lacks_are_null(tmp_path: Path):
     log.finish(False)
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert row == {"env_steps": 1, "train/loss": None, "train/q_mean": None, "train/grad_norm": 0.5}
+
+
+def test_an_unknown_mode_of_wandb_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = compose("train", [f"output_dir={tmp_path}/outputs"])
+    with pytest.raises(ConfigError, match=r"WANDB_MODE=ofline is not one of W&B's modes: did you mean offline"):
+        train(config)
+    assert not any(tmp_path.iterdir())

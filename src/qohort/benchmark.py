@@ -29,7 +29,7 @@ from rich.table import Table
 
 from qohort.checking import PositiveInt, Range, Sized, build_config
 from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import TrainConfig, check_config
+from qohort.config import TrainConfig, check_config, check_directory
 from qohort.errors import ConfigError
 from qohort.run_directory import cpu_name
 
@@ -153,6 +153,9 @@ def benchmark(config: DictConfig) -> None:
         raise ConfigError("stable-baselines3 is not installed: make benchmark installs it")
     if settings.core not in os.sched_getaffinity(0):
         raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
+    check_directory("output", str(Path(settings.output).absolute().parent))
+    if Path(settings.output).is_dir():
+        raise ConfigError(f"output={settings.output} is a directory: name a file")
     results = {name: measure(name, settings) for name in settings.geometries}
     sweep = measure_sweep(settings) if settings.sweep else None
     replay = measure_replay(settings) if settings.replay_members else None

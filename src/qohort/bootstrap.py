@@ -91,7 +91,7 @@ class Soft(Bootstrap):
     """The softmax of the target network's values, its entropy counted as reward: Munchausen (Vieillard et al., 2020).
 
     With π = softmax(Q'/τ) the target is r + α [τ log π(a|s)] + d Σ_b π(b|s') (Q'(s', b) - τ log π(b|s')), where the
-    bracket is clipped to [`clip`, 0] (section 3, eq. 2). At α = 0 it is soft Q-learning.
+    bracket is clipped to [`clip`, 0] (section 2; the clip: section 4). At α = 0 it is soft Q-learning.
 
     Attributes:
         alpha: α, how much of the clipped log-policy is added to the reward.

@@ -6,6 +6,7 @@ groups, and every job of a sweep. What it refuses nevertheless is explained afte
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import re
@@ -159,7 +160,12 @@ def _read_options() -> Namespace:
     def error(message: str) -> NoReturn:
         if re.fullmatch(r"unrecognized arguments:( [^-]\S*=.*)+", message):
             raise ConfigError(f"{message}; write options such as -m before all settings, not between them")
-        raise ConfigError(f"{message}; settings are given as key=value, and --help lists the options")
+        words = "settings are given as key=value, and --help lists the options"
+        if unknown := re.match(r"unrecognized arguments: (--?([\w./-]+))", message):
+            options = [one for one in parser._option_string_actions if one.startswith("--")]
+            close = difflib.get_close_matches(unknown[1], options, n=3)
+            words = (f"did you mean {' or '.join(close)}? " if close else "") + words
+        raise ConfigError(f"{message}; {words}")
 
     parser.error = error  # type: ignore[method-assign]
     arguments = parser.parse_args()

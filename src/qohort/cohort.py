@@ -22,6 +22,7 @@ from torch._dynamo.source import ConstantSource
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.exc import InductorError
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, functionalize, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -234,7 +235,7 @@ class Program:
         """The function's result; it takes no part in autograd.
 
         Args:
-            inputs: A tensor, or a mapping of tensors; in shapes and keys as at the first call.
+            inputs: A tensor, or a mapping of tensors; in shapes, dtypes and keys as at the first call.
         """
         if self._run is None:
             with torch.no_grad():
@@ -268,15 +269,17 @@ class Program:
             program = torch.jit.trace(unrolled, clones, check_trace=False)  # type: ignore[no-untyped-call]
         assert result_spec is not None
         final_spec: TreeSpec = result_spec
-        shapes = [leaf.shape for leaf in tree_leaves(inputs)]
+        kinds = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
         one_result = final_spec.is_leaf()
         if compiled is not None and self._cached:
             program = _in_parts(compiled, held)
 
         def run(inputs: Any) -> Any:
             given = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
-            if [one.shape for one in given] != shapes:  # compiled code would read past their ends
-                raise ValueError(f"inputs must keep their shapes {shapes}, got {[one.shape for one in given]}")
+            if (
+                found := [(one.shape, one.dtype) for one in given]
+            ) != kinds:  # compiled code would read past their ends
+                raise ValueError(f"inputs must keep their shapes and dtypes {kinds}, got {found}")
             results = program(*held, *[one.contiguous() for one in given])
             return results[0] if one_result else tree_unflatten(results, final_spec)
 
@@ -317,7 +320,7 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
     orders its sums otherwise. Compiled for any size, it is the same program for every M, so the same bits.
 
     Returns:
-        The compiled function; None where an operation can only be compiled for one size.
+        The compiled function; None where an operation can only be compiled for one size, or not at all.
     """
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
@@ -342,8 +345,13 @@ def _compile(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callabl
             "compile=inductor: the network or loss has an operation that fixes M; TorchScript runs it", file=sys.stderr
         )
         return None
-    with inductor_config.patch(size_asserts=False):  # `Program` has looked at the inputs
-        compiled: Any = compile_fx_inner(unrolled, stand_ins)
+    try:
+        with inductor_config.patch(size_asserts=False):  # `Program` has looked at the inputs
+            compiled: Any = compile_fx_inner(unrolled, stand_ins)
+    except InductorError as error:
+        reason = " ".join(str(error).split())[:200]
+        print(f"compile=inductor: it fails ({reason}); TorchScript runs the network or loss", file=sys.stderr)
+        return None
     call = compiled.current_callable
     return lambda *tensors: call(list(tensors))
 
@@ -353,7 +361,7 @@ Inputs = Mapping[str, Tensor]
 
 
 class Lifted:
-    """A member's function of its parameters and inputs, lifted: a program for each shape.
+    """A member's function of its parameters and inputs, lifted: a program for each shape and dtype of observations.
 
     Args:
         function: Takes one member's parameters and inputs, `[B, ...]` each.
@@ -367,14 +375,15 @@ class Lifted:
         self._parameters = network.parameters_by_name()
         self._lifted = vmap(function)
         self._mode = compile_mode
-        self._programs: dict[torch.Size, Program] = {}
+        self._programs: dict[tuple[torch.Size, torch.dtype], Program] = {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """The function of inputs `[M, B, ...]`."""
-        shape = inputs["observation"].shape
-        program = self._programs.get(shape)
+        observation = inputs["observation"]
+        kind = (observation.shape, observation.dtype)
+        program = self._programs.get(kind)
         if program is None:
-            program = self._programs[shape] = Program(self._lifted, self._parameters, self._mode)
+            program = self._programs[kind] = Program(self._lifted, self._parameters, self._mode)
         output: Tensor = program(inputs)
         return output
 

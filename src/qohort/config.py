@@ -189,6 +189,9 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
         if name not in made:
             made[name] = _member(own, seed)
         members.append(dataclasses.replace(made[name], seed=seed))
+    for key in sorted({key for entry in entries for key in entry}):
+        if OmegaConf.select(plain, key) is None and not all(key in entry for entry in entries):
+            raise ConfigError(f"fold: {key} is null for some members and a number for others: give each a number")
     runs = [(seed, json.dumps(entry, sort_keys=True)) for seed, entry in zip(seeds, entries, strict=True)]
     if len(set(runs)) < len(runs):
         raise ConfigError("fold has the same seed with the same numbers twice: each member must be another run")
@@ -270,6 +273,11 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.bootstrap.get("epsilon", 0.0) is None and "epsilon" not in config.exploration:
         raise ConfigError("bootstrap.epsilon=null is that of the exploration, which has none here: give a number")
+    if config.bootstrap.get("epsilon", 0.0) is None and config.exploration.get("spread") and config.env.num_envs > 1:
+        raise ConfigError(
+            "bootstrap.epsilon=null is that of the exploration, which differs between environments by "
+            f"exploration.spread={config.exploration['spread']}: give a number"
+        )
     if config.lr_schedule.get("per") == "episodes":
         raise ConfigError("lr_schedule.per=episodes is not supported: use env_steps or gradient_steps")
     fits = getattr(locate(config.optimizer["_target_"], "optimizer._target_"), "misfit", None)
@@ -304,12 +312,24 @@ def check_output(config: TrainConfig) -> None:
     Raises:
         ConfigError: If it cannot be written.
     """
-    path = Path(config.output_dir).absolute()
-    existing = next(one for one in (path, *path.parents) if one.exists())
+    check_directory("output_dir", config.output_dir)
+
+
+def check_directory(key: str, value: str) -> None:
+    """Check that the directory that a key names is one, or can become one.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    path = Path(value).absolute()
+    try:
+        existing = next(one for one in (path, *path.parents) if one.exists())
+    except OSError as error:  # a name too long
+        raise ConfigError(f"{key}={value} cannot be made: {error.strerror}") from error
     if not existing.is_dir():
-        raise ConfigError(f"output_dir={config.output_dir} cannot be made: {existing} is not a directory")
+        raise ConfigError(f"{key}={value} cannot be made: {existing} is not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"output_dir={config.output_dir} cannot be written: you may not write to {existing}")
+        raise ConfigError(f"{key}={value} cannot be written: you may not write to {existing}")
 
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:

@@ -7,10 +7,13 @@ member and for many.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qohort.checking import PositiveInt, Range, Sized
@@ -34,19 +37,27 @@ def patches(image: Tensor, size: int, stride: int, padding: int = 0, fill: float
     Returns:
         `[B, C, size², H' W']`.
     """
-    high, wide = image.shape[2:]
-    places = [
-        torch.arange(one, device=image.device) * stride - padding for one in sides((high, wide), size, stride, padding)
-    ]
-    within = torch.arange(size, device=image.device)
-    row = places[0].view(1, 1, -1, 1) + within.view(-1, 1, 1, 1)
-    column = places[1].view(1, 1, 1, -1) + within.view(1, -1, 1, 1)
-    pixel = row.clamp(0, high - 1) * wide + column.clamp(0, wide - 1)
-    drawn = image.flatten(2)[:, :, pixel.flatten(2).flatten(0, 1)]
+    pixel, inside = _places(*image.shape[2:], size, stride, padding)
+    drawn = image.flatten(2)[:, :, torch.from_numpy(pixel).to(image.device)]
     if not padding:
         return drawn
+    return torch.where(torch.from_numpy(inside).to(image.device), drawn, fill)
+
+
+@cache
+def _places(high: int, wide: int, size: int, stride: int, padding: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The pixel at each place of each patch, the nearest one for those around the image, and whether it is inside.
+
+    Made by NumPy and not as a part of the function: inductor fails at an index that is computed beside a padded image.
+    """
+    down, right = (np.arange(one) * stride - padding for one in sides((high, wide), size, stride, padding))
+    within = np.arange(size)
+    row, column = np.broadcast_arrays(
+        down.reshape(1, 1, -1, 1) + within.reshape(-1, 1, 1, 1), right + within.reshape(1, -1, 1, 1)
+    )
     inside = (row >= 0) & (row < high) & (column >= 0) & (column < wide)
-    return torch.where(inside.flatten(2).flatten(0, 1), drawn, fill)
+    pixel = row.clip(0, high - 1) * wide + column.clip(0, wide - 1)
+    return pixel.reshape(size * size, -1), inside.reshape(size * size, -1)
 
 
 def sides(shape: Sequence[int], size: int, stride: int, padding: int = 0) -> list[int]:
@@ -159,7 +170,7 @@ class ConvNetwork(QNetwork):
         convolutions: (channels, kernel, stride) of each convolution.
         hidden: Units of the fully connected layers; with `dueling`, of each stream's own.
         channels_last: Whether an observation's last axis has the channels, not its first.
-        layer_norm: Whether the convolutions are normalised.
+        layer_norm: Whether the convolutions are normalised; the fully connected layers are not.
         dueling: Whether there are two streams (Wang et al., 2016).
         noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
         noisy_sigma: σ₀, the noise at first, over √inputs of a layer.

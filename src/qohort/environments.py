@@ -34,8 +34,11 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
     try:
         kwargs = dict(config.kwargs) | ({"render_mode": render_mode} if render_mode else {})
         env: gym.Env[Any, Any] = gym.make(config.id, disable_env_checker=True, **kwargs)
-    except (gym.error.Error, ModuleNotFoundError, TypeError, ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+    except (gym.error.Error, ImportError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
+        kind = type(error).__name__
+        reason = " ".join(str(error).split()) or kind
+        if isinstance(error, LookupError):  # whose text is the key alone
+            reason = f"{kind} {reason}"
         raise ConfigError(
             f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {reason}"
         ) from error

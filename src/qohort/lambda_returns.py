@@ -148,8 +148,8 @@ class LambdaReplay(Ring):
 
     Every `refresh_every` env_steps `blocks` blocks are drawn uniformly, each `block` consecutive steps of one
     environment, and the online network's values give the λ-returns of their transitions, each return cut at the end of
-    its block. Until the next time batches are drawn from these, without replacement. A target network would have
-    nothing to do: `target_network=none`.
+    its block. Until the next time batches go through these without replacement, and again with another order as long
+    as there are updates. A target network would have nothing to do: `target_network=none`.
 
     Args:
         spec: See `ReplaySpec`.
@@ -160,6 +160,9 @@ class LambdaReplay(Ring):
         refresh_every: env_steps of a member after which they are drawn anew.
         watkins: Whether a return is cut before an action that is not greedy (Watkins, 1989), not only at the end of
             its episode (Peng & Williams, 1996).
+
+    Deviations: 1. by the default settings the updates between two refreshes go through what is held four times, where
+    the paper has one pass. 2. what is held is drawn uniformly; the paper's prioritised cache is left out.
     """
 
     makes_targets = True
@@ -277,7 +280,8 @@ class Rollout(Replay):
         spec: See `ReplaySpec`.
         q_lambda: λ.
 
-    Deviations: 1. a truncated episode is bootstrapped from, where the authors' code treats it as terminated.
+    Deviations: 1. a return ends with its episode, and a truncated one is bootstrapped from. 2. of a falling
+    learning rate a round has that of its end, so with `lr_schedule=linear` the last round changes nothing.
     """
 
     makes_targets = True

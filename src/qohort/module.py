@@ -81,6 +81,11 @@ def held_numbers(members: Sequence[TrainConfig], device: torch.device) -> dict[s
     return held
 
 
+def is_of_output(name: str) -> bool:
+    """Whether a parameter of this name belongs to a network's output layers: those of its submodule `output`."""
+    return "output" in name.split(".")
+
+
 class QLearning(pl.LightningModule):
     """A cohort of DQN agents.
 
@@ -143,9 +148,8 @@ class QLearning(pl.LightningModule):
         uses = ["online", "target"]
         if self.bootstrap.uses_online or self.bootstrap.adds_to_reward or self.head.fractions is not None:
             uses.append("policy")
-        self.noise = Noise(
-            self.seeds, self.online.normals, self.head.fractions, uses, config.batch_size, self.num_envs, device
-        )
+        drawn = self.replay.drawn(config)
+        self.noise = Noise(self.seeds, self.online.normals, self.head.fractions, uses, drawn, self.num_envs, device)
         self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -280,11 +284,9 @@ class QLearning(pl.LightningModule):
         return self.updates_by(self.config.budget // self.num_envs * self.num_envs)
 
     def between_steps(self) -> None:
-        """Renew the target network, evaluate, save and report, where it is due; before each step."""
+        """Renew the target network, evaluate, save, report and reset, where it is due; before each step."""
         if self.target_network.every is not None and self._due("target", self.target_network.every):
             self.update.copy_target()
-        if self.config.reset_every is not None and self._due("reset", self.config.reset_every):
-            self._reset_outputs()
         if self._due("evaluation", self.config.evaluation.every):
             self.evaluate()
         if self._due("checkpoint", self.config.checkpoint.every) and not self.finished:
@@ -296,6 +298,10 @@ class QLearning(pl.LightningModule):
                 self._save()
             for callback in self._watchers:
                 callback.on_env_steps(self)
+        # Last: what is evaluated and saved here has learned. And not where no update would follow.
+        more = self.progress.gradient_steps < self.updates()
+        if self.config.reset_every is not None and self._due("reset", self.config.reset_every) and more:
+            self._reset_outputs()
 
     @torch.no_grad()
     def _reset_outputs(self) -> None:
@@ -308,7 +314,7 @@ class QLearning(pl.LightningModule):
         optimizer: Any = self.optimizer
         for network in (self.online, self.target):
             for name, parameter in network.network.named_parameters():
-                if "output" not in name.split("."):
+                if not is_of_output(name):
                     continue
                 parameter.copy_(fresh[name])
                 for one in optimizer.state.get(parameter, {}).values():
@@ -329,7 +335,8 @@ class QLearning(pl.LightningModule):
         if self.progress.env_steps == 0:
             raise Interrupted(f"{at}: the same command starts over")
         self._save()
-        raise Interrupted(f"{at}, and saved: the same command goes on from there")
+        command = "the same command" + (" without overwrite=true" if self.config.overwrite else "")
+        raise Interrupted(f"{at}, and saved: {command} goes on from there")
 
     def evaluate(self) -> None:
         """Play greedy episodes with every member and log their mean return."""

@@ -44,12 +44,12 @@ class CohortProgress(pl.Callback):
         elif module.evaluated_at > self._evaluated:
             self._line(module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar, once the module has made its last evaluation."""
         module: QLearning = pl_module  # type: ignore[assignment]
         if self._live:
             self.on_env_steps(module)
-        elif module.progress.env_steps > self._evaluated:
+        elif module.evaluated_at > self._evaluated:
             self._line(module)
         self._bar.close()
 

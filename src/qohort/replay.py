@@ -67,6 +67,11 @@ class Replay(ABC):
         return 1
 
     @classmethod
+    def drawn(cls, config: TrainConfig) -> int:
+        """Transitions of a member in a batch, B."""
+        return config.batch_size
+
+    @classmethod
     def misfit(cls, config: TrainConfig) -> str | None:
         """What in a configuration this replay cannot work with, in words; None for nothing."""
         return None
@@ -354,6 +359,11 @@ class NewestTransition(Replay):
         self._transitions = Transitions(spec, spec.num_envs, ended=True)
         self._index = np.tile(np.arange(spec.num_envs), (len(spec.seeds), 1))
         self._added = 0
+
+    @classmethod
+    def drawn(cls, config: TrainConfig) -> int:
+        """A transition of each environment."""
+        return config.env.num_envs
 
     def add(
         self,

@@ -24,11 +24,15 @@ from torch import Tensor
 
 from qohort.checkpoint import FINAL, TEMPORARY, newest_step, step_name, write_atomically
 from qohort.config import TrainConfig, config_hash, config_tree
+from qohort.errors import ConfigError
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
 """The columns of a metric row that depend on the clock: no fingerprint counts them."""
 
-PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "gymnasium", "numpy", "wandb")
+PACKAGES = (
+    *("torch", "pytorch-lightning", "hydra-core", "omegaconf", "gymnasium", "numpy", "numba", "wandb"),
+    *("box2d", "minatar", "ale-py"),  # environments
+)
 
 
 class RunDirectory:
@@ -74,9 +78,15 @@ class RunDirectory:
         """Take the run for this process, until it ends; False where another process has it.
 
         The system gives the lock back when a process ends, however it ends, so none is ever stale.
+
+        Raises:
+            ConfigError: If the directory cannot be made.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be made: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -116,7 +126,8 @@ class RunDirectory:
         Args:
             config: The run's configuration.
             command: The command line.
-            step: The env_steps of the checkpoint that the run goes on from; at 0 it starts clean.
+            step: The env_steps of the checkpoint that the run goes on from; at 0 it starts clean. The manifest keeps
+                that of each time before, as what was trained until then is its work.
         """
         if step == 0 and self.path.exists():
             shutil.rmtree(self.path)
@@ -129,7 +140,10 @@ class RunDirectory:
                 left_over.unlink()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
-        self._write_json("manifest.json", manifest(config, command))
+        made = manifest(config, command)
+        if step > 0 and (before := self._read_json("manifest.json")) is not None:
+            made["resumed"] = [*before.pop("resumed", []), {"env_steps": step, "before": before}]
+        self._write_json("manifest.json", made)
 
     def rows(self) -> list[dict[str, Any]]:
         """The metric rows."""

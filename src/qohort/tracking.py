@@ -58,6 +58,10 @@ class Sink(Protocol):
         """Close; no row follows."""
 
 
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""What `WANDB_MODE` may be; the last two are older names of the first two."""
+
+
 class WandbSink:
     """A W&B run, with `env_steps` as its x-axis. Offline unless `WANDB_MODE` says otherwise; keys come from there too.
 

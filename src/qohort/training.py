@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from qohort.checking import nearest
 from qohort.checkpoint import FINAL, MemberCheckpointIO, step_name
 from qohort.cohort import CohortNetwork
 from qohort.compilation import usable_mode
@@ -29,13 +31,13 @@ from qohort.environments import check_spaces, make_environment
 from qohort.errors import ConfigError, Interrupted, RunsFailed
 from qohort.interruption import STOP
 from qohort.learning_curve import draw_cohort, draw_run
-from qohort.module import QLearning
+from qohort.module import QLearning, is_of_output
 from qohort.optimizer import MemberOptimizer, mixes_members
 from qohort.progress import CohortProgress
 from qohort.q_values import network_maker
 from qohort.run_directory import RunDirectory, command_line
 from qohort.statistics import in_words
-from qohort.tracking import CohortRecorder, Run
+from qohort.tracking import WANDB_MODES, CohortRecorder, Run
 
 
 @dataclass
@@ -88,7 +90,8 @@ def finish(members: Sequence[Member]) -> None:
 def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
     """Whether there is something to train of a member, which is then locked; says why, where there is not."""
     directory, name = member.directory, f"seed {member.config.seed}"
-    overwrite = member.config.overwrite
+    # A job that SLURM has queued again goes on with what it has itself begun to overwrite.
+    overwrite = member.config.overwrite and not int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if directory.result() is not None and not overwrite:
         print(f"{name} is finished already: {directory.path} (overwrite=true starts over)")
         return False
@@ -115,8 +118,9 @@ def prepare(config: DictConfig) -> list[Member]:
         ConfigError: At the first mistake.
     """
     configs = check_config(config)
-    check_environment(configs[0])
     check_accelerator(configs[0])
+    check_tracking(configs[0])
+    check_environment(configs[0])
     return members_of(configs)
 
 
@@ -133,6 +137,7 @@ def check_environment(config: TrainConfig) -> None:
     Raises:
         ConfigError: If the environment cannot be made or played, or the network or the optimiser refuses.
     """
+    check_optimizer(config)
     env = make_environment(config.env)
     try:
         check_spaces(config.env, env)
@@ -143,7 +148,12 @@ def check_environment(config: TrainConfig) -> None:
             )
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
         make = network_maker(config.network, env.observation_space, actions, instantiate(config.head))
-        CohortNetwork(make, [0])
+        names = CohortNetwork(make, [0]).parameters_by_name()
+        if config.reset_every is not None and not any(map(is_of_output, names)):
+            raise ConfigError(
+                f"reset_every={config.reset_every} starts a submodule `output` anew, which "
+                f"network={config.network['_target_']} has not: set it to null"
+            )
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -151,7 +161,6 @@ def check_environment(config: TrainConfig) -> None:
         raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
     finally:
         env.close()
-    check_optimizer(config)
 
 
 def check_optimizer(config: TrainConfig) -> None:
@@ -181,6 +190,17 @@ def check_accelerator(config: TrainConfig) -> None:
     """
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here: use cpu, or auto")
+
+
+def check_tracking(config: TrainConfig) -> None:
+    """Refuse a `WANDB_MODE` that W&B would refuse once training has begun.
+
+    Raises:
+        ConfigError: If there is no such mode.
+    """
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if "wandb" in config.logger and mode not in WANDB_MODES:
+        raise ConfigError(f"WANDB_MODE={mode} is not one of W&B's modes: {nearest(mode, WANDB_MODES)}")
 
 
 def train_cohort(members: Sequence[Member], step: int) -> None:

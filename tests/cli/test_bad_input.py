@@ -127,6 +127,7 @@ IMPOSSIBLE = [
     ("seed=[1,1]", "seed=[1,1]", "different seeds"),
     ("seed=[1,1] 'fold=[{gamma:0.5},{gamma:0.5}]'", "fold", "twice"),
     ("seed=[1,2] 'fold=[{gamma:0.5}]'", "fold=[{gamma:0.5}]", "for each seed"),
+    ("seed=[1,2] 'fold=[{max_grad_norm:10},{gamma:0.5}]'", "max_grad_norm is null for some", "give each a number"),
     ("seed=[1,2] 'fold=[{gamma:0.5},{gama:0.5}]'", "gama", "did you mean gamma?"),
     ("replay.capacity=10 batch_size=64", "replay.capacity=10", "batch_size=64"),
     ("budget=500", "budget=500", "learning_starts=1000"),
@@ -138,6 +139,14 @@ IMPOSSIBLE = [
     ("lr_schedule=multiplicative lr_schedule.per=episodes", "lr_schedule.per=episodes", "gradient_steps"),
     (f"output_dir={SCRIPT}", f"output_dir={SCRIPT}", "not a directory"),
     ("exploration=boltzmann bootstrap=expected_sarsa", "bootstrap.epsilon=null", "give a number"),
+    (
+        "bootstrap=expected_sarsa env.num_envs=2 exploration.spread=7",
+        *("bootstrap.epsilon=null", "exploration.spread=7", "give a number"),
+    ),
+    ("optimizer=sgd optimizer._target_=torch.optim.LBFGS", "torch.optim.LBFGS"),
+    ("optimizer=sgd optimizer._target_=torch.optim.Adafactor", "torch.optim.Adafactor", "use another"),
+    ("optimizer=sgd +optimizer.momentum=-1", "momentum", "-1"),
+    (f"output_dir={'x' * 300}", "output_dir=xxx", "File name too long"),
     ("head=categorical head.v_min=5 head.v_max=1", "v_min=5", "must be below v_max=1"),
     ("replay.n_step=5 replay.capacity=130", "replay.capacity=130", "at least 132"),
     ("replay=lambda", "target_network", "LambdaReplay", "use target_network=none"),
@@ -185,6 +194,7 @@ MALFORMED = [
     ("agent=dqn,double", "agent=dqn,double", "add -m"),
     ("--foo", "--foo", "key=value"),
     ("-x", "-x", "key=value"),
+    ("--multirn seed=0,1", "--multirn", "did you mean --multirun?"),
     ("--cfg nope", "nope", "job"),
     ("--config-name nope", "nope"),
     ("--config-dir nope", "nope"),
@@ -221,13 +231,16 @@ SWEEPS = [
     ("-m gamma=range(0)", "gamma=range(0)", "no values"),
     ("-m seed=0,1 trainer={a:1}", "trainer={a:1}", "has no a"),
 ]
-# What only the environment, or a trial of the optimiser after it, can tell.
+# What only the environment can tell.
 AFTER_A_LOOK = [
     ("env.id=Nope-v0", "env.id=Nope-v0", "doesn't exist"),
     ("env.id=nomodule:Nope-v0", "env.id=nomodule:Nope-v0", "nomodule"),
     ("env.id=Pendulum-v1", "env.id=Pendulum-v1", "Discrete"),
     ("env.id=Blackjack-v1", "env.id=Blackjack-v1", "Box, Discrete or MultiBinary"),
     ("+env.kwargs.foo=1", "env.kwargs={'foo': 1}"),
+    ("+env.kwargs.max_episode_steps=-5", "max_episode_steps", "cannot be made"),
+    ("env=frozenlake network=table +env.kwargs.map_name=5x5", "map_name", "KeyError '5x5'"),
+    ("env=lunarlander +env.kwargs.gravity=5", "gravity", "cannot be made"),
     ("network=table", "qohort: network=table", "use network=linear"),
     (
         "env=frozenlake normalize_observations=true",
@@ -237,9 +250,6 @@ AFTER_A_LOOK = [
         "Discrete(16)",
     ),
     ("env=cliffwalking agent=stream_q", "normalize_observations=true", "floats", "CliffWalking", "Discrete(48)"),
-    ("optimizer=sgd optimizer._target_=torch.optim.LBFGS", "torch.optim.LBFGS"),
-    ("optimizer=sgd optimizer._target_=torch.optim.Adafactor", "torch.optim.Adafactor", "use another"),
-    ("optimizer=sgd +optimizer.momentum=-1", "momentum", "-1"),
     ("-m env.id=CartPole-v1,Pendulum-v1", "env.id=Pendulum-v1", "Discrete"),
     ("-m seed=0,1 hydra.sweeper.max_members=0", "hydra.sweeper.max_members=0", "at least 1"),
     ("-m seed=0,1 'hydra.sweeper.foldable=[gama]'", "gama", "did you mean gamma?"),

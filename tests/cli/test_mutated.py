@@ -5,6 +5,7 @@ A process that has imported everything forks for each of them, which saves the i
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 import shutil
@@ -84,6 +85,7 @@ def _become(arguments: list[str], work: Path, directory: Path) -> None:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(directory / name, os.O_WRONLY | os.O_CREAT), number)
         sys.stdin, sys.stdout, sys.stderr = open(os.devnull), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        logging.root.handlers.clear()  # of tests before, whose streams are closed
         sys.argv = [str(SCRIPT), *arguments]
         runpy.run_path(str(SCRIPT), run_name="__main__")
         code = 0

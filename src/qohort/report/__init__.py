@@ -21,7 +21,7 @@ from qohort.ablation import GROUP, Ablation, fold_ablation, read_ablation
 from qohort.checking import Range, build_config, resolve
 from qohort.checkpoint import write_atomically
 from qohort.composition import without_hydra
-from qohort.config import check_config
+from qohort.config import check_config, check_directory
 from qohort.errors import ConfigError
 from qohort.report.scores import PlannedRun, Scores, read_scores, scores_csv, tell_problems
 from qohort.report.tables import Table
@@ -51,6 +51,7 @@ def report(config: DictConfig) -> Path:
     if name is None:
         raise ConfigError("ablation has no value: give it one with ablation=NAME, a file in conf/ablation")
     settings: ReportConfig = build_config(ReportConfig, {**resolve(config), GROUP: name})
+    check_directory("reports_dir", settings.reports_dir)
     loader = GlobalHydra.instance().config_loader()
     ablation = read_ablation(settings.ablation, settings.overrides, loader)
     planned = plan_runs(ablation, loader, settings.output_dir)
