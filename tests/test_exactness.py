@@ -50,6 +50,7 @@ VARIANTS = {
     "polyak, rmsprop": ("target_network=polyak", "optimizer=rmsprop", "lr_schedule=multiplicative"),
     "epsilon by episode": ("exploration=multiplicative", "exploration.epsilon.per=episodes"),
     "boltzmann": ("exploration=boltzmann",),
+    "minatar": ("env=minatar", "network=minatar", "network.hidden=[11]", "batch_size=16"),
     "evaluation with epsilon": ("exploration=constant", "evaluation.epsilon=0.2"),
     "three environments": ("env.num_envs=3", "batch_size=7", "train_every=2"),
     "spread, scaled, reset": (
@@ -138,7 +139,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
 
 RESUMED = [
     *("spread, scaled, reset", "mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann"),
-    *("three environments", "normalised, three environments"),
+    *("three environments", "normalised, three environments", "minatar"),
 ]
 
 

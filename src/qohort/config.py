@@ -37,6 +37,11 @@ class EnvironmentConfig:
     kwargs: Mapping[str, Any]
     wrappers: Sequence[Annotated[Node, Role("gymnasium.Env", ("env",))]]
 
+    @property
+    def name(self) -> str:
+        """The id without the module that registers it."""
+        return self.id.rpartition(":")[2]
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:

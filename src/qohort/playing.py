@@ -375,7 +375,7 @@ def summary(returns: NDArray[np.float64], resamples: int = 2000) -> dict[str, An
 
 def _print(outcome: Mapping[str, Any], trained: TrainConfig) -> None:
     progress = f"{outcome['env_steps']:,} of {trained.budget:,} env_steps"
-    title = f"{trained.agent} on {trained.env.id}, seed {trained.seed}, at {progress}"
+    title = f"{trained.agent} on {trained.env.name}, seed {trained.seed}, at {progress}"
     table = Table(title=title, title_justify="left")
     for heading in ("episodes", "mean return", "95% interval", "min", "max", "mean length"):
         table.add_column(heading, justify="right")

@@ -49,7 +49,7 @@ class RunDirectory:
     @classmethod
     def of(cls, config: TrainConfig) -> RunDirectory:
         """The directory of a configuration: equal experiments share all but the last part."""
-        env = config.env.id.rpartition(":")[2].replace("/", "-")
+        env = config.env.name.replace("/", "-")
         return cls(Path(config.output_dir) / env / f"{config.agent}-{config_hash(config)}" / f"seed-{config.seed}")
 
     @property

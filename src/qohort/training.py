@@ -301,7 +301,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
 
 
 def _title(config: TrainConfig) -> str:
-    return f"{config.agent} on {config.env.id}, seed {config.seed}"
+    return f"{config.agent} on {config.env.name}, seed {config.seed}"
 
 
 def summarise(finished: Sequence[Member]) -> None:
@@ -316,7 +316,7 @@ def summarise(finished: Sequence[Member]) -> None:
 def _summarise_alike(parent: Path, members: Sequence[Member]) -> None:
     """A row a seed, the IQM with its interval, and where everything is."""
     results = [result for member in members if (result := member.directory.result()) is not None]
-    title = f"{members[0].config.agent} on {members[0].config.env.id}"
+    title = f"{members[0].config.agent} on {members[0].config.env.name}"
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
     table = Table(title=title, title_justify="left")
     for heading in ("seed", "final return", "best return", "area under curve", "env_steps", "seconds"):
