@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from hydra import compose, initialize_config_dir
 
 from qohort.cohort import member_seed, merge_states, split_state
-from qohort.config import EnvironmentConfig
+from qohort.composition import CONFIG_DIRECTORY
+from qohort.config import EnvironmentConfig, check_config
 from qohort.environments import EpisodicVectorEnv, check_spaces, episode_seeds, make_environment
 from qohort.errors import ConfigError
 
@@ -313,4 +315,13 @@ def test_an_episode_of_minatar_depends_on_its_seed_and_actions_alone():
         first = play(seed, own)
         play(1000 + seed, before)  # which ends with another action
         assert all(np.array_equal(a, b) for a, b in zip(first, play(seed, own), strict=True))
+    env.close()
+
+
+def test_atari_shows_four_stacked_pictures():
+    pytest.importorskip("ale_py", reason="needs pip install 'qohort[atari]'")
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        env = make_environment(check_config(compose("train", ["env=atari", "network=nature"]))[0].env)
+    assert env.observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    assert env.reset(seed=0)[0].shape == (4, 84, 84)
     env.close()

@@ -122,6 +122,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.Capt
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
+def test_a_damaged_result_is_told(tmp_path: Path) -> None:
+    run(tmp_path, [3], "compile=none")
+    (file,) = tmp_path.rglob("result.json")
+    file.write_text("{")
+    with pytest.raises(errors.ConfigError, match=r"result.json is damaged: delete .*seed-3 to train the run again"):
+        run(tmp_path, [3], "compile=none")
+
+
 class Interrupted(Exception):
     """Stands for whatever ends a process."""
 

@@ -388,7 +388,7 @@ def show(figures: dict[str, Any]) -> None:
         table = Table(
             title=f"{name} ({GEOMETRIES[name].experiment}), one core of {figures['cpu']}", title_justify="left"
         )
-        for heading in ("system", "env steps/s", "ratio", "start-up s"):
+        for heading in ("system", "env_steps/s", "ratio", "start-up s"):
             table.add_column(heading, justify="left" if heading == "system" else "right")
         for system, row in rows.items():
             table.add_row(system, f"{row['env_steps_per_s']:,.0f}", f"{row['ratio']:.1f}", f"{row['startup_s']:.0f}")

@@ -2,7 +2,7 @@
 
 A researcher writes an ordinary module and functions of one member's tensors; this file lifts them over the
 member axis with `torch.func`, gives every member its own random streams, and splits a cohort's state into
-its members' states and back. Only this file, the replay and the environment loop know that `M` exists.
+its members' states and back. Networks, heads, bootstraps, losses and optimisers' steps never see that axis.
 """
 
 from __future__ import annotations

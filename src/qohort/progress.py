@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CohortProgress(pl.Callback):
-    """Shows env_steps, steps a second and the recent return of a cohort.
+    """Shows env_steps, env_steps a second and the recent return of a cohort.
 
     In a terminal it is a live bar. Elsewhere it is a line at each evaluation, so that log files stay readable.
     """
@@ -63,7 +63,7 @@ class CohortProgress(pl.Callback):
         speed = (module.progress.env_steps - steps) * members / max(time.perf_counter() - then, 1e-9)
         recent = module.episodes.recent
         seen = recent[~np.isnan(recent)]
-        parts = [f"{speed:,.0f} steps/s" + (f" over {members} members" if members > 1 else "")]
+        parts = [f"{speed:,.0f} env_steps/s" + (f" over {members} members" if members > 1 else "")]
         if seen.size:
             parts.append(f"recent return {seen.mean():.1f}")
         if not np.isnan(module.last_evaluation).any():

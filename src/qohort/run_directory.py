@@ -34,6 +34,9 @@ PACKAGES = (
     *("box2d", "minatar", "ale-py"),  # environments
 )
 
+HISTORY = ("command", "resumed")
+"""What of `manifest.json` says how a run came about, not what it was made with."""
+
 
 class RunDirectory:
     """The directory of one member's run, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>/`.
@@ -140,10 +143,15 @@ class RunDirectory:
                 left_over.unlink()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
-        made = manifest(config, command)
-        if step > 0 and (before := self._read_json("manifest.json")) is not None:
-            made["resumed"] = [*before.pop("resumed", []), {"env_steps": step, "before": before}]
-        self._write_json("manifest.json", made)
+        self._write_json("manifest.json", {**manifest(config, command), "resumed": self._resumed(step)})
+
+    def _resumed(self, step: int) -> list[dict[str, Any]]:
+        """Each time that the run was gone on with: at which env_steps, and the manifest until then."""
+        try:
+            before = self._read_json("manifest.json") if step else None
+        except ConfigError:  # no reason not to go on
+            return []
+        return [] if before is None else [*before.pop("resumed", []), {"env_steps": step, "before": before}]
 
     def rows(self) -> list[dict[str, Any]]:
         """The metric rows."""
@@ -189,7 +197,10 @@ class RunDirectory:
         file = self.path / name
         if not file.is_file():
             return None
-        tree: dict[str, Any] = json.loads(file.read_text())
+        try:
+            tree: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{file} is damaged: delete {self.path} to train the run again") from error
         return tree
 
     def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:

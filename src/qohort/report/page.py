@@ -15,6 +15,7 @@ from qohort.config import experiment_tree
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.tables import FEWEST, Table
+from qohort.run_directory import HISTORY
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _value(value: Any) -> str:
 
 def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, int]]]]:
     """What the runs were made with: by key of `manifest.json`, each value with the number of runs that have it."""
-    manifests = [flat({key: value for key, value in run.manifest.items() if key != "command"}) for run in runs]
+    manifests = [flat({key: value for key, value in run.manifest.items() if key not in HISTORY}) for run in runs]
     keys = dict.fromkeys(key for manifest in manifests for key in manifest)
     return [
         (key.removeprefix("packages."), Counter(show(manifest.get(key)) for manifest in manifests).most_common())

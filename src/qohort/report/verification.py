@@ -21,7 +21,7 @@ from qohort.ablation import flat
 from qohort.checking import PositiveInt, Range, build_config, show
 from qohort.config import TrainConfig, config_hash, config_tree
 from qohort.errors import ConfigError, RunsFailed
-from qohort.run_directory import RunDirectory
+from qohort.run_directory import HISTORY, RunDirectory
 from qohort.training import train
 
 
@@ -161,8 +161,8 @@ def train_again(row: Row, original: Original, rows: Sequence[Row]) -> Verdict:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is different in two `manifest.json`, but the command."""
-    one, other = ({key: value for key, value in flat(each).items() if key != "command"} for each in (then, now))
+    """What is different in two `manifest.json`, but how the runs came about."""
+    one, other = ({key: value for key, value in flat(each).items() if key not in HISTORY} for each in (then, now))
     return [
         f"{key.removeprefix('packages.')} {show(one.get(key))} then, {show(other.get(key))} now"
         for key in dict.fromkeys((*one, *other))
