@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from qohort.checking import Node, Range, Role, Sized, build_config, nearest
+from qohort.checking import Node, Range, Role, Sized, build_config, nearest, resolve
 from qohort.config import NOT_HASHED, TrainConfig, check_config, config_hash, config_tree
 from qohort.errors import ConfigError
 from qohort.exploration import Schedule
@@ -310,3 +310,10 @@ def test_every_agent_has_its_settings_for_cartpole() -> None:
     for agent in sorted(agents):
         config = configured(f"experiment=cartpole_50k/{agent}")
         assert (config.agent, config.budget, config.env.id) == (agent, 50_000, "CartPole-v1")
+
+
+def test_a_reference_to_nothing_is_told_also_of_a_key_with_a_dot():
+    with pytest.raises(ConfigError, match=r"^a.b refers to what is not there .*seed.5"):
+        resolve(OmegaConf.create({"seed": [0], "a.b": "${seed.5}"}))
+    with pytest.raises(ConfigError, match=r"^a.b=\$\{seed.5\} refers to what is not there"):
+        resolve(OmegaConf.create({"seed": [0], "a": {"b": "${seed.5}"}}))

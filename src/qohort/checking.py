@@ -8,6 +8,7 @@ the type, as in `Annotated[int, Range(1)]`, and so does what a component must be
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -130,12 +131,14 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(f"{missing[0]} has no value: give it one with {missing[0]}=VALUE")
         tree = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        key = str(error.full_key)
+        key = named = str(error.full_key)
         raw: Any = OmegaConf.to_container(config, resolve=False)
-        for part in key.replace("[", ".").replace("]", "").split("."):
-            raw = raw[int(part)] if isinstance(raw, list) else raw[part]
+        with contextlib.suppress(KeyError):  # of a key that has itself a dot in it
+            for part in key.replace("[", ".").replace("]", "").split("."):
+                raw = raw[int(part)] if isinstance(raw, list) else raw[part]
+            named = f"{key}={raw}"
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key}={raw} refers to what is not there ({reason}): give it a value") from error
+        raise ConfigError(f"{named} refers to what is not there ({reason}): give it a value") from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
 
