@@ -317,3 +317,5 @@ def test_a_reference_to_nothing_is_told_also_of_a_key_with_a_dot():
         resolve(OmegaConf.create({"seed": [0], "a.b": "${seed.5}"}))
     with pytest.raises(ConfigError, match=r"^a.b=\$\{seed.5\} refers to what is not there"):
         resolve(OmegaConf.create({"seed": [0], "a": {"b": "${seed.5}"}}))
+    with pytest.raises(ConfigError, match=r"^a.b refers to what is not there"):
+        resolve(OmegaConf.create({"seed": [0], "a": 1, "a.b": "${seed.5}"}))

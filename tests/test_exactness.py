@@ -200,6 +200,7 @@ def test_an_overwriting_run_that_slurm_has_queued_again_goes_on(
     printed = capsys.readouterr().out
     assert "400/400 env_steps" in printed
     assert printed.count("400/400") == 1  # with what was evaluated there
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     with monkeypatch.context() as patch:
         collect = QLearning.collect
 
@@ -218,3 +219,6 @@ def test_an_overwriting_run_that_slurm_has_queued_again_goes_on(
     ((at, before),) = [one.values() for one in json.loads(file.read_text())["resumed"]]
     assert at == 300
     assert before["packages"]["numba"]
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # another job, also queued again, but before it began
+    assert run(tmp_path / "queued", [3], *overrides) == undisturbed
+    assert json.loads(file.read_text())["resumed"] == []

@@ -133,7 +133,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         key = named = str(error.full_key)
         raw: Any = OmegaConf.to_container(config, resolve=False)
-        with contextlib.suppress(KeyError):  # of a key that has itself a dot in it
+        with contextlib.suppress(LookupError, TypeError, ValueError):  # of a key that has itself a dot in it
             for part in key.replace("[", ".").replace("]", "").split("."):
                 raw = raw[int(part)] if isinstance(raw, list) else raw[part]
             named = f"{key}={raw}"

@@ -10,11 +10,12 @@ from typing import Any
 
 import gymnasium as gym
 
+_before = logging.root.manager.disable
 logging.disable(logging.WARNING)  # of seaborn, which only MinAtar's own windows need
 try:
     from minatar.gym import BaseEnv
 finally:
-    logging.disable(logging.NOTSET)
+    logging.disable(_before)
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 

@@ -299,8 +299,8 @@ class QLearning(pl.LightningModule):
             for callback in self._watchers:
                 callback.on_env_steps(self)
         # Last: what is evaluated and saved here has learned. And not where no update would follow.
-        more = self.progress.gradient_steps < self.updates()
-        if self.config.reset_every is not None and self._due("reset", self.config.reset_every) and more:
+        due = self.config.reset_every is not None and self._due("reset", self.config.reset_every)
+        if due and self.progress.gradient_steps < self.updates():
             self._reset_outputs()
 
     @torch.no_grad()

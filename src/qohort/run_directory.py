@@ -34,7 +34,7 @@ PACKAGES = (
     *("box2d", "minatar", "ale-py"),  # environments
 )
 
-HISTORY = ("command", "resumed")
+HISTORY = ("command", "slurm_job", "resumed")
 """What of `manifest.json` says how a run came about, not what it was made with."""
 
 
@@ -118,6 +118,12 @@ class RunDirectory:
         """The env_steps at which the run can be resumed, None if it starts from the beginning."""
         return newest_step(self.path)
 
+    def is_of_requeued_job(self) -> bool:
+        """Whether this process is a SLURM job that was queued again, and the run was begun before by the same job."""
+        if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            return False
+        return (self._earlier_manifest() or {}).get("slurm_job") == os.environ.get("SLURM_JOB_ID")
+
     def config(self) -> dict[str, Any]:
         """`config.yaml`."""
         tree: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
@@ -147,11 +153,15 @@ class RunDirectory:
 
     def _resumed(self, step: int) -> list[dict[str, Any]]:
         """Each time that the run was gone on with: at which env_steps, and the manifest until then."""
-        try:
-            before = self._read_json("manifest.json") if step else None
-        except ConfigError:  # no reason not to go on
-            return []
+        before = self._earlier_manifest() if step else None
         return [] if before is None else [*before.pop("resumed", []), {"env_steps": step, "before": before}]
+
+    def _earlier_manifest(self) -> dict[str, Any] | None:
+        """`manifest.json` as it is; None also where it is damaged, which is no reason not to go on."""
+        try:
+            return self._read_json("manifest.json")
+        except ConfigError:
+            return None
 
     def rows(self) -> list[dict[str, Any]]:
         """The metric rows."""
@@ -222,6 +232,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
     """What it takes to reproduce a run."""
     return {
         "command": command,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "python": platform.python_version(),

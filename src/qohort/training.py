@@ -90,8 +90,8 @@ def finish(members: Sequence[Member]) -> None:
 def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
     """Whether there is something to train of a member, which is then locked; says why, where there is not."""
     directory, name = member.directory, f"seed {member.config.seed}"
-    # A job that SLURM has queued again goes on with what it has itself begun to overwrite.
-    overwrite = member.config.overwrite and not int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    # A job that SLURM has queued again goes on with what it has itself begun.
+    overwrite = member.config.overwrite and not directory.is_of_requeued_job()
     if directory.result() is not None and not overwrite:
         print(f"{name} is finished already: {directory.path} (overwrite=true starts over)")
         return False
