@@ -195,7 +195,7 @@ def test_how_often_checkpoints_are_made_changes_nothing(tmp_path: Path) -> None:
 def test_an_overwriting_run_that_slurm_has_queued_again_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = ("compile=none", "overwrite=true", "trainer.progress_bar=true")
+    overrides = ("compile=none", "overwrite=true", "trainer.progress_bar=true", "evaluation.every=150")
     undisturbed = run(tmp_path / "undisturbed", [3], *overrides)
     printed = capsys.readouterr().out
     assert "400/400 env_steps" in printed
