@@ -5,6 +5,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._inductor.exc import InductorError
 from torch.func import vmap
 
 from qohort.cohort import (
@@ -348,3 +349,13 @@ def test_a_lifted_function_is_right_for_each_dtype_of_one_shape(mode):
     expected = network(observation)
     for dtype in (torch.float32, torch.float64, torch.int64):
         torch.testing.assert_close(lifted({"observation": observation.to(dtype)}), expected.detach())
+
+
+def test_what_inductor_fails_at_is_run_by_torchscript_and_told(monkeypatch, capsys):
+    def fail(*_):
+        raise InductorError(AssertionError("no such symbol"), None)
+
+    monkeypatch.setattr("qohort.cohort.compile_fx_inner", fail)
+    program = Program(lambda state, x: (x * state).sum(-1), torch.full((2, 3), 2.0), "inductor")
+    assert program(torch.ones(2, 3)).tolist() == [6.0, 6.0]
+    assert "no such symbol); TorchScript runs the network or loss" in capsys.readouterr().err

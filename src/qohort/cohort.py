@@ -276,9 +276,8 @@ class Program:
 
         def run(inputs: Any) -> Any:
             given = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
-            if (
-                found := [(one.shape, one.dtype) for one in given]
-            ) != kinds:  # compiled code would read past their ends
+            found = [(one.shape, one.dtype) for one in given]
+            if found != kinds:  # compiled code would read past their ends
                 raise ValueError(f"inputs must keep their shapes and dtypes {kinds}, got {found}")
             results = program(*held, *[one.contiguous() for one in given])
             return results[0] if one_result else tree_unflatten(results, final_spec)
