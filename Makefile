@@ -63,7 +63,7 @@ $(VENV)/.benchmark: $(VENV)/.installed
 	@touch $@
 
 benchmark: $(VENV)/.benchmark ## measure speed beside Stable-Baselines3
-	@$(PY) scripts/benchmark.py $(ARGS)
+	@$(PY) benchmarks/speed.py $(ARGS)
 
 # Installs the newest versions within pyproject.toml's ranges and writes down what came. Left out: what pip takes by
 # itself with torch where there is a GPU (torch pins those), local version labels such as +cpu, and pip.

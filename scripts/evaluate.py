@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from qohort.cli import entry_point
+from qohort.cli.entry_point import entry_point
 
 
 @entry_point("evaluate")
 def main(config: DictConfig) -> None:
-    from qohort.playing import evaluate
+    from qohort.runs.evaluating import evaluate
 
     evaluate(config)
 

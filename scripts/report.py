@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from qohort.cli import entry_point
+from qohort.cli.entry_point import entry_point
 
 
 @entry_point("report")
 def main(config: DictConfig) -> None:
-    from qohort.report import report
+    from qohort.report.report.report import report
 
     report(config)
 

@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from qohort.cli import entry_point
+from qohort.cli.entry_point import entry_point
 
 
 @entry_point("train")
 def main(config: DictConfig) -> None:
-    from qohort.training import train
+    from qohort.runs.training import train
 
     train(config)
 

@@ -2,12 +2,12 @@
 
 from omegaconf import DictConfig
 
-from qohort.cli import entry_point
+from qohort.cli.entry_point import entry_point
 
 
 @entry_point("tune")
 def main(config: DictConfig) -> None:
-    from qohort.tuning import tune
+    from qohort.experiments.tuning import tune
 
     tune(config)
 

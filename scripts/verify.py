@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from qohort.cli import entry_point
+from qohort.cli.entry_point import entry_point
 
 
 @entry_point("verify")

@@ -8,12 +8,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from qohort.ablation import asked, cells, fold_ablation, read_ablation
-from qohort.composition import CONFIG_DIRECTORY, without_hydra
-from qohort.config import check_config, config_hash
-from qohort.errors import ConfigError
-from qohort.sweep import fold
-from qohort.training import members_of
+from qohort.config.composition import CONFIG_DIRECTORY, without_hydra
+from qohort.config.errors import ConfigError
+from qohort.config.identity import config_hash
+from qohort.config.members import check_config
+from qohort.experiments.ablation import asked, cells, fold_ablation, read_ablation
+from qohort.experiments.sweep import fold
+from qohort.runs.training import members_of
 
 MANIFEST = """
 # @package ablation

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import test_exactness
-from qohort.composition import CONFIG_DIRECTORY
+from qohort.config.composition import CONFIG_DIRECTORY
 from test_exactness import ODD, interrupt_at, rows_less_wall_times, run
 
 AGENTS = sorted(file.stem for file in (CONFIG_DIRECTORY / "agent").glob("*.yaml"))

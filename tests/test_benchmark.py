@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from qohort import benchmark
-from qohort.benchmark import GEOMETRIES, BenchmarkConfig, geometry_config, sb3_arguments
-from qohort.errors import ConfigError
+import speed
+from qohort.config.errors import ConfigError
+from speed import GEOMETRIES, BenchmarkConfig, geometry_config, sb3_arguments
 
 CLEANRL = {
     "policy_kwargs": {"net_arch": [120, 84], "optimizer_kwargs": {"betas": (0.9, 0.999), "eps": 1e-8}},
@@ -48,10 +48,10 @@ def test_the_arguments_of_a_geometry(name, expected):
 
 def test_what_stable_baselines3_has_not():
     config = geometry_config(GEOMETRIES["cleanrl"])
-    other = dataclasses.replace(config, replay={"_target_": "qohort.replay.NewestTransition"})
+    other = dataclasses.replace(config, replay={"_target_": "qohort.replay.newest.NewestTransition"})
     with pytest.raises(ConfigError, match="NewestTransition"):
         sb3_arguments(other)
-    epsilon = {"_target_": "qohort.exploration.Constant", "value": 0.1}
+    epsilon = {"_target_": "qohort.cohort.schedules.Constant", "value": 0.1}
     constant = dataclasses.replace(config, exploration={**config.exploration, "epsilon": epsilon})
     with pytest.raises(ConfigError, match="epsilon"):
         sb3_arguments(constant)
@@ -66,8 +66,8 @@ def test_rainbow_has_no_baseline():
 
 
 def test_replays_are_timed(monkeypatch):
-    monkeypatch.setattr(benchmark, "REPLAY_CAPACITY", 256)
+    monkeypatch.setattr(speed, "REPLAY_CAPACITY", 256)
     rest = {"repeats": 1, "core": 0, "compile": "none", "output": ""}
-    times = benchmark.measure_replay(BenchmarkConfig(("article",), (1,), sweep=0, replay_members=2, **rest))
+    times = speed.measure_replay(BenchmarkConfig(("article",), (1,), sweep=0, replay_members=2, **rest))
     assert list(times) == ["uniform", "prioritized, without feeding back", "prioritized"]
     assert min(times.values()) > 0

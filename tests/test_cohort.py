@@ -8,19 +8,11 @@ from torch import nn
 from torch._inductor.exc import InductorError
 from torch.func import vmap
 
-from qohort.cohort import (
-    COMPILE_MODES,
-    STREAMS,
-    CohortNetwork,
-    Lifted,
-    Program,
-    UniformStream,
-    member_seed,
-    merge_states,
-    per_member,
-    split_state,
-)
-from qohort.networks import MLP
+from qohort.cohort.held import per_member
+from qohort.cohort.program import COMPILE_MODES, CohortNetwork, Lifted, Program
+from qohort.cohort.state import merge_states, split_state
+from qohort.cohort.streams import STREAMS, UniformStream, member_seed
+from qohort.networks.vectors import MLP
 
 SPACE = spaces.Box(-1, 1, (4,))
 
@@ -323,7 +315,7 @@ def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monk
         return [one.clone() for _ in range(3) for one in program(inputs)], held
 
     whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
-    monkeypatch.setattr("qohort.cohort.CACHE_BYTES", cache)
+    monkeypatch.setattr("qohort.cohort.program.CACHE_BYTES", cache)
     parts, parts_held = run(7)
     for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
         assert torch.equal(a, b)

@@ -6,7 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from qohort.composition import CONFIG_DIRECTORY, Composer, without_hydra
+from qohort.config.composition import CONFIG_DIRECTORY, Composer, without_hydra
 
 JOBS = [
     ["env=acrobot", "gamma=0.5"],

@@ -11,10 +11,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from qohort.checking import Node, Range, Role, Sized, build_config, nearest, resolve
-from qohort.config import NOT_HASHED, TrainConfig, check_config, config_hash, config_tree
-from qohort.errors import ConfigError
-from qohort.exploration import Schedule
+from qohort.cohort.schedules import Schedule
+from qohort.config.annotations import Node, Range, Role, Sized
+from qohort.config.checks import build_config, resolve
+from qohort.config.errors import ConfigError
+from qohort.config.identity import NOT_HASHED, config_hash, config_tree
+from qohort.config.members import check_config
+from qohort.config.messages import nearest
+from qohort.config.schema import TrainConfig
 
 Component = Annotated[Node, Role("builtins.object")]
 CONF = Path(__file__).parents[1] / "conf"
@@ -59,7 +63,7 @@ class Tensor:
 
 
 KNOT = {"_target_": f"{__name__}.Knot", "size": 2}
-CONSTANT = {"_target_": "qohort.exploration.Constant", "value": 1}
+CONSTANT = {"_target_": "qohort.cohort.schedules.Constant", "value": 1}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_what_fits_is_taken(hint: Any, value: Any, expected: Any) -> None:
         (Component, {**KNOT, "_partial_": True}, "unknown key key._partial_=true"),
         (Component, {**KNOT, "inner": 3}, "key.inner=3 is not a group of keys with a _target_, or null"),
         (Component, {**KNOT, "inner": {**CONSTANT, "value": -1}}, "key.inner.value=-1 is out of range"),
-        (Component, {**KNOT, "inner": KNOT}, "it must make a qohort.exploration.Schedule, but it has no __call__"),
+        (Component, {**KNOT, "inner": KNOT}, "it must make a qohort.cohort.schedules.Schedule, but it has no __call__"),
         (Sequence[Component], [KNOT, {**KNOT, "size": 0}], "key[1].size=0 is out of range"),
         (Knot, {"size": 0, "rate": 0.5, "inner": None}, "key.size=0 is out of range: it must be at least 1"),
         (Knot, 3, "key=3 is not a group of keys"),
@@ -288,7 +292,11 @@ def test_dqn_means_dqn(overrides: tuple[str, ...]) -> None:
     """Nothing that improves on it is hidden in what has its name."""
     config = configured(*overrides)
     chosen = [getattr(config, group)["_target_"] for group in ("bootstrap", "head", "replay")]
-    assert chosen == ["qohort.bootstrap.Greedy", "qohort.heads.Expected", "qohort.replay.UniformReplay"]
+    assert chosen == [
+        "qohort.agent.bootstrap.Greedy",
+        "qohort.agent.heads.Expected",
+        "qohort.replay.ring.UniformReplay",
+    ]
     assert config.replay["n_step"] == 1
     assert not any(config.network[switch] for switch in ("dueling", "noisy"))
 

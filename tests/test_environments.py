@@ -7,11 +7,14 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from hydra import compose, initialize_config_dir
 
-from qohort.cohort import member_seed, merge_states, split_state
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import EnvironmentConfig, check_config
-from qohort.environments import EpisodicVectorEnv, check_spaces, episode_seeds, make_environment
-from qohort.errors import ConfigError
+from qohort.cohort.state import merge_states, split_state
+from qohort.cohort.streams import member_seed
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError
+from qohort.config.members import check_config
+from qohort.config.schema import EnvironmentConfig
+from qohort.environments.making import check_spaces, make_environment
+from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
 
 
 class Scripted(gym.Env):
@@ -304,7 +307,7 @@ def test_wrappers_are_applied_innermost_first():
 
 
 def test_an_episode_of_minatar_depends_on_its_seed_and_actions_alone():
-    config = EnvironmentConfig("qohort.minatar_games:MinAtar/Breakout-v1", 1, {"sticky_action_prob": 0.5}, [])
+    config = EnvironmentConfig("qohort.environments.minatar:MinAtar/Breakout-v1", 1, {"sticky_action_prob": 0.5}, [])
     env, actions = make_environment(config), np.random.default_rng(0).integers(0, 3, (60, 8))
 
     def play(seed, actions):

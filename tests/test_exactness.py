@@ -9,13 +9,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-import qohort.cohort
-from qohort import errors
-from qohort.cohort import CACHE_BYTES
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.interruption import STOP
-from qohort.module import QLearning
-from qohort.training import train
+import qohort.cohort.program
+from qohort.agent.learner import QLearning
+from qohort.cohort.program import CACHE_BYTES
+from qohort.config import errors
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.runs.interruption import STOP
+from qohort.runs.training import train
 
 SHORT = (
     "budget=400",
@@ -91,13 +91,13 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
-    in_parts, sizes = qohort.cohort._in_parts, []
+    in_parts, sizes = qohort.cohort.program._in_parts, []
 
     def noted(program: Any, state: Sequence[Tensor]) -> Any:
         sizes.append(sum(one.nbytes for one in state))
         return in_parts(program, state)
 
-    monkeypatch.setattr(qohort.cohort, "_in_parts", noted)
+    monkeypatch.setattr(qohort.cohort.program, "_in_parts", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert max(sizes) > 2 * CACHE_BYTES

@@ -2,15 +2,9 @@ import numpy as np
 import pytest
 
 import reference as ref
-from qohort.exploration import (
-    Boltzmann,
-    Constant,
-    EpsilonGreedy,
-    Linear,
-    Multiplicative,
-    Progress,
-    across_members,
-)
+from qohort.agent.exploration import Boltzmann, EpsilonGreedy
+from qohort.cohort.held import across_members
+from qohort.cohort.schedules import Constant, Linear, Multiplicative, Progress
 
 
 def progress(env_steps=0, gradient_steps=0, episodes=(0, 0), budget=1000):

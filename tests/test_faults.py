@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import qohort.checkpoint
+import qohort.runs.checkpoints
 import wandb_file
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.training import train
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.runs.training import train
 
 SETTINGS = (
     "seed=[3,4]",
@@ -94,7 +94,7 @@ def kill_at(point, name, count):
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    qohort.checkpoint.os.replace = killing_replace
+    qohort.runs.checkpoints.os.replace = killing_replace
 
 
 POINTS = [
@@ -175,7 +175,7 @@ def test_a_full_disk(tmp_path, undisturbed):
     """A file that may not grow stands for a disk without room: the write fails, and nothing whole is lost."""
 
     def no_room():
-        kill = qohort.checkpoint.MemberCheckpointIO.save_checkpoint
+        kill = qohort.runs.checkpoints.MemberCheckpointIO.save_checkpoint
         saves = 0
 
         def save(self, *arguments, **keywords):
@@ -185,7 +185,7 @@ def test_a_full_disk(tmp_path, undisturbed):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
             kill(self, *arguments, **keywords)
 
-        qohort.checkpoint.MemberCheckpointIO.save_checkpoint = save
+        qohort.runs.checkpoints.MemberCheckpointIO.save_checkpoint = save
 
     process = in_a_process(no_room, tmp_path)
     process.join()

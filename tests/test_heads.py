@@ -10,10 +10,10 @@ from torch.func import functional_call, grad_and_value
 from torch.nn import functional as F
 
 import reference as ref
-from qohort.bootstrap import Double, ExpectedSarsa, Greedy, Policy, Soft
-from qohort.heads import Atoms, Categorical, Expected, FractionEmbedding, ImplicitQuantile, Quantile
-from qohort.networks import MLP
-from qohort.td_loss import TDLoss
+from qohort.agent.bootstrap import Double, ExpectedSarsa, Greedy, Policy, Soft
+from qohort.agent.heads import Atoms, Categorical, Expected, FractionEmbedding, ImplicitQuantile, Quantile
+from qohort.agent.td_loss import TDLoss
+from qohort.networks.vectors import MLP
 
 B, A = 6, 3
 BOOTSTRAPS = {

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference as ref
-from qohort.cohort import merge_states, split_state
-from qohort.exploration import Progress
-from qohort.lambda_returns import LambdaReplay, Rollout, in_rows, lambda_returns, traces
-from qohort.replay import ReplaySpec
+from qohort.cohort.schedules import Progress
+from qohort.cohort.state import merge_states, split_state
+from qohort.replay.base import ReplaySpec
+from qohort.replay.lambda_returns import LambdaReplay, Rollout, in_rows, lambda_returns, traces
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 NOW = Progress(100, np.zeros(2, dtype=np.int64))

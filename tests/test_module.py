@@ -9,13 +9,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import reference as ref
-from qohort.cohort import member_seed
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import check_config
-from qohort.errors import ConfigError
-from qohort.module import QLearning
-from qohort.q_values import QValues
-from qohort.training import prepare, train
+from qohort.agent.learner import QLearning
+from qohort.agent.q_values import QValues
+from qohort.cohort.streams import member_seed
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError
+from qohort.config.members import check_config
+from qohort.runs.training import prepare, train
 
 
 class Recorder:

@@ -19,8 +19,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-REPLAY, PRIORITIES, RETURNS = "src/qohort/replay.py", "src/qohort/priorities.py", "src/qohort/lambda_returns.py"
-LOSS, MODULE, NETWORKS = "src/qohort/td_loss.py", "src/qohort/module.py", "src/qohort/networks.py"
+REPLAY, PRIORITIES, RETURNS = (
+    "src/qohort/replay/ring.py",
+    "src/qohort/replay/sum_tree.py",
+    "src/qohort/replay/lambda_returns.py",
+)
+LOSS, MODULE, NETWORKS = "src/qohort/agent/td_loss.py", "src/qohort/agent/learner.py", "src/qohort/networks/layers.py"
 
 LOOP = "test_replay.py::test_the_environment_loop_stores_final_observations_and_bootstraps_truncations"
 UNIFORM = "test_replay.py::test_equals_a_list_based_oracle_through_saving_and_restoring"

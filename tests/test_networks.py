@@ -5,22 +5,10 @@ from gymnasium import spaces
 from torch import nn
 
 import reference as ref
-from qohort.cohort import CohortNetwork, Lifted
-from qohort.convolutions import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
-from qohort.networks import (
-    MLP,
-    ActionValues,
-    Dense,
-    Features,
-    LayerNorm,
-    Linear,
-    NoisyLinear,
-    SparseMLP,
-    SpectralLinear,
-    Standardised,
-    Table,
-    sparse_layer_maker,
-)
+from qohort.cohort.program import CohortNetwork, Lifted
+from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
+from qohort.networks.layers import ActionValues, Dense, Features, LayerNorm, NoisyLinear, SpectralLinear, Standardised
+from qohort.networks.vectors import MLP, Linear, SparseMLP, Table, sparse_layer_maker
 
 
 def observed(space, count=5):

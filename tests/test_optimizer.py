@@ -11,17 +11,18 @@ from torch import nn
 from torch.func import grad, vmap
 
 import reference as ref
-from qohort.bootstrap import Greedy
-from qohort.cohort import CohortNetwork
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import check_config
-from qohort.convolutions import ConvNetwork, ImpalaNetwork
-from qohort.errors import ConfigError
-from qohort.heads import Expected
-from qohort.networks import MLP, Linear, SparseMLP, Table
-from qohort.optimizer import MemberAdam, ObGD, clip_by_norm, mixes_members, takes_fused
-from qohort.td_loss import LossTerms, TDLoss
-from qohort.update import HardTarget, NoTarget, PolyakTarget, Update
+from qohort.agent.bootstrap import Greedy
+from qohort.agent.heads import Expected
+from qohort.agent.optimizers import MemberAdam, ObGD, clip_by_norm, mixes_members, takes_fused
+from qohort.agent.target_networks import HardTarget, NoTarget, PolyakTarget
+from qohort.agent.td_loss import LossTerms, TDLoss
+from qohort.agent.update import Update
+from qohort.cohort.program import CohortNetwork
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError
+from qohort.config.members import check_config
+from qohort.networks.images import ConvNetwork, ImpalaNetwork
+from qohort.networks.vectors import MLP, Linear, SparseMLP, Table
 
 SHAPES = [(5, 3), (5,), (2, 5), (2,)]
 
@@ -258,7 +259,7 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
         graphs.append(graph)
         return SimpleNamespace(current_callable=lambda tensors: graph(*tensors))
 
-    monkeypatch.setattr("qohort.cohort.compile_fx_inner", leave_uncompiled)
+    monkeypatch.setattr("qohort.cohort.program.compile_fx_inner", leave_uncompiled)
 
     def run(mode):
         online = CohortNetwork(lambda: build(space, 3, 1), SEEDS)

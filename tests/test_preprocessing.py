@@ -9,10 +9,10 @@ from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
 import reference as ref
-from qohort.cohort import merge_states, split_state
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import check_config
-from qohort.preprocessing import ObservationNormalizer, Preprocessing, RewardNormalizer, RunningMoments
+from qohort.cohort.state import merge_states, split_state
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.members import check_config
+from qohort.environments.preprocessing import ObservationNormalizer, Preprocessing, RewardNormalizer, RunningMoments
 
 EVERYONE = np.ones(2, dtype=bool)
 

@@ -10,11 +10,14 @@ from scipy.stats import chisquare
 from torch.func import vmap
 
 import reference as ref
-from qohort.cohort import member_seed, merge_states, split_state
-from qohort.exploration import Constant, Linear, Progress
-from qohort.priorities import FAN, PrioritizedReplay, SumTree
-from qohort.replay import ReplaySpec, UniformReplay
-from qohort.update import Update
+from qohort.agent.update import Update
+from qohort.cohort.schedules import Constant, Linear, Progress
+from qohort.cohort.state import merge_states, split_state
+from qohort.cohort.streams import member_seed
+from qohort.replay.base import ReplaySpec
+from qohort.replay.prioritized import PrioritizedReplay
+from qohort.replay.ring import UniformReplay
+from qohort.replay.sum_tree import FAN, SumTree
 from test_exactness import run
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from qohort.cohort import member_seed, merge_states, split_state
-from qohort.config import check_config
-from qohort.exploration import Progress
-from qohort.module import QLearning
-from qohort.replay import NewestTransition, ReplayDataset, ReplaySpec, UniformReplay
+from qohort.agent.dataset import ReplayDataset
+from qohort.agent.learner import QLearning
+from qohort.cohort.schedules import Progress
+from qohort.cohort.state import merge_states, split_state
+from qohort.cohort.streams import member_seed
+from qohort.config.members import check_config
+from qohort.replay.base import ReplaySpec
+from qohort.replay.newest import NewestTransition
+from qohort.replay.ring import UniformReplay
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 NOW = Progress(100, np.zeros(1, dtype=np.int64))

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from qohort.learning_curve import moving_average
-from qohort.run_directory import area_under_curve
+from qohort.runs.directory import area_under_curve
+from qohort.runs.learning_curve import moving_average
 from qohort.statistics import (
     band,
     compare,

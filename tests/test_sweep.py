@@ -15,14 +15,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-import qohort.cli
-import qohort.overrides
-import qohort.sweep
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import FOLDABLE, check_config
-from qohort.errors import ConfigError, Interrupted, SweepFailed
-from qohort.interruption import StopRequest
-from qohort.sweep import fold, launch
+import qohort.cli.entry_point
+import qohort.config.overrides
+import qohort.experiments.sweep
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError, Interrupted, SweepFailed
+from qohort.config.members import FOLDABLE, check_config
+from qohort.experiments.sweep import fold, launch
+from qohort.runs.interruption import StopRequest
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
@@ -328,7 +328,7 @@ def test_a_signal_ends_the_wait_for_jobs_that_it_cannot_reach():
 def test_a_launcher_that_fails(folded, tmp_path, asked, expected, monkeypatch):
     class Launcher:
         def launch(self, jobs, initial_job_idx):
-            monkeypatch.setattr(qohort.sweep.STOP, "signal", asked)
+            monkeypatch.setattr(qohort.experiments.sweep.STOP, "signal", asked)
             raise RuntimeError("a worker was killed")
 
     with pytest.raises(expected, match="a worker was killed" if asked is None else "interrupted by SIGTERM"):
@@ -348,19 +348,19 @@ def test_a_job_on_slurm_ends_without_a_result(returncode, expected, monkeypatch)
         if returncode is not None:
             raise subprocess.CalledProcessError(returncode, "scontrol")
 
-    monkeypatch.setattr(qohort.cli.STOP, "hand_on", requeue)
-    qohort.cli._leave_to_slurm()  # elsewhere, nothing
+    monkeypatch.setattr(qohort.cli.entry_point.STOP, "hand_on", requeue)
+    qohort.cli.entry_point._leave_to_slurm()  # elsewhere, nothing
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with pytest.raises(expected):
-        qohort.cli._leave_to_slurm()
+        qohort.cli.entry_point._leave_to_slurm()
 
 
 @pytest.mark.parametrize(("name", "extra"), [("submitit_slurm", "slurm"), ("ray", "ray"), ("joblib", "joblib")])
 def test_a_launcher_that_is_not_installed(name, extra, monkeypatch, capsys):
-    monkeypatch.setattr(qohort.overrides, "find_spec", lambda plugin: None)
+    monkeypatch.setattr(qohort.config.overrides, "find_spec", lambda plugin: None)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"hydra/launcher={name}", "seed=0,1"])
     with pytest.raises(SystemExit) as ended:
-        qohort.cli.entry_point("train")(lambda config: None)()
+        qohort.cli.entry_point.entry_point("train")(lambda config: None)()
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert (

@@ -8,9 +8,9 @@ from torch import nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.nn import functional as F
 
-from qohort.bootstrap import Greedy, Policy
-from qohort.heads import Expected
-from qohort.td_loss import TDLoss
+from qohort.agent.bootstrap import Greedy, Policy
+from qohort.agent.heads import Expected
+from qohort.agent.td_loss import TDLoss
 
 
 def look_up(parameters, observation, normal, fractions):

@@ -12,12 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import wandb_file
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.errors import ConfigError
-from qohort.evaluation import Evaluator
-from qohort.sweep import sweep_name
-from qohort.tracking import METRICS, CohortRecorder, MemberLog, WandbSink
-from qohort.training import train
+from qohort.agent.evaluation import Evaluator
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError
+from qohort.experiments.sweep import sweep_name
+from qohort.runs.loggers import WandbSink
+from qohort.runs.metrics import METRICS, CohortRecorder, MemberLog
+from qohort.runs.training import train
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("budget=400", "learning_starts=60", "log_every=50", "evaluation.every=200", "evaluation.episodes=2")

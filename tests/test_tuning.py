@@ -19,19 +19,19 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-import qohort.training
-import qohort.tuning
-import qohort.tuning_config
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.config import check_config
-from qohort.errors import ConfigError, Interrupted, RunsFailed
-from qohort.experiment_file import experiment_text, override
-from qohort.run_directory import RunDirectory
-from qohort.search_space import Interval, read_space
+import qohort.experiments.tuning
+import qohort.experiments.tuning_config
+import qohort.runs.training
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError, Interrupted, RunsFailed
+from qohort.config.members import check_config
+from qohort.experiments.experiment_file import experiment_text, override
+from qohort.experiments.search_space import Interval, read_space
+from qohort.experiments.tuning import tune
+from qohort.experiments.tuning_config import check_settings, check_space
+from qohort.runs.directory import RunDirectory
+from qohort.runs.training import members_of, train
 from qohort.statistics import iqm
-from qohort.training import members_of, train
-from qohort.tuning import tune
-from qohort.tuning_config import check_settings, check_space
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (
@@ -54,7 +54,7 @@ BASE = (
 @pytest.fixture(autouse=True)
 def experiments(tmp_path, monkeypatch):
     """Where experiment files go."""
-    monkeypatch.setattr(qohort.tuning, "EXPERIMENTS", tmp_path / "experiment")
+    monkeypatch.setattr(qohort.experiments.tuning, "EXPERIMENTS", tmp_path / "experiment")
     return tmp_path / "experiment"
 
 
@@ -62,14 +62,14 @@ def experiments(tmp_path, monkeypatch):
 def cohorts(monkeypatch):
     """What is trained: of each cohort its budget, and seed, learning rate and γ of its members."""
     seen = []
-    really = qohort.training.train_cohort
+    really = qohort.runs.training.train_cohort
 
     def listen(members, step):
         configs = [member.config for member in members]
         seen.append((configs[0].budget, [(one.seed, one.optimizer["lr"], one.gamma) for one in configs]))
         really(members, step)
 
-    monkeypatch.setattr(qohort.training, "train_cohort", listen)
+    monkeypatch.setattr(qohort.runs.training, "train_cohort", listen)
     return seen
 
 
@@ -211,7 +211,7 @@ TWICE = ("trials=4", "parallel=2")  # two batches
 def undisturbed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qohort.tuning, "EXPERIMENTS", directory / "experiment")
+        patch.setattr(qohort.experiments.tuning, "EXPERIMENTS", directory / "experiment")
         go(directory, *TWICE)
     return trials_of(directory), fingerprints(directory)
 
@@ -221,7 +221,7 @@ POINTS = [
     pytest.param(optuna.Study, "tell", 2, marks=pytest.mark.slow),
     pytest.param(optuna.Study, "add_trial", 4, marks=pytest.mark.slow),
     pytest.param(optuna.Trial, "report", 2, marks=pytest.mark.slow),
-    pytest.param(qohort.tuning, "write_atomically", 1, marks=pytest.mark.slow),
+    pytest.param(qohort.experiments.tuning, "write_atomically", 1, marks=pytest.mark.slow),
 ]
 
 
@@ -278,8 +278,8 @@ def pretended(monkeypatch):
             config = SimpleNamespace(seed=0)
             return [[SimpleNamespace(directory=one, config=config)] * 2 for one in directories]
 
-        monkeypatch.setattr(qohort.tuning.Tuning, "train", members)
-        monkeypatch.setattr(qohort.tuning.Tuning, "refuse", lambda *_: False)
+        monkeypatch.setattr(qohort.experiments.tuning.Tuning, "train", members)
+        monkeypatch.setattr(qohort.experiments.tuning.Tuning, "refuse", lambda *_: False)
 
     return pretend
 
@@ -353,9 +353,11 @@ def test_no_winner_where_all_fail(tmp_path, experiments):
 
 
 def test_no_number_where_a_reporting_run_fails(tmp_path, experiments, capsys, monkeypatch):
-    really = qohort.tuning.reasons
+    really = qohort.experiments.tuning.reasons
     failing = {3: ["seed 1: diverged"]}
-    monkeypatch.setattr(qohort.tuning, "reasons", lambda members: failing.get(len(members)) or really(members))
+    monkeypatch.setattr(
+        qohort.experiments.tuning, "reasons", lambda members: failing.get(len(members)) or really(members)
+    )
     with pytest.raises(RunsFailed, match="1 of 3 runs of the winner failed: seed 1: diverged"):
         go(tmp_path, "rungs=[120]", "trials=2")
     assert "best" not in capsys.readouterr().out
@@ -450,7 +452,7 @@ def test_bad_input(text, told, tmp_path, monkeypatch):
     def refuse(*_):
         pytest.fail("training began")
 
-    monkeypatch.setattr(qohort.training, "train_cohort", refuse)
+    monkeypatch.setattr(qohort.runs.training, "train_cohort", refuse)
     with pytest.raises(ConfigError) as raised:
         go(tmp_path / "outputs", text)
     assert told in str(raised.value)
@@ -488,7 +490,7 @@ def test_kept_studies(study):
 
 
 def test_a_missing_optuna_is_told(monkeypatch):
-    monkeypatch.setattr(qohort.tuning_config.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(qohort.experiments.tuning_config.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'qohort\[tune\]'"):
         check_settings(compose("tune", *BASE, SPACE))
 

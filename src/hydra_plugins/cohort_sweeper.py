@@ -1,4 +1,4 @@
-"""Hydra's way into `qohort.sweep`: the sweeper of `conf/train.yaml`. Hydra imports it at every start: it is thin."""
+"""Hydra's way into `qohort.experiments.sweep`: the sweeper of `conf/train.yaml`. Hydra imports it at every start: it is thin."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class CohortSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, say what will be done, and do it."""
-        from qohort.ablation import asked, fold_ablation
-        from qohort.sweep import fold, launch, sweep_name
+        from qohort.experiments.ablation import asked, fold_ablation
+        from qohort.experiments.sweep import fold, launch, sweep_name
 
         assert self.hydra_context is not None
         assert self.config is not None

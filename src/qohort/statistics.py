@@ -22,12 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
 Strata = Sequence[Array]
 """The scores of an arm: `[..., n]` for each environment."""
+
+
 Statistic = Callable[[Strata], Array]
 """From arrays `[..., n]` to `[...]`."""
 
+
 RESAMPLES = 2000
+
+
 CONFIDENCE = 0.95
 
 

@@ -55,13 +55,13 @@ phys2d/CartPole-v1 tabular/Blackjack-v0 GymV21Environment-v0 CartPole-v1/x ../Ca
 """)
 
 TARGETS = _words("""
-qohort.networks.MLP qohort.networks.Linear qohort.networks.Table qohort.networks.LayerNorm qohort.networks.Features
-qohort.networks qohort qohort.nope.X nope.X MLP . .. a..b .MLP qohort.networks. qohort.networks.MLP.forward
-qohort.td_loss.Greedy qohort.td_loss.Squared qohort.td_loss.Bootstrap qohort.td_loss.Head qohort.update.NoTarget
-qohort.update.HardTarget qohort.update.PolyakTarget qohort.replay.UniformReplay qohort.replay.NewestTransition
-qohort.exploration.Constant qohort.exploration.Linear qohort.exploration.Multiplicative
-qohort.exploration.EpsilonGreedy qohort.exploration.Boltzmann qohort.optimizer.MemberAdam qohort.tracking.WandbSink
-qohort.tracking.LightningSink torch.optim.Adam torch.optim.SGD torch.optim.LBFGS torch.optim.SparseAdam
+qohort.networks.vectors.MLP qohort.networks.vectors.Linear qohort.networks.vectors.Table qohort.networks.layers.LayerNorm qohort.networks.layers.Features
+qohort.networks qohort qohort.nope.X nope.X MLP . .. a..b .MLP qohort.networks. qohort.networks.vectors.MLP.forward
+qohort.td_loss.Greedy qohort.td_loss.Squared qohort.td_loss.Bootstrap qohort.td_loss.Head qohort.agent.target_networks.NoTarget
+qohort.agent.target_networks.HardTarget qohort.agent.target_networks.PolyakTarget qohort.replay.ring.UniformReplay qohort.replay.newest.NewestTransition
+qohort.cohort.schedules.Constant qohort.cohort.schedules.Linear qohort.cohort.schedules.Multiplicative
+qohort.agent.exploration.EpsilonGreedy qohort.agent.exploration.Boltzmann qohort.agent.optimizers.MemberAdam qohort.runs.loggers.WandbSink
+qohort.runs.loggers.LightningSink torch.optim.Adam torch.optim.SGD torch.optim.LBFGS torch.optim.SparseAdam
 torch.optim.Rprop torch.optim.ASGD torch.optim.Adadelta torch.optim.Adagrad torch.optim.NAdam torch.optim.RAdam
 torch.optim.Adamax torch.optim.Adafactor torch.optim.Muon torch.optim.Optimizer torch.optim torch.nn.Linear
 torch.nn.Identity torch.nn.Module torch.nn.Sequential torch.tensor torch.Tensor builtins.dict builtins.list
@@ -80,7 +80,7 @@ hydra.sweeper.max_members=a hydra.sweeper.max_members=null hydra.sweeper.max_mem
 hydra.sweeper.foldable=null hydra.sweeper.foldable=[gamma] hydra.sweeper.foldable=gamma hydra.sweeper.foldable=[seed]
 hydra.sweeper.foldable=[1] hydra.sweeper.params={seed:3} hydra.sweeper.params.seed=3 hydra.sweeper.params=1
 hydra.sweeper.params={nope:1} hydra.sweeper.params=[1] +hydra.sweeper.params.gamma='0.5,0.7'
-hydra.sweeper._target_=nope.X hydra.sweeper._target_=qohort.networks.MLP hydra.mode=RUN hydra.mode=MULTIRUN
+hydra.sweeper._target_=nope.X hydra.sweeper._target_=qohort.networks.vectors.MLP hydra.mode=RUN hydra.mode=MULTIRUN
 hydra.mode=x hydra.searchpath=[nope] hydra.searchpath=[file:///nope] hydra.searchpath=1 hydra.searchpath=[pkg://nope]
 hydra.callbacks.x.y=1 +hydra.callbacks.x._target_=nope.X hydra.nope=1 +hydra.nope=1 hydra=1 hydra.runtime.cwd=x
 hydra.job_logging=null hydra/job_logging=nope hydra/job_logging=none hydra/job_logging=default

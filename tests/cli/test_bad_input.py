@@ -23,8 +23,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-import qohort.training
-from qohort.config import check_config
+import qohort.runs.training
+from qohort.config.members import check_config
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -213,9 +213,13 @@ TARGETS = [
     ("network._target_=qohort.networks", "network._target_=qohort.networks", "a class or function"),
     ("network._target_=math.pi", "network._target_=math.pi", "a class or function"),
     ("network._target_=builtins.eval", "network._target_=builtins.eval", "observation_space and actions and atoms"),
-    ("network._target_=qohort.replay.UniformReplay", "UniformReplay", "torch.nn.Module"),
-    ("replay._target_=qohort.networks.MLP", "replay._target_=qohort.networks.MLP", "a qohort.replay.Replay"),
-    ("head._target_=builtins.dict", "head._target_=builtins.dict", "qohort.heads.Head"),
+    ("network._target_=qohort.replay.ring.UniformReplay", "UniformReplay", "torch.nn.Module"),
+    (
+        "replay._target_=qohort.networks.vectors.MLP",
+        "replay._target_=qohort.networks.vectors.MLP",
+        "a qohort.replay.base.Replay",
+    ),
+    ("head._target_=builtins.dict", "head._target_=builtins.dict", "qohort.agent.heads.Head"),
     ("optimizer._target_=torch.nn.Linear", "optimizer._target_=torch.nn.Linear", "torch.optim.Optimizer"),
     ("~network._target_", "network={hidden:", "a group of keys with a _target_"),
     ("'env.wrappers=[{_target_:gymnasium.wrappers.Nope}]'", "env.wrappers[0]._target_=gymnasium.wrappers.Nope"),
@@ -300,7 +304,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         pytest.fail("training began")
 
-    monkeypatch.setattr(qohort.training, "train_cohort", refuse)
+    monkeypatch.setattr(qohort.runs.training, "train_cohort", refuse)
 
 
 @pytest.fixture
@@ -438,7 +442,7 @@ finally:
 )
 def test_right_command_lines_are_taken(run: Run, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     taken: list[DictConfig] = []
-    monkeypatch.setattr(qohort.training, "train", taken.append)
+    monkeypatch.setattr(qohort.runs.training, "train", taken.append)
     ended = run(line)
     assert (ended.code, ended.err) == (0, "")
     assert len(taken) == 1
@@ -447,7 +451,7 @@ def test_right_command_lines_are_taken(run: Run, monkeypatch: pytest.MonkeyPatch
 
 def test_a_sweep_runs_every_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[DictConfig] = []
-    monkeypatch.setattr(qohort.training, "train", taken.append)
+    monkeypatch.setattr(qohort.runs.training, "train", taken.append)
     ended = run("-m 'seed=range(0,2)' gamma=0.9,0.99 hydra/sweeper=basic")
     assert (ended.code, ended.err) == (0, "")
     assert [(one.seed, one.gamma) for one in taken] == [(0, 0.9), (0, 0.99), (1, 0.9), (1, 0.99)]
@@ -462,7 +466,7 @@ def test_a_sweep_runs_every_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("sweeper", ["cohort", "basic"])
 def test_a_sweep_may_refer_to_hydras_node(run: Run, monkeypatch: pytest.MonkeyPatch, sweeper: str) -> None:
     taken: list[DictConfig] = []
-    monkeypatch.setattr(qohort.training, "train", lambda config: taken.append(check_config(config)[0]))
+    monkeypatch.setattr(qohort.runs.training, "train", lambda config: taken.append(check_config(config)[0]))
     where = "'output_dir=${hydra:runtime.cwd}/${hydra:runtime.choices.env}' hydra.sweep.dir=."
     ended = run(f"-m env=cartpole,acrobot seed=1 {where} hydra/sweeper={sweeper}")
     assert (ended.code, ended.err) == (0, "")
@@ -488,6 +492,6 @@ def test_a_crash_is_not_taken_for_a_mistake(run: Run, monkeypatch: pytest.Monkey
     def crash(config: DictConfig) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(qohort.training, "train", crash)
+    monkeypatch.setattr(qohort.runs.training, "train", crash)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run("seed=3")

@@ -15,11 +15,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from qohort.checkpoint import load
-from qohort.cohort import CohortNetwork, member_seed
-from qohort.networks import SparseMLP
-from qohort.playing import load_config, load_member, summary
-from qohort.run_directory import RunDirectory
+from qohort.cohort.program import CohortNetwork
+from qohort.cohort.streams import member_seed
+from qohort.networks.vectors import SparseMLP
+from qohort.runs.checkpoints import load
+from qohort.runs.directory import RunDirectory
+from qohort.runs.evaluating import load_config, load_member, summary
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BLIND = """

@@ -21,7 +21,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from mutations import BASE, CONF, Case, case
 
-import qohort.training
+import qohort.runs.training
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TELLS_ONLY = ("--cfg", "--help", "--hydra-help", "--info", "--version", "-h", "-c", "--shell-completion", "-sc")
@@ -52,7 +52,7 @@ class Ended:
 def warm_up() -> None:
     """What every command line would import or make, made once."""
     assert matplotlib.pyplot
-    assert qohort.training
+    assert qohort.runs.training
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", BASE)
 

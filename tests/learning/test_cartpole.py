@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from qohort.composition import CONFIG_DIRECTORY
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.runs.training import train
 from qohort.statistics import iqm
-from qohort.training import train
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.playing import load_config, load_member
-from qohort.run_directory import RunDirectory
-from qohort.training import train
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.runs.directory import RunDirectory
+from qohort.runs.evaluating import load_config, load_member
+from qohort.runs.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference as ref

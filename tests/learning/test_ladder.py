@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from qohort.checkpoint import load
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.training import train
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.runs.checkpoints import load
+from qohort.runs.training import train
 
 
 def settings(experiment: str, *overrides: str) -> DictConfig:

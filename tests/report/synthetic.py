@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from qohort.report.report.report import plan_runs
 
-from qohort.ablation import read_ablation
-from qohort.composition import CONFIG_DIRECTORY
-from qohort.report import plan_runs
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.experiments.ablation import read_ablation
 from qohort.report.scores import PlannedRun
-from qohort.run_directory import area_under_curve, cpu_name
+from qohort.runs.directory import area_under_curve
+from qohort.runs.manifest import cpu_name
 
 MANIFEST = {
     "command": ["train.py", "-m", "ablation=synthetic"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qohort.errors import RunsFailed
+from qohort.config.errors import RunsFailed
 from qohort.report.verification import Verdict, changes, draw_rows, judge, rank
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qohort.ablation import Ablation, Arm
+from qohort.experiments.ablation import Ablation, Arm
 from qohort.report.scores import SCORES, Scores
 from qohort.statistics import (
     Array,
@@ -25,6 +25,8 @@ from qohort.statistics import (
 )
 
 ACROSS = "all environments"
+
+
 AGGREGATES = {"IQM": interquartile_mean, "median": median, "mean": mean, "optimality gap": optimality_gap}
 
 

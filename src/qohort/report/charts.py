@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from qohort.ablation import Ablation
+from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
 from qohort.report.figures import Chart, Forest, Pair
 from qohort.report.scores import Scores

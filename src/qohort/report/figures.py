@@ -16,13 +16,17 @@ import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qohort.learning_curve import BLUE, ORANGE
 from qohort.report.analysis import Curve
+from qohort.runs.learning_curve import BLUE, ORANGE
 from qohort.statistics import Estimate
 
 GREY = "#595959"
+
+
 WIDE, NARROW = 7.0, 3.7
 """Inches."""
+
+
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,

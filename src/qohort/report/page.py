@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qohort.ablation import Ablation, Arm, config_difference, flat
-from qohort.checking import show
-from qohort.config import experiment_tree
+from qohort.config.identity import experiment_tree
+from qohort.config.messages import show
+from qohort.experiments.ablation import Ablation, Arm, config_difference, flat
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.tables import FEWEST, Table
-from qohort.run_directory import HISTORY
+from qohort.runs.manifest import HISTORY
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qohort.ablation import Ablation, Arm
-from qohort.config import TrainConfig, config_hash
-from qohort.run_directory import RunDirectory
+from qohort.config.identity import config_hash
+from qohort.config.schema import TrainConfig
+from qohort.experiments.ablation import Ablation, Arm
+from qohort.runs.directory import RunDirectory
 from qohort.statistics import Array
 
 SCORES = ("final", "last", "auc", "best")

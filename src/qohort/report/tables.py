@@ -7,13 +7,14 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qohort.ablation import Ablation
+from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, AGGREGATES, ArmSummary, Place
 from qohort.report.scores import SCORES
 from qohort.statistics import Estimate
 
 FEWEST = 5
 """With fewer runs than this nothing is told apart: their intervals are too narrow."""
+
 
 NOTHING = "–"
 """Where there is no number."""
@@ -173,6 +174,8 @@ def markdown(table: Table) -> str:
 
 
 GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "λ": "lambda", "τ": "tau"}
+
+
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

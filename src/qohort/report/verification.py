@@ -17,12 +17,16 @@ import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from qohort.ablation import flat
-from qohort.checking import PositiveInt, Range, build_config, show
-from qohort.config import TrainConfig, config_hash, config_tree
-from qohort.errors import ConfigError, RunsFailed
-from qohort.run_directory import HISTORY, RunDirectory
-from qohort.training import train
+from qohort.config.annotations import PositiveInt, Range
+from qohort.config.checks import build_config
+from qohort.config.errors import ConfigError, RunsFailed
+from qohort.config.identity import config_hash, config_tree
+from qohort.config.messages import show
+from qohort.config.schema import TrainConfig
+from qohort.experiments.ablation import flat
+from qohort.runs.directory import RunDirectory
+from qohort.runs.manifest import HISTORY
+from qohort.runs.training import train
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""Hydra entry points that tell a mistake in one line on stderr, with exit code 2 and no traceback.
+
+What Hydra would say in its own words, or after it has written something, is looked for before it runs: choices of
+groups, and every job of a sweep. What it refuses nevertheless is explained afterwards.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import subprocess
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from qohort.cli.jobs import jobs_of
+from qohort.config.composition import CONFIG_DIRECTORY, Sources, parser_of, without_hydra
+from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.config.members import check_config
+from qohort.config.mistakes import explain, plain
+from qohort.config.overrides import check_choices, parse_override
+from qohort.config.paths import check_output
+from qohort.config.schema import TrainConfig
+from qohort.runs.interruption import STOP
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
+
+
+def _check_run(config: DictConfig) -> TrainConfig:
+    """Check a training run without a look at its environment."""
+    first = check_config(config)[0]
+    check_output(first)
+    return first
+
+
+def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
+    """Check the training jobs of a sweep before the first one starts, their environments included."""
+    from qohort.runs.training import check_accelerator, check_environment
+
+    # Jobs that differ in other things only are checked once.
+    alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}
+    for first in alike.values():
+        check_accelerator(first)
+        check_environment(first)
+
+
+# The files in conf/hydra/launcher have the names of the plugins' own settings, on purpose.
+warnings.filterwarnings("ignore", message="(?s).*is validated against ConfigStore schema.*")
+
+
+CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_run}
+"""What a primary configuration is checked by before its task imports anything slow."""
+
+
+JOB_CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_jobs}
+"""What the jobs of a sweep are checked by before the first one starts, given what `CHECKS` made of each."""
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a script's main function from a task that takes the composed configuration.
+
+    Args:
+        config_name: The primary configuration, a file in `conf/`.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and what it raises is told here
+            warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a search path that is not there
+            ended: list[Exception] = []
+            process, started, sweeping = os.getpid(), False, False
+
+            @functools.wraps(task)
+            def run(config: DictConfig) -> Any:
+                # Hydra would announce an error of its job in a line of its own: take it past Hydra.
+                nonlocal started
+                try:
+                    started = True
+                    if os.getpid() != process:  # a launcher's worker, which may have been started elsewhere
+                        os.chdir(HydraConfig.get().runtime.cwd)
+                    CHECKS.get(config_name, _nothing)(config)
+                    return task(config)
+                except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
+                    if isinstance(error, Interrupted):
+                        _leave_to_slurm()
+                    if os.getpid() != process or sweeping:  # the sweep tells what became of its jobs
+                        raise
+                    ended.append(error)
+                    return None
+
+            try:
+                arguments = _read_options()
+                sweeping = bool(arguments.multirun)
+                sources = Sources.of(arguments, config_name)
+                if sources and not arguments.shell_completion:
+                    _check_overrides(arguments, sources, config_name)
+                try:
+                    hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(run)()
+                except (Interrupted, SweepFailed) as error:
+                    _end(error)
+                except Exception as error:
+                    if started:
+                        raise
+                    raise explain(error, arguments.overrides, sources, sweeping) from error
+            except ConfigError as error:
+                fail(str(error))
+            if ended:
+                _end(ended[0])
+
+        return main
+
+    return decorate
+
+
+def _nothing(_: Any, /) -> Any:
+    """No check."""
+
+
+def _leave_to_slurm() -> None:
+    """End an interrupted job of submitit's on SLURM without a result, which the sweep would take for its end.
+
+    Submitit's own handler queues the job again where its time was up; where SLURM wants the node back, it does.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        try:
+            STOP.hand_on()
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0:
+                raise
+            # `scontrol requeue` was itself ended by the requeueing, as a process of this job
+        sys.exit(INTERRUPTED)
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line."""
+    print(f"qohort: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+def _end(error: Exception) -> NoReturn:
+    """End the program with what a task, or a sweep, ended with."""
+    if isinstance(error, SweepFailed | Interrupted | RunsFailed):
+        print(f"qohort: {error}", file=sys.stderr)
+        sys.exit(INTERRUPTED if isinstance(error, Interrupted) else FAILED)
+    fail(str(error) if isinstance(error, ConfigError) else plain(str(error)))
+
+
+def _read_options() -> Namespace:
+    """Let Hydra's own parser look at the command line first, and tell what it refuses in one line."""
+    parser = get_args_parser()
+
+    def error(message: str) -> NoReturn:
+        if re.fullmatch(r"unrecognized arguments:( [^-]\S*=.*)+", message):
+            raise ConfigError(f"{message}; write options such as -m before all settings, not between them")
+        words = "settings are given as key=value, and --help lists the options"
+        if unknown := re.match(r"unrecognized arguments: (--?([\w./-]+))", message):
+            options = [one for one in parser._option_string_actions if one.startswith("--")]
+            close = difflib.get_close_matches(unknown[1], options, n=3)
+            words = (f"did you mean {' or '.join(close)}? " if close else "") + words
+        raise ConfigError(f"{message}; {words}")
+
+    parser.error = error  # type: ignore[method-assign]
+    arguments = parser.parse_args()
+    modes = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(arguments, name)]
+    if len(modes) > 1:
+        error(f"--{modes[0]} and --{modes[1]} exclude each other")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        error("--resolve needs --cfg or --help")
+    if arguments.experimental_rerun and not Path(arguments.experimental_rerun).exists():
+        error(f"--experimental-rerun {arguments.experimental_rerun}: there is no such file")
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        error(f"--config-dir {arguments.config_dir}: there is no such directory")
+    return arguments
+
+
+def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -> None:
+    """Check the command line's overrides before Hydra runs: their choices, and all jobs of a sweep.
+
+    Raises:
+        ConfigError: At the first mistake.
+    """
+    with parser_of(sources) as parser:
+        parse = functools.cache(functools.partial(parse_override, parser))
+        overrides = [parse(text) for text in arguments.overrides]
+        if arguments.multirun:
+            jobs = list(jobs_of(arguments.overrides, parse, sources.searchpath))
+            compose: Callable[[Sequence[str]], DictConfig] = sources.composer()
+        else:
+            check_choices(overrides, sources)
+            # With these Hydra writes before the task starts and could check.
+            writes = any(one.key_or_group in ("hydra.output_subdir", "hydra.run.dir") for one in overrides)
+            jobs = [arguments.overrides] if writes and not (arguments.cfg or arguments.info) else []
+            compose = sources.compose
+        configs = []
+        for job in jobs:
+            check_choices([parse(text) for text in job], sources)
+            try:
+                configs.append(compose(job))
+            except Exception as error:
+                raise explain(error, job, sources, arguments.multirun) from error
+    checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
+    if checked:  # the check of jobs imports torch
+        JOB_CHECKS.get(config_name, _nothing)(checked)

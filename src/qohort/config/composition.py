@@ -1,0 +1,144 @@
+"""Where configurations come from, and composing them: the many jobs of a sweep that choose the same files once."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG_DIRECTORY = Path(__file__).parents[3] / "conf"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a command line's configuration comes from.
+
+    Attributes:
+        name: The primary configuration.
+        directory: Where it lies.
+        added: The directory of `--config-dir`, which comes after it.
+    """
+
+    name: str
+    directory: Path = CONFIG_DIRECTORY
+    added: Path | None = None
+
+    @classmethod
+    def of(cls, arguments: Namespace, config_name: str) -> Sources | None:
+        """The sources that the options name; None for what only Hydra can find, or miss."""
+        own = arguments.config_path
+        directory = Path(sys.argv[0]).parent.absolute() / own if own else CONFIG_DIRECTORY
+        added = Path(arguments.config_dir).absolute() if arguments.config_dir else None
+        sources = cls((arguments.config_name or config_name).removesuffix(".yaml"), directory, added)
+        return sources if (directory / f"{sources.name}.yaml").is_file() else None
+
+    @property
+    def directories(self) -> list[Path]:
+        """The directories, the first one first."""
+        return [self.directory, *([self.added] if self.added else [])]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration with these overrides and Hydra's node, within `parser_of`."""
+        return hydra.compose(self.name, [*overrides, *self.searchpath], return_hydra_config=True)
+
+    def composer(self) -> Callable[[Sequence[str]], DictConfig]:
+        """The same for many, within `parser_of`."""
+        composer = Composer(GlobalHydra.instance().config_loader(), self.name)
+        return lambda overrides: composer([*overrides, *self.searchpath])
+
+    @property
+    def searchpath(self) -> list[str]:
+        """The override that tells Hydra of the added directory; none where there is none."""
+        return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
+
+
+def groups_of(sources: Sources) -> dict[str, Any]:
+    """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
+    try:
+        primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
+        listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
+        return {str(group): choice for entry in listed for group, choice in entry.items()}
+    except Exception:  # Hydra tells what is wrong with the file
+        return {}
+
+
+def options_of(group: str, sources: Sources) -> list[str]:
+    """What can be chosen of a group."""
+    found = {path.relative_to(one / group) for one in sources.directories for path in (one / group).rglob("*.yaml")}
+    return sorted(path.with_suffix("").as_posix() for path in found)
+
+
+@contextmanager
+def parser_of(sources: Sources) -> Iterator[OverridesParser]:
+    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called, also from within a task."""
+    running = get_gh_backup()
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(sources.directory), version_base="1.3"):
+            yield OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    finally:
+        restore_gh_from_backup(running)
+
+
+class Composer:
+    """Composes configurations of one primary configuration, as `hydra.compose` does, but hundreds of them quickly.
+
+    Hydra reads every file again for each configuration. It then sets the keys that overrides name; so for jobs
+    that choose alike of the groups, the keys alone need to be set again.
+
+    Args:
+        loader: Hydra's.
+        config_name: The primary configuration.
+        master: The configuration of the sweep: its own overrides come first, and what it has resolved stays so.
+    """
+
+    def __init__(self, loader: ConfigLoader, config_name: str, master: DictConfig | None = None) -> None:
+        self._loader, self._config_name, self._master = loader, config_name, master
+        self._always: list[str] = [] if master is None else list(master.hydra.overrides.hydra)
+        parser = OverridesParser.create(config_loader=loader)
+        self._parse = cache(lambda text: parser.parse_overrides([text])[0])
+        self._is_group = cache(lambda key: bool(loader.get_group_options(key)))
+        self._load = cache(self._loaded)
+
+    def __call__(self, texts: Sequence[str]) -> DictConfig:
+        """The configuration with these overrides, with Hydra's own node."""
+        overrides: list[Override] = [self._parse(text) for text in (*self._always, *texts)]
+        chosen = tuple(str(one.input_line) for one in overrides if self._chooses(one))
+        config = self._load(chosen).copy()
+        ConfigLoaderImpl._apply_overrides_to_config([one for one in overrides if not self._chooses(one)], config)
+        if self._master is not None:
+            OmegaConf.copy_cache(from_config=self._master, to_config=config)
+        return config
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether an override chooses among files, for Hydra; `hydra.searchpath` says where they are."""
+        key = override.key_or_group
+        return key == "hydra.searchpath" or (self._is_group(key) and not isinstance(override.value(), dict))
+
+    def _loaded(self, chosen: tuple[str, ...]) -> DictConfig:
+        config: DictConfig = self._loader.load_configuration(
+            self._config_name, list(chosen), run_mode=RunMode.RUN, from_shell=False
+        )
+        return config
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A job's own configuration, in which references to Hydra's node (`${hydra:...}`) work as in the job."""
+    HydraConfig.instance().set_config(config)
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

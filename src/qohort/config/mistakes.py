@@ -1,0 +1,197 @@
+"""What was wrong where Hydra refused overrides, in one line that says what would be right."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qohort.config.checks import HYDRA_KEYS, locate
+from qohort.config.composition import Sources, groups_of, options_of, parser_of
+from qohort.config.errors import ConfigError
+from qohort.config.messages import nearest, show
+from qohort.config.overrides import parse_override
+
+
+def explain(error: BaseException, texts: Sequence[str], sources: Sources | None, sweeping: bool = False) -> ConfigError:
+    """What was wrong where Hydra refused overrides.
+
+    Args:
+        error: What it raised.
+        texts: The overrides.
+        sources: Where the configuration comes from.
+        sweeping: Whether several values are meant as a sweep.
+    """
+    cause = _cause(error)
+    if isinstance(cause, ConfigError):
+        return cause
+    if isinstance(cause, MissingConfigException) and cause.options:
+        group, _, choice = str(cause.missing_cfg_file).rpartition("/")
+        return ConfigError(f"{group}={choice} is not one of the choices: {nearest(choice, cause.options)}")
+    if isinstance(cause, OSError) and cause.errno is not None:  # OmegaConf raises some without, for files
+        return ConfigError(f"hydra.run.dir or hydra.sweep.dir cannot be made: {cause}")
+    return ConfigError((sources and _first_mistake(texts, sources, sweeping)) or _told_by_hydra(error, cause, sources))
+
+
+def _first_mistake(texts: Sequence[str], sources: Sources, sweeping: bool) -> str:
+    """The first mistake that can be seen in overrides beside the configuration without them; empty for none."""
+    try:
+        with parser_of(sources) as parser:
+            overrides = [parse_override(parser, text) for text in texts]
+            groups = groups_of(sources)
+            chosen = [one for one in overrides if _is_choice(one, groups) and not one.is_sweep_override()]
+            config = sources.compose([str(one.input_line) for one in chosen])
+    except Exception:  # composing was what went wrong
+        return ""
+    others = [one for one in overrides if one not in chosen and not (sweeping and one.is_sweep_override())]
+    return next(filter(None, (_mistake(one, config, groups, sources) for one in others)), "")
+
+
+def _is_choice(override: Override, groups: Mapping[str, Any]) -> bool:
+    """Whether an override chooses of a group."""
+    return override.key_or_group in groups or "/" in override.key_or_group
+
+
+def _told_by_hydra(error: BaseException, cause: BaseException, sources: Sources | None) -> str:
+    """The message of Hydra, with the override or the file that it is about, where it does not say."""
+    text = plain(str(cause))
+    about = re.match("Error merging override (.+)", str(error))
+    if about and about[1].partition("=")[0] not in text:
+        return f"{about[1]} does not fit: {text}"
+    if ".yaml" in text:
+        return text
+    for path in (path for one in (sources.directories if sources else ()) for path in sorted(one.rglob("*.yaml"))):
+        try:
+            OmegaConf.load(path)
+        except Exception as damage:
+            if plain(str(damage)) == text:
+                return f"{path} cannot be read: {text}"
+    return text
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a chain that says what was wrong."""
+    seen = error
+    while isinstance(seen.__cause__, HydraException | OmegaConfBaseException | ConfigError):
+        seen = seen.__cause__
+    return seen
+
+
+def plain(text: str) -> str:
+    """Hydra's message without its words for Hydra's users."""
+    text = re.split(r"Config search path|full_key|To append|Set the env|See https|object_type|set env var", text)[0]
+    return " ".join(re.sub(r"^In '[^']*': ", "", text).split()).rstrip(",")
+
+
+def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], sources: Sources) -> str:
+    """What is wrong with an override of a configuration; empty for nothing that can be seen."""
+    line, key = str(override.input_line), override.key_or_group
+    node, known = _walk(config, key)
+    adds = override.is_add() or override.is_force_add()
+    if override.is_sweep_override():
+        several = isinstance(node, ListConfig) or isinstance(groups.get(key), ListConfig)
+        return f"{line} is a sweep: add -m to run each" + (f", or write {key}=[...] for a list" if several else "")
+    if known != key:
+        return "" if adds else _unknown_key(override, known, node, config, sources)
+    value: Any = override.value()
+    if override.is_delete():
+        if _content(node) is None and value is None:
+            return f"{line} takes away what is null already: leave it out"
+        return "" if value is None else f"{line} does not fit: {key} is {show(_content(node))}"
+    if override.is_add() and not isinstance(value, dict | list):
+        return f"{line} adds what is there already: write {key}=VALUE without the +"
+    if isinstance(node, DictConfig) and not isinstance(value, dict):
+        return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
+    if isinstance(node, ListConfig) and isinstance(value, dict):
+        return f"{line} does not fit: {key} must be as {show(_content(node))}"
+    if isinstance(node, DictConfig) and not adds and (new := [name for name in value if name not in set(node)]):
+        return f"{line} does not fit: {key} has no {new[0]}; write +{key}={{{new[0]}:VALUE}} to add it"
+    return ""
+
+
+def _content(node: Any) -> Any:
+    """A node's value, in plain containers."""
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node)
+    return node._value() if isinstance(node, Node) else node
+
+
+def _walk(config: DictConfig, key: str) -> tuple[Any, str]:
+    """The node that a key leads to, and the part of the key that exists."""
+    node: Any = config
+    parts = key.replace("[", ".").replace("]", "").split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, DictConfig) and part in set(node):  # `in` the node alone overlooks what has no value yet
+            node = node._get_node(part)
+        else:
+            return node, ".".join(parts[:depth])
+    return node, key
+
+
+def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, sources: Sources) -> str:
+    """An unknown key, with the nearest right ones.
+
+    Args:
+        override: The override.
+        known: The part of its key that exists.
+        node: The node there.
+        config: The whole configuration.
+        sources: Where it comes from.
+    """
+    line, key = str(override.input_line).lstrip("+~"), override.key_or_group
+    prefix = f"{known}." if known else ""
+    word = key[len(prefix) :].split(".")[0]
+    if not isinstance(node, DictConfig):
+        return f"unknown key {line}: {known} is {show(_content(node))}, in which there is no {word}"
+    if elsewhere := [path for path in _paths(config) if path.endswith(f".{key}")]:
+        return f"unknown key {line}: did you mean {' or '.join(elsewhere[:3])}?"
+    if known and "." not in known and word in options_of(known, sources):
+        return f"unknown key {line}: {known}={word} is not chosen here"
+    names = {str(name) for name in node if name not in HYDRA_KEYS and name != "hydra"}
+    if override.is_delete() and known and not names:
+        return f"unknown key {line}: there is no {word} in {known} to take away"
+    if "_target_" in node and not known.startswith("hydra."):
+        parameters = inspect.signature(locate(node["_target_"], known)).parameters
+        if word in parameters:
+            return f"{line} is left out by default" + ("" if override.is_delete() else f": write +{line} to give it")
+    elif known and not names:
+        return f"{line} is not there by default: write +{line} to add it"
+    return (
+        f"unknown key {line}: {nearest(word, names, prefix)}"
+        if names
+        else f"unknown key {line}: {known} has no keys, as it is chosen"
+    )
+
+
+def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, but Hydra's own."""
+    for name in node:
+        if name != "hydra":
+            yield f"{prefix}{name}"
+            if isinstance(node._get_node(name), DictConfig):
+                yield from _paths(node._get_node(name), f"{prefix}{name}.")
+
+
+def compose(config_name: str, texts: Sequence[str]) -> DictConfig:
+    """A configuration within a running task, as its own script would have it.
+
+    Args:
+        config_name: The primary configuration, a file in `conf/`.
+        texts: Overrides.
+
+    Raises:
+        ConfigError: If Hydra refuses them.
+    """
+    try:
+        return hydra.compose(config_name, list(texts))
+    except Exception as error:
+        raise explain(error, texts, Sources(config_name)) from error

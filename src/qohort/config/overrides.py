@@ -1,0 +1,85 @@
+"""Reading overrides: what each says, the jobs that a sweep of them makes, and whether what they choose is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import ListConfig
+
+from qohort.config.composition import Sources, groups_of, options_of
+from qohort.config.errors import ConfigError
+from qohort.config.messages import nearest, show
+
+LAUNCHERS = {
+    "joblib": ("joblib", "joblib"),
+    "ray": ("ray", "ray"),
+    "submitit_local": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+}
+"""Of each launcher that is not Hydra's own: its plugin, and our extra that brings it."""
+
+
+def parse_override(parser: OverridesParser, text: str) -> Override:
+    """One override.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not re.match(r"~.|[+]{0,2}[^=+~]+=", text):
+        raise ConfigError(f"{text!r} is not a setting: write key=value")
+    try:
+        override = parser.parse_overrides([text])[0]
+    except HydraException as error:
+        raise ConfigError(
+            f"{text!r} cannot be read: write key=value with no space around =, close every bracket and quote, "
+            "and quote special characters"
+        ) from error
+    if override.package is not None:
+        raise ConfigError(f"{text!r} names a package with @, which is not supported: write {override.key_or_group}=...")
+    return override
+
+
+def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
+    """Check that what is chosen of a group is there.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    defaults = groups_of(sources)
+    for override in overrides:
+        group = override.key_or_group
+        if group == "hydra/launcher":
+            _check_launcher(str(override.value()))
+        options = options_of(group, sources) if group in defaults else []
+        if not options or override.is_sweep_override():
+            continue
+        if override.is_delete():
+            raise ConfigError(
+                f"{override.input_line} takes away what is needed: choose with {group}=NAME among {', '.join(options)}"
+            )
+        if override.is_add():
+            raise ConfigError(f"{override.input_line} adds what is there already: write {group}=NAME without the +")
+        value: Any = override.value()
+        if isinstance(value, list) and len(value) > 1 and not isinstance(defaults[group], ListConfig):
+            names = ",".join(map(str, value))
+            raise ConfigError(f"{group}={show(value)} is a list: choose one, or run each with -m {group}={names}")
+        for choice in value if isinstance(value, list) else [value]:
+            if choice not in options and "${" not in str(choice):
+                raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
+
+
+def _check_launcher(name: str) -> None:
+    """Check that the plugin of a launcher is installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    plugin, extra = LAUNCHERS.get(name, ("", ""))
+    if extra and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        raise ConfigError(f"hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'")

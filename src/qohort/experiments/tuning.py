@@ -1,0 +1,401 @@
+"""Tuning: a trial is a cohort of seeds, trials fold into cohorts, and successive halving over budgets prunes them.
+
+Optuna proposes and keeps the study; every run is one of `scripts/train.py`, in its own directory, so whatever was
+trained once is only read again. What is decided follows from the settings and the runs' results alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError, Interrupted, RunsFailed
+from qohort.config.members import FOLDABLE
+from qohort.config.messages import show
+from qohort.config.mistakes import compose
+from qohort.experiments.experiment_file import override
+from qohort.experiments.search_space import Space, read_space
+from qohort.experiments.sweep import Run, is_number, pack
+from qohort.experiments.tuning_config import (
+    BELONGS_TO_THE_STUDY,
+    Settings,
+    TuneConfig,
+    check_experiment,
+    check_settings,
+    check_space,
+    configs_of,
+    experiment_of,
+    overrides_of,
+)
+from qohort.runs.checkpoints import write_atomically
+from qohort.runs.directory import RunDirectory
+from qohort.runs.interruption import STOP
+from qohort.runs.manifest import command_line
+from qohort.runs.training import Member, finish, members_of, prepare
+from qohort.statistics import in_words, iqm
+
+EXPERIMENTS = CONFIG_DIRECTORY / "experiment"
+
+
+STUDY = "study.db"
+
+
+class Winner(NamedTuple):
+    """The best trial of a study.
+
+    Attributes:
+        trial: Its number.
+        settings: What was searched, as it has it.
+        returns: The last evaluation on each reporting seed.
+    """
+
+    trial: int
+    settings: Settings
+    returns: list[float]
+
+
+def tune(config: DictConfig) -> Winner:
+    """Go on with a study to its end, report its winner on other seeds, and keep it as an experiment file.
+
+    Raises:
+        ConfigError: If the configuration is wrong; nothing was written then.
+        Interrupted: If a signal asked to stop, or another process has a part; the same command goes on.
+        RunsFailed: If every trial failed, or a run of the winner on the reporting seeds did.
+    """
+    settings = check_settings(config)
+    space = read_space(settings.space)
+    check_space(settings, space)
+    directory = RunDirectory(Path(settings.output_dir) / "tuning" / settings.name)
+    if not (directory.path / STUDY).exists():
+        check_target(settings, [])
+    if not directory.lock():
+        raise Interrupted(f"{directory.path} is being tuned by {directory.holder()}: wait for it")
+    try:
+        with STOP:
+            return Tuning(settings, space, open_study(settings, directory.path)).finish()
+    finally:
+        directory.unlock()
+
+
+def open_study(settings: TuneConfig, directory: Path) -> optuna.Study:
+    """The study of these settings, a new one or the one begun before.
+
+    Raises:
+        ConfigError: If there is one of other settings under this name, or an experiment file of other origin.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    begun = json.loads(json.dumps({k: v for k, v in asdict(settings).items() if k not in BELONGS_TO_THE_STUDY}))
+    directory.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{directory / STUDY}")
+    study = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize", load_if_exists=True)
+    before = study.user_attrs.get("settings")
+    if before is None:
+        study.set_user_attr("settings", begun)
+    elif before != begun or list(before["space"]) != list(begun["space"]):
+        other = ", ".join(key for key in begun if before.get(key) != begun[key]) or "space"
+        raise ConfigError(
+            f"name={settings.name} is a study with another {other}: choose another name, or delete {directory}"
+        )
+    check_target(settings, study.user_attrs.get("written", []))
+    return study
+
+
+def check_target(settings: TuneConfig, written: Sequence[str]) -> None:
+    """Check that the experiment file may be written.
+
+    Args:
+        settings: The study's configuration.
+        written: Digests of what the study has written there before.
+
+    Raises:
+        ConfigError: If it may not.
+    """
+    target = EXPERIMENTS / f"{settings.name}.yaml"
+    existing = next(one for one in (target.parent, *target.parent.parents) if one.exists())
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(f"name={settings.name}: {target} cannot be written")
+    if target.exists() and not settings.overwrite and digest(target.read_text()) not in written:
+        raise ConfigError(
+            f"{target} is there already, and not from this study: choose another name, or overwrite=true replaces it"
+        )
+
+
+def digest(text: str) -> str:
+    """What tells texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Tuning:
+    """A study at work.
+
+    Args:
+        settings: Its configuration, checked.
+        space: What is searched.
+        study: Optuna's study.
+    """
+
+    def __init__(self, settings: TuneConfig, space: Space, study: optuna.Study) -> None:
+        self.settings, self.space, self.study = settings, space, study
+
+    def finish(self) -> Winner:
+        """Everything that is left, and the winner; see `tune`."""
+        while batch := self.next_batch():
+            self.finish_batch(batch)
+        best = self.best()
+        if best is None:
+            self.print_trials()
+            raise RunsFailed(f"all {len(self.study.trials)} trials failed: there is no winner")
+        winner = self.report(best)
+        self.print_trials()
+        words = ", ".join(f"{key}={show(value)}" for key, value in winner.settings.items())
+        print(f"best: trial {best.number}, {words}")
+        print(f"on {self.measured(winner.returns)}")
+        self.write_experiment(winner)
+        return winner
+
+    # --- ask ---
+
+    def next_batch(self) -> list[FrozenTrial]:
+        """The trials of the batch that is not finished, or of a new one; none where the study is at its end."""
+        trials: list[FrozenTrial] = self.study.get_trials()
+        first, end = trials[-1].user_attrs["batch"] if trials else (0, 0)
+        if len(trials) == end and all(trial.state.is_finished() for trial in trials):
+            first, end = end, max(end, min(end + self.settings.parallel, self.settings.trials))
+        for number in range(len(trials), end):
+            self.propose(number, (first, end))
+        trials = self.study.get_trials()
+        return trials[first:end]
+
+    def propose(self, number: int, batch: tuple[int, int]) -> None:
+        """Let the sampler propose a trial, and store it.
+
+        It is asked in memory and stored at once, so that a kill leaves no half a proposal; and from a seed of the
+        trial's own, so that what it proposes depends on the trials before alone, not on when a process began.
+        """
+        import optuna
+
+        seed = int(np.random.SeedSequence([self.settings.sampler_seed, number]).generate_state(1)[0])
+        sampler: optuna.samplers.BaseSampler
+        if self.settings.sampler == "tpe":
+            # The liar takes trials without a score for bad ones, which keeps those of a batch apart.
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        else:
+            sampler = optuna.samplers.RandomSampler(seed=seed)
+        asked = optuna.create_study(direction="maximize", sampler=sampler)
+        asked.add_trials(self.study.get_trials())
+        distributions = {key: dimension.distribution() for key, dimension in self.space.items()}
+        params = asked.ask(distributions).params
+        trial = {key: dimension.value(params[key]) for key, dimension in self.space.items()}
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING,
+                params=params,
+                distributions=distributions,
+                user_attrs={"settings": trial, "batch": batch},
+            )
+        )
+
+    # --- train and tell ---
+
+    def finish_batch(self, batch: Sequence[FrozenTrial]) -> None:
+        """Take a batch from rung to rung, and tell the study.
+
+        All of it is gone through again after an interruption: runs that are finished are read, and what was told
+        is not told twice.
+        """
+        from optuna.trial import TrialState
+
+        alive = [trial for trial in batch if not self.refuse(trial)]
+        for rung, budget in enumerate(self.settings.rungs):
+            where = f"trials {batch[0].number} to {batch[-1].number}, rung of {budget:,} env_steps"
+            runs = self.train([trial.user_attrs["settings"] for trial in alive], budget, where)
+            scores: dict[int, float] = {}
+            for trial, members in zip(alive, runs, strict=True):
+                failures = reasons(members)
+                if failures:
+                    self.tell(trial, TrialState.PRUNED, failed=f"at {budget:,}, {failures[0]}")
+                else:
+                    scores[trial.number] = iqm(final_returns(members))
+                    self.note(trial, budget, scores[trial.number])
+            ranked = sorted(
+                (trial for trial in alive if trial.number in scores), key=lambda one: (-scores[one.number], one.number)
+            )
+            if rung == len(self.settings.rungs) - 1:
+                for trial in ranked:
+                    self.tell(trial, TrialState.COMPLETE, scores[trial.number])
+                return
+            kept = -(-len(ranked) // self.settings.reduction)
+            for trial in ranked[kept:]:
+                self.tell(trial, TrialState.PRUNED)
+            alive = sorted(ranked[:kept], key=lambda one: one.number)
+            if not alive:
+                return
+
+    def refuse(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's values do not go together, each by itself being right; it has failed then."""
+        from optuna.trial import TrialState
+
+        try:  # with the least budget, which asks most
+            configs_of(self.settings, trial.user_attrs["settings"], self.settings.rungs[0], [0])
+        except ConfigError as error:
+            self.tell(trial, TrialState.PRUNED, failed=str(error))
+            return True
+        return False
+
+    def train(
+        self, trials: Sequence[Settings], budget: int, where: str, seeds: Sequence[int] = ()
+    ) -> list[list[Member]]:
+        """Train what is not finished of some trials at a budget, in as few cohorts as they fold into.
+
+        Args:
+            trials: Each trial's settings.
+            budget: env_steps of a run.
+            where: What it is, for the user.
+            seeds: The seeds; `tuning_seeds` unless given.
+
+        Returns:
+            Each trial's members, finished or failed.
+
+        Raises:
+            Interrupted: If a signal asked to stop, or another process trains one of them.
+        """
+        seeds = seeds or self.settings.tuning_seeds
+        members = [members_of(configs_of(self.settings, trial, budget, seeds)) for trial in trials]
+        groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+        for trial, some in zip(trials, members, strict=True):
+            if not all(map(is_done, some)):
+                tree = overrides_of(self.settings, trial, budget)
+                numbers = {key: value for key, value in tree.items() if key in FOLDABLE and is_number(value)}
+                shared = tuple(override(key, value) for key, value in tree.items() if key not in numbers)
+                groups[shared].append(Run(tuple(seeds), numbers))
+        cohorts = pack(groups, lambda job: compose("train", job), self.settings.max_members)
+        if cohorts:
+            count = sum(len(cohort.seeds) for cohort in cohorts)
+            print(f"{where}: {_count(count, 'member')} in {_count(len(cohorts), 'cohort')}", flush=True)
+        for cohort in cohorts:
+            finish([member for member in prepare(cohort.config) if not is_done(member)])
+        for member in (one for some in members for one in some):
+            if not is_done(member):
+                raise Interrupted(f"{member.directory.path} is being trained elsewhere: the same command goes on then")
+        return members
+
+    def note(self, trial: FrozenTrial, budget: int, score: float) -> None:
+        """Store a trial's score at a rung, once."""
+        import optuna
+
+        if not trial.state.is_finished() and budget not in trial.intermediate_values:
+            optuna.Trial(self.study, trial._trial_id).report(score, budget)
+
+    def tell(
+        self, trial: FrozenTrial, state: optuna.trial.TrialState, score: float | None = None, failed: str = ""
+    ) -> None:
+        """Tell the study how a trial ended, once.
+
+        A failed one is told as pruned with no score, which the sampler takes for the worst: Optuna's own FAIL would
+        teach it nothing.
+        """
+        import optuna
+
+        if trial.state.is_finished():
+            return
+        if failed:
+            optuna.Trial(self.study, trial._trial_id).set_user_attr("failed", failed)
+        self.study.tell(trial.number, score, state=state)
+
+    # --- report ---
+
+    def best(self) -> FrozenTrial | None:
+        """The trial with the best score at the last rung, the first of equal ones."""
+        complete = [trial for trial in self.study.get_trials() if trial.state.name == "COMPLETE"]
+        return max(complete, key=lambda one: (one.value, -one.number), default=None)
+
+    def print_trials(self) -> None:
+        """A row a trial."""
+        best = self.best()
+        table = Table(title=self.settings.name, title_justify="left")
+        for heading in ("trial", *self.space, *(f"{budget:,}" for budget in self.settings.rungs), ""):
+            table.add_column(heading, justify="right" if heading else "left")
+        for trial in self.study.get_trials():
+            values = (show(value) for value in trial.user_attrs["settings"].values())
+            scores = (trial.intermediate_values.get(budget) for budget in self.settings.rungs)
+            shown = ("" if score is None else f"{score:.1f}" for score in scores)
+            failed = trial.user_attrs.get("failed")
+            remark = f"failed {failed}" if failed else "best" if best and trial.number == best.number else ""
+            table.add_row(str(trial.number), *values, *shown, remark)
+        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
+        print("scores: IQM of the last evaluations on the tuning seeds, by env_steps; too good for a result")
+
+    def report(self, best: FrozenTrial) -> Winner:
+        """Train the winner on the reporting seeds; how it does.
+
+        Raises:
+            RunsFailed: If one of the runs failed.
+        """
+        budget, seeds, trial = self.settings.rungs[-1], self.settings.reporting_seeds, best.user_attrs["settings"]
+        (members,) = self.train([trial], budget, f"trial {best.number} on the reporting seeds", seeds)
+        if failures := reasons(members):
+            raise RunsFailed(f"{len(failures)} of {len(seeds)} runs of the winner failed: {'; '.join(failures)}")
+        return Winner(best.number, trial, final_returns(members))
+
+    def measured(self, returns: Sequence[float]) -> str:
+        """What was measured on the reporting seeds, in words."""
+        where = f"{_count(len(returns), 'other seed')}, at {self.settings.rungs[-1]:,} env_steps"
+        return f"{where}: final return {in_words(returns)}"
+
+    def write_experiment(self, winner: Winner) -> None:
+        """Keep the winner as an experiment file."""
+        name, count = self.settings.name, len(self.study.get_trials())
+        header = [
+            f"The best of {_count(count, 'trial')}; on {self.measured(winner.returns)}",
+            f"Found by: python scripts/{shlex.join(command_line())}",
+            f"python scripts/train.py experiment={name}",
+        ]
+        text = experiment_of(self.settings, winner.settings, header)
+        check_experiment(self.settings, text, winner.settings)
+        target = EXPERIMENTS / f"{name}.yaml"
+        written = self.study.user_attrs.get("written", [])
+        if digest(text) not in written:
+            self.study.set_user_attr("written", [*written, digest(text)])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, text.encode())
+        print(f"written: {os.path.relpath(target)} (python scripts/train.py experiment={name})")
+
+
+def is_done(member: Member) -> bool:
+    """Whether there is nothing left to train."""
+    return member.directory.result() is not None or member.directory.failure() is not None
+
+
+def reasons(members: Sequence[Member]) -> list[str]:
+    """Why members failed."""
+    failures = [(member.config.seed, member.directory.failure()) for member in members]
+    return [f"seed {seed}: {failure['reason']}" for seed, failure in failures if failure is not None]
+
+
+def final_returns(members: Sequence[Member]) -> list[float]:
+    """The last evaluation of each member."""
+    return [float(result["final_return"]) for member in members if (result := member.directory.result()) is not None]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -1,0 +1,190 @@
+"""TODO networks.vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from qohort.config.annotations import Range
+from qohort.networks.layers import (
+    ActionValues,
+    Features,
+    Layer,
+    LayerNorm,
+    QNetwork,
+    SpectralLinear,
+    Standardised,
+    Widths,
+    layer_maker,
+)
+
+
+class Table(QNetwork):
+    """A table of values, one row a state, all zero at first: tabular Q-learning (Watkins, 1989).
+
+    Args:
+        observation_space: A `Discrete` space.
+        actions: The number of actions.
+        atoms: Outputs an action.
+
+    Raises:
+        ValueError: If the observations are not Discrete.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], actions: int, atoms: int) -> None:
+        if not isinstance(observation_space, spaces.Discrete):
+            raise ValueError(f"network=table needs Discrete observations, got {observation_space}: use network=linear")
+        features = Features(observation_space)
+        super().__init__(features, ActionValues(features.width, actions, atoms, layer=_zero_layer(bias=False)))
+
+
+class Linear(QNetwork):
+    """Values linear in the features, all zero at first.
+
+    Args:
+        observation_space: Any space that `Features` takes.
+        actions: The number of actions.
+        atoms: Outputs an action.
+        bias: Whether there is a constant feature.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], actions: int, atoms: int, bias: bool = True) -> None:
+        features = Features(observation_space)
+        super().__init__(features, ActionValues(features.width, actions, atoms, layer=_zero_layer(bias)))
+
+
+def _zero_layer(bias: bool) -> Layer:
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        made = nn.Linear(inputs, outputs, bias=bias)
+        for parameter in made.parameters():
+            nn.init.zeros_(parameter)
+        return made
+
+    return layer
+
+
+class Perceptron(nn.Module):
+    """Hidden layers with ReLU: the torso of an MLP.
+
+    Args:
+        observation_space: Any space that `Features` takes.
+        hidden: Units of each layer.
+        layer: Makes a layer; the last one is made by `last`.
+        last: Makes the last layer.
+        norm: Makes what normalises a layer of some units before its ReLU; None for nothing.
+        slope: Of the ReLU below 0.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        hidden: Sequence[int],
+        layer: Layer,
+        last: Layer,
+        norm: Callable[[int], nn.Module] | None = None,
+        slope: float = 0.0,
+    ) -> None:
+        super().__init__()
+        features = Features(observation_space)
+        layers: list[nn.Module] = [features]
+        width = features.width
+        for number, units in enumerate(hidden, start=1):
+            layers.append((last if number == len(hidden) else layer)(width, units))
+            if norm is not None:
+                layers.append(norm(units))
+            layers.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
+            width = units
+        self.layers = nn.Sequential(*layers)
+        self.width = width
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """`[B, ...]` to `[B, width]`."""
+        output: Tensor = self.layers(observation)
+        return output
+
+
+class MLP(QNetwork):
+    """A multilayer perceptron with ReLU between its layers and a linear output.
+
+    Args:
+        observation_space: Any space that `Features` takes.
+        actions: The number of actions.
+        atoms: Outputs an action.
+        hidden: The widths of the hidden layers, in units.
+        layer_norm: Whether each hidden layer is normalised before its ReLU (Ba et al., 2016).
+        spectral_norm: Whether the last hidden layer is divided by its largest singular value (Gogianu et al., 2021).
+        dueling: Whether the output has two streams (Wang et al., 2016), here of one layer each.
+        noisy: Whether every layer has learned noise (Fortunato et al., 2018).
+        noisy_sigma: σ₀, the noise at first, over √inputs of a layer.
+
+    Raises:
+        ValueError: If `noisy` and `spectral_norm` are both asked for.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        actions: int,
+        atoms: int,
+        hidden: Widths = (120, 84),
+        layer_norm: bool = False,
+        spectral_norm: bool = False,
+        dueling: bool = False,
+        noisy: bool = False,
+        noisy_sigma: Annotated[float, Range(0)] = 0.5,
+    ) -> None:
+        if noisy and spectral_norm:
+            raise ValueError("noisy=true and spectral_norm=true do not go together: switch one off")
+        layer = layer_maker(noisy, noisy_sigma)
+        last = SpectralLinear if spectral_norm else layer
+        torso = Perceptron(observation_space, hidden, layer, last, LayerNorm if layer_norm else None)
+        super().__init__(torso, ActionValues(torso.width, actions, atoms, dueling, layer))
+
+
+class SparseMLP(QNetwork):
+    """The network of Stream Q(λ): sparse at first, LayerNorm without weights, leaky ReLU (Elsayed et al., 2024).
+
+    Each unit's weights are uniform within ±1/√inputs but for a part that is 0, other ones for each unit, and its bias
+    is 0 (their algorithm 1).
+
+    Args:
+        observation_space: Any space that `Features` takes.
+        actions: The number of actions.
+        atoms: Outputs an action.
+        hidden: The widths of the hidden layers, in units.
+        sparsity: The part of a unit's weights that starts at 0, rounded up to a weight.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        actions: int,
+        atoms: int,
+        hidden: Widths = (32, 32),
+        sparsity: Annotated[float, Range(0, 1)] = 0.9,
+    ) -> None:
+        layer = sparse_layer_maker(sparsity)
+        torso = Perceptron(observation_space, hidden, layer, layer, lambda _: Standardised(), slope=0.01)
+        super().__init__(torso, ActionValues(torso.width, actions, atoms, layer=layer))
+
+
+def sparse_layer_maker(sparsity: float) -> Layer:
+    """Makes fully connected layers that are sparse at first; see `SparseMLP`."""
+
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        made = nn.Linear(inputs, outputs)
+        bound = 1 / math.sqrt(inputs)
+        zeros = math.ceil(sparsity * inputs)
+        with torch.no_grad():
+            made.weight.uniform_(-bound, bound)
+            for row in made.weight:
+                row[torch.randperm(inputs)[:zeros]] = 0.0
+            made.bias.zero_()
+        return made
+
+    return layer

@@ -1,0 +1,217 @@
+"""A run's directory: where it is, what is in it, and whether the run is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from qohort.config.errors import ConfigError
+from qohort.config.identity import config_hash, config_tree
+from qohort.config.schema import TrainConfig
+from qohort.runs.checkpoints import FINAL, TEMPORARY, newest_step, step_name, write_atomically
+from qohort.runs.manifest import manifest
+
+WALL_TIMES = ("wall_s", "env_steps_per_s")
+"""The columns of a metric row that depend on the clock: no fingerprint counts them."""
+
+
+class RunDirectory:
+    """The directory of one member's run, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>/`.
+
+    Args:
+        path: The directory; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> RunDirectory:
+        """The directory of a configuration: equal experiments share all but the last part."""
+        env = config.env.name.replace("/", "-")
+        return cls(Path(config.output_dir) / env / f"{config.agent}-{config_hash(config)}" / f"seed-{config.seed}")
+
+    @property
+    def metrics(self) -> Path:
+        """The metric rows, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """The checkpoint of a finished run."""
+        return self.path / "checkpoints" / FINAL
+
+    def result(self) -> dict[str, Any] | None:
+        """`result.json` of a finished run, None of any other."""
+        return self._read_json("result.json")
+
+    def failure(self) -> dict[str, Any] | None:
+        """`failed.json` of a run that failed: at which env_steps, and why. None of any other."""
+        return self._read_json("failed.json")
+
+    def write_failure(self, env_steps: int, reason: str) -> None:
+        """Mark the run as failed: it is not resumed, and starts over with `retry_failed=true`."""
+        self._write_json("failed.json", {"env_steps": env_steps, "reason": reason})
+
+    def lock(self) -> bool:
+        """Take the run for this process, until it ends; False where another process has it.
+
+        The system gives the lock back when a process ends, however it ends, so none is ever stale.
+
+        Raises:
+            ConfigError: If the directory cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be made: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+        self._lock = handle
+        return True
+
+    def unlock(self) -> None:
+        """Give the run back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def holder(self) -> str:
+        """Who has the run: process and machine."""
+        return self._lock_file.read_text() or "another process"
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path.parent / f".{self.path.name}.lock"
+
+    def resumable_step(self) -> int | None:
+        """The env_steps at which the run can be resumed, None if it starts from the beginning."""
+        return newest_step(self.path)
+
+    def is_of_requeued_job(self) -> bool:
+        """Whether this process is a SLURM job that was queued again, and the run was begun before by the same job."""
+        if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            return False
+        return (self._earlier_manifest() or {}).get("slurm_job") == os.environ.get("SLURM_JOB_ID")
+
+    def config(self) -> dict[str, Any]:
+        """`config.yaml`."""
+        tree: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return tree
+
+    def prepare(self, config: TrainConfig, command: list[str], step: int) -> None:
+        """Make the directory and write `config.yaml` and `manifest.json`.
+
+        Args:
+            config: The run's configuration.
+            command: The command line.
+            step: The env_steps of the checkpoint that the run goes on from; at 0 it starts clean. The manifest keeps
+                that of each time before, as what was trained until then is its work.
+        """
+        if step == 0 and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
+            if checkpoint.name > step_name(step):  # it was passed over: it is damaged
+                checkpoint.unlink()
+        for left_over in self.path.rglob(".*.*"):  # a file that was being written when the process was killed
+            if TEMPORARY.fullmatch(left_over.name):
+                left_over.unlink()
+        text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text.encode())
+        self._write_json("manifest.json", {**manifest(config, command), "resumed": self._resumed(step)})
+
+    def _resumed(self, step: int) -> list[dict[str, Any]]:
+        """Each time that the run was gone on with: at which env_steps, and the manifest until then."""
+        before = self._earlier_manifest() if step else None
+        return [] if before is None else [*before.pop("resumed", []), {"env_steps": step, "before": before}]
+
+    def _earlier_manifest(self) -> dict[str, Any] | None:
+        """`manifest.json` as it is; None also where it is damaged, which is no reason not to go on."""
+        try:
+            return self._read_json("manifest.json")
+        except ConfigError:
+            return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metric rows."""
+        with self.metrics.open() as file:
+            return [json.loads(line) for line in file]
+
+    def write_result(self, config: TrainConfig, env_steps: int) -> dict[str, Any]:
+        """Write `result.json`, last and atomically: from then on the run is finished."""
+        rows = self.rows()
+        curve = [(row["env_steps"], row["eval/return"]) for row in rows if "eval/return" in row]
+        last = rows[-1]
+        result = {
+            "seed": config.seed,
+            "budget": config.budget,
+            "env_steps": env_steps,
+            "gradient_steps": last["gradient_steps"],
+            "episodes": last["episodes"],
+            "final_return": curve[-1][1],
+            "best_return": max(score for _, score in curve),
+            "auc": area_under_curve(curve),
+            "wall_s": last["wall_s"],
+            "fingerprint": self.fingerprint(rows),
+        }
+        self._write_json("result.json", result)
+        for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
+            checkpoint.unlink()
+        return result
+
+    def fingerprint(self, rows: Iterable[Mapping[str, Any]]) -> str:
+        """The SHA-256 of the final weights and of the metric rows less wall times."""
+        digest = hashlib.sha256()
+        weights = torch.load(self.final_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        for name in sorted(weights):
+            tensor: Tensor = weights[name][0].contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().tobytes())
+        for row in rows:
+            kept = {key: value for key, value in row.items() if key not in WALL_TIMES}
+            digest.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        if not file.is_file():
+            return None
+        try:
+            tree: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{file} is damaged: delete {self.path} to train the run again") from error
+        return tree
+
+    def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:
+        write_atomically(self.path / name, (json.dumps(tree, indent=2) + "\n").encode())
+
+
+def area_under_curve(curve: list[tuple[int, float]]) -> float:
+    """The mean height of a curve of (env_steps, return) points joined by straight lines.
+
+    With a single point, its height.
+    """
+    if len(curve) == 1:
+        return curve[0][1]
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(curve))
+    return area / (curve[-1][0] - curve[0][0])

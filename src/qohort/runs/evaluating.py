@@ -1,0 +1,303 @@
+"""Playing with a trained member: loading it from its run directory, evaluating it, filming an episode."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from qohort.agent.evaluation import Evaluator, Scores
+from qohort.agent.q_values import QValues, network_maker
+from qohort.cohort.program import CohortNetwork
+from qohort.config.annotations import PositiveInt, Range
+from qohort.config.checks import build_config
+from qohort.config.errors import ConfigError
+from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
+from qohort.environments.making import check_spaces, make_environment
+from qohort.environments.preprocessing import Preprocessing
+from qohort.replay.base import Values
+from qohort.runs.checkpoints import load, write_atomically
+from qohort.runs.directory import RunDirectory
+from qohort.runs.video import Film, check_filming, has_ffmpeg, open_writer
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The configuration of an evaluation. `conf/evaluate.yaml` says what each key is, and its unit."""
+
+    run: str
+    episodes: PositiveInt
+    epsilon: Annotated[float, Range(0, 1)]
+    seed: Annotated[int, Range(0, 2**63 - 1)]
+    max_episode_steps: PositiveInt | None
+    video: bool
+    accelerator: Literal["cpu", "gpu", "auto"]
+    threads: PositiveInt
+
+
+class TrainedMember(NamedTuple):
+    """A member as one of its checkpoints has it."""
+
+    config: TrainConfig
+    checkpoint: Path
+    env_steps: int
+    """Where the checkpoint was taken."""
+    values: Values
+    """Its action values: observations `[1, B, ...]` to `[1, B, A]`."""
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Play what a configuration asks for, print it and write it; the content of `evaluation.json`.
+
+    Raises:
+        ConfigError: If the configuration or the run directory is wrong; nothing was written then.
+    """
+    settings = build_config(EvaluateConfig, config)
+    device = _device(settings.accelerator)
+    torch.set_num_threads(settings.threads)
+    directory = RunDirectory(Path(settings.run).expanduser())
+    trained = load_config(directory)
+    if settings.video:
+        check_filming(trained.env, settings.seed)
+    member = load_member(directory, trained, device)
+
+    scores, video = play(settings, member, directory.path / "videos", device)
+    outcome = {
+        "settings": dataclasses.asdict(settings),
+        "env": trained.env.id,
+        "agent": trained.agent,
+        "trained_seed": trained.seed,
+        "checkpoint": str(member.checkpoint.relative_to(directory.path)),
+        "env_steps": member.env_steps,
+        **summary(scores.returns[0]),
+        "returns": scores.returns[0].tolist(),
+        "lengths": scores.lengths[0].tolist(),
+        "video": None if video is None else str(video.relative_to(directory.path)),
+    }
+    file = directory.path / "evaluation.json"
+    write_atomically(file, (json.dumps(outcome, indent=2) + "\n").encode())
+    _print(outcome, trained)
+    print(f"written: {file}")
+    if video is not None:
+        print(f"video of episode 1: {video}")
+    return outcome
+
+
+def load_config(directory: RunDirectory) -> TrainConfig:
+    """The configuration that a member was trained with.
+
+    Args:
+        directory: The member's run directory.
+
+    Raises:
+        ConfigError: If it is not a run directory, or its `config.yaml` is not one that this version understands.
+    """
+    path = directory.path
+    if not path.is_dir():
+        raise ConfigError(f"run={path} is not a directory: give a run's, <output_dir>/<env>/<agent>-<hash8>/seed-<n>")
+    if not (path / "config.yaml").is_file():
+        runs = [run.parent for depth in ("", "*/", "*/*/") for run in sorted(path.glob(f"{depth}seed-*/config.yaml"))]
+        hint = f"did you mean run={runs[0]}?" if runs else "give one that scripts/train.py wrote"
+        raise ConfigError(f"run={path} is not a run directory, it has no config.yaml: {hint}")
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"run={path} cannot be written to, and evaluation.json goes there: copy it elsewhere")
+    try:
+        tree: object = directory.config()
+        if not isinstance(tree, dict):
+            raise ConfigError("it holds no keys")
+        return build_config(TrainConfig, tree)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"run={path} has a config.yaml that cannot be used: {error}") from error
+
+
+def load_member(directory: RunDirectory, config: TrainConfig, device: torch.device) -> TrainedMember:
+    """The member of a run directory, from its final checkpoint or else its newest whole one.
+
+    Args:
+        directory: The member's run directory.
+        config: Its configuration.
+        device: Where its network is to be.
+
+    Raises:
+        ConfigError: If there is no whole checkpoint, its environment cannot be made, or its network does not fit.
+    """
+    path, checkpoint = _newest_checkpoint(directory)
+    env = make_environment(config.env)
+    try:
+        check_spaces(config.env, env)
+        space, actions = env.observation_space, int(env.action_space.n)  # type: ignore[attr-defined]
+    finally:
+        env.close()
+    head = instantiate(config.head)
+    make = network_maker(config.network, space, actions, head)
+    prefix = "online."
+    weights = {
+        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+    }
+    try:
+        network = CohortNetwork(make, [config.seed])
+        network.load_state_dict(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"run={directory.path}: the network does not fit {path.name}: {error}") from error
+    network.to(device)
+
+    # Not compiled: it would take longer than it saves.
+    values = QValues(network, head, "none")
+    preprocessing = Preprocessing([config], space)
+    preprocessing.load_state_dict(checkpoint["qohort"]["preprocessing"])
+    env_steps = checkpoint["qohort"]["progress"]["env_steps"]
+    return TrainedMember(config, path, env_steps, preprocessing.before(values))
+
+
+def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
+    final = directory.final_checkpoint
+    paths = [final] if final.is_file() else []
+    paths += sorted(final.parent.glob("step-*.ckpt"), reverse=True)
+    broken = []
+    for path in paths:
+        try:
+            checkpoint = load(path)
+        except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+            broken.append(f"{path.name} cannot be read ({type(error).__name__})")
+            continue
+        if broken:
+            print(f"{', '.join(broken)}: going on with {path.name}", file=sys.stderr)
+        return path, checkpoint
+    reason = ", ".join(broken) if broken else "one is written every checkpoint.every env_steps, and at the end"
+    raise ConfigError(f"run={directory.path} has no {'whole checkpoint' if broken else 'checkpoint yet'}: {reason}")
+
+
+def _device(accelerator: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if accelerator == "gpu" and not available:
+        raise ConfigError("accelerator=gpu, but torch sees no GPU here: use cpu, or auto")
+    return torch.device("cuda" if available and accelerator != "cpu" else "cpu")
+
+
+def play(
+    settings: EvaluateConfig, member: TrainedMember, videos: Path, device: torch.device
+) -> tuple[Scores, Path | None]:
+    """Play the episodes; the first one is filmed where that is asked for.
+
+    Args:
+        settings: How many episodes, with which ε and seed.
+        member: Who plays.
+        videos: The directory of videos.
+        device: Where the member's network is.
+
+    Returns:
+        Returns and lengths `[1, episodes]`, and the video's path.
+    """
+    trained = member.config.evaluation
+    evaluation = dataclasses.replace(
+        trained,
+        episodes=settings.episodes,
+        epsilon=settings.epsilon,
+        max_episode_steps=settings.max_episode_steps or trained.max_episode_steps,
+    )
+    # Round 0 is never played while training, so these episodes are new to the run, whatever its seed.
+    arguments = (member.config.env, evaluation, [settings.seed], device)
+    if not settings.video:
+        with closing(Evaluator(*arguments)) as evaluator:
+            return evaluator(member.values, round=0), None
+    videos.mkdir(exist_ok=True)
+    name = f"env_steps-{member.env_steps:012d}-seed-{settings.seed}" + (".mp4" if has_ffmpeg() else ".gif")
+    partial = videos / f".partial-{name}"
+    try:
+        with closing(FilmingEvaluator(*arguments, partial)) as evaluator:
+            scores = evaluator(member.values, round=0)
+        partial.replace(videos / name)
+    finally:
+        partial.unlink(missing_ok=True)
+    return scores, videos / name
+
+
+class FilmingEvaluator(Evaluator):
+    """An evaluator that films its first episode.
+
+    Args:
+        env: Which environment.
+        evaluation: How many episodes, with which ε.
+        seeds: The members' seeds.
+        device: Where the networks are.
+        path: The video, `.mp4` or `.gif`.
+    """
+
+    def __init__(
+        self,
+        env: EnvironmentConfig,
+        evaluation: EvaluationConfig,
+        seeds: Sequence[int],
+        device: torch.device,
+        path: Path,
+    ) -> None:
+        super().__init__(env, evaluation, seeds, device)
+        unfilmed = self._envs[0][0]
+        filmed = make_environment(env, render_mode="rgb_array")
+        fps = float(filmed.metadata.get("render_fps") or 30)
+        self._writer = open_writer(path, fps)
+        self._envs[0][0] = Film(filmed, self._writer)
+        unfilmed.close()
+
+    def close(self) -> None:
+        """Close every environment, and finish the video."""
+        super().close()
+        self._writer.close()
+
+
+def summary(returns: NDArray[np.float64], resamples: int = 2000) -> dict[str, Any]:
+    """Mean, 95% interval of the mean, least and greatest of episodes' returns.
+
+    The interval is the percentile bootstrap over episodes, from a fixed seed; None for a single episode.
+
+    Args:
+        returns: `[episodes]`.
+        resamples: Bootstrap resamples.
+    """
+    interval = None
+    if len(returns) > 1:
+        generator = np.random.default_rng(0)
+        means = [returns[generator.integers(len(returns), size=len(returns))].mean() for _ in range(resamples)]
+        interval = np.quantile(means, (0.025, 0.975)).tolist()
+    return {
+        "mean": float(returns.mean()),
+        "interval": interval,
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+    }
+
+
+def _print(outcome: Mapping[str, Any], trained: TrainConfig) -> None:
+    progress = f"{outcome['env_steps']:,} of {trained.budget:,} env_steps"
+    title = f"{trained.agent} on {trained.env.name}, seed {trained.seed}, at {progress}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("episodes", "mean return", "95% interval", "min", "max", "mean length"):
+        table.add_column(heading, justify="right")
+    interval = outcome["interval"]
+    table.add_row(
+        f"{len(outcome['returns']):,}",
+        f"{outcome['mean']:.2f}",
+        "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+        f"{outcome['min']:.2f}",
+        f"{outcome['max']:.2f}",
+        f"{np.mean(outcome['lengths']):.1f}",
+    )
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
+    if interval is not None:
+        print("95% interval of the mean: percentile bootstrap over episodes")

@@ -1,0 +1,106 @@
+"""TODO runs.video."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from qohort.config.errors import ConfigError
+from qohort.config.schema import EnvironmentConfig
+from qohort.environments.making import make_environment
+
+
+class FrameWriter(Protocol):
+    """Takes a video's frames."""
+
+    def append_data(self, im: NDArray[np.uint8]) -> None:
+        """The next frame: `[height, width, 3]`."""
+
+    def close(self) -> None:
+        """No more frames come."""
+
+
+class Film(gym.Wrapper[Any, Any, Any, Any]):
+    """Writes a frame of every state of an environment.
+
+    Args:
+        env: An environment that renders `rgb_array`.
+        writer: Takes the frames.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], writer: FrameWriter) -> None:
+        super().__init__(env)
+        self._writer = writer
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset, and write the first frame."""
+        outcome = self.env.reset(seed=seed, options=options)
+        self._writer.append_data(self.env.render())  # type: ignore[arg-type]
+        return outcome
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and write a frame."""
+        outcome = self.env.step(action)
+        self._writer.append_data(self.env.render())  # type: ignore[arg-type]
+        return outcome
+
+
+def open_writer(path: Path, fps: float) -> FrameWriter:
+    """A writer of a video.
+
+    Args:
+        path: An `.mp4`, which ffmpeg encodes, or a `.gif`.
+        fps: Frames a second.
+    """
+    import imageio.v2 as imageio
+
+    writer: FrameWriter
+    if path.suffix == ".gif":
+        writer = imageio.get_writer(path, mode="I", duration=1000 / fps, loop=0)
+    else:
+        # H.264 needs even sides; imageio's own 16 would distort the picture for players nobody uses any more.
+        writer = imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_log_level="error")
+    return writer
+
+
+def has_ffmpeg() -> bool:
+    """Whether imageio finds an ffmpeg that runs."""
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_version()
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
+def check_filming(env: EnvironmentConfig, seed: int) -> None:
+    """Refuse an environment that cannot render frames.
+
+    Raises:
+        ConfigError: If it cannot be made, or does not render an array `[height, width, 3]`.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames only: it need not look for a screen
+    make_environment(env).close()  # so that an environment that cannot be made at all says so itself
+    problem = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = make_environment(env, render_mode="rgb_array")
+            try:
+                made.reset(seed=seed)
+                frame: Any = made.render()
+            finally:
+                made.close()
+            if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[-1] != 3:
+                problem = f"render() gives {type(frame).__name__}, not frames"
+        except Exception as error:  # an environment's renderer may raise anything
+            problem = str(error) or type(error).__name__
+    if problem:
+        raise ConfigError(f"video=true: env.id={env.id} cannot render with render_mode=rgb_array: {problem}")
