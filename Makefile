@@ -31,8 +31,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Settings for CartPole, unless ARGS names others; they are for the network mlp.
+EXPERIMENT := $(if $(filter experiment=% network=% agent=stream_q,$(ARGS)),,experiment=cartpole)
+
 train: setup ## train DQN on CartPole-v1, five seeds as one cohort; any override in ARGS
-	@$(PY) scripts/train.py $(ARGS)
+	@$(PY) scripts/train.py $(ARGS) $(EXPERIMENT)
 
 ablation: setup ## run what is missing of an ablation, then report: NAME=cartpole_components
 	@test -n "$(NAME)" || { echo "Which one? make ablation NAME=<a file in conf/ablation>" >&2; exit 2; }

@@ -76,7 +76,7 @@ SB3_CAN = {
     "network": "qohort.networks.vectors.MLP",
     "replay": "qohort.replay.ring.UniformReplay",
     "optimizer": "qohort.agent.optimizers.MemberAdam",
-    "lr_schedule": "qohort.cohort.schedules.Constant",
+    "lr_schedule": "qohort.cohort.schedules.ConstantSchedule",
     "exploration": "qohort.agent.exploration.EpsilonGreedy",
 }
 """The components that Stable-Baselines3's DQN has."""
@@ -135,7 +135,7 @@ class BenchmarkConfig:
     replay_members: Annotated[int, Range(0)]
     repeats: PositiveInt
     core: Annotated[int, Range(0)]
-    compile: Literal["inductor", "aot_eager", "none"]
+    compile: Literal["inductor", "fx", "none"]
     output: str
 
 
@@ -253,8 +253,9 @@ def measure_replay(settings: BenchmarkConfig) -> dict[str, float]:
     import torch
     from gymnasium import spaces
 
-    from qohort.cohort.schedules import Linear, Progress
-    from qohort.replay.base import ReplaySpec
+    from qohort.cohort.program import Compiler
+    from qohort.cohort.schedules import LinearSchedule, Progress
+    from qohort.replay.base import ReplaySpec, Transition
     from qohort.replay.prioritized import PrioritizedReplay
     from qohort.replay.ring import UniformReplay
 
@@ -263,15 +264,15 @@ def measure_replay(settings: BenchmarkConfig) -> dict[str, float]:
     gamma, seeds = torch.full((members,), 0.99), list(range(members))
     space = spaces.Box(-1, 1, (4,), np.float32)
     sizes = (REPLAY_BATCH, 4)
-    spec = ReplaySpec(space, 1, *sizes, gamma, seeds, REPLAY_CAPACITY, torch.device("cpu"), settings.compile)
+    spec = ReplaySpec(space, 1, *sizes, gamma, seeds, REPLAY_CAPACITY, torch.device("cpu"), Compiler(settings.compile))
     uniform = UniformReplay(spec, REPLAY_CAPACITY)
-    prioritized = PrioritizedReplay(spec, Linear(0.4, 1.0, 1.0, None, "env_steps"), REPLAY_CAPACITY)
+    prioritized = PrioritizedReplay(spec, LinearSchedule(0.4, 1.0, 1.0, None, "env_steps"), REPLAY_CAPACITY)
     for _ in range(REPLAY_CAPACITY):
         observation = rng.standard_normal((members, 1, 4)).astype(np.float32)
         action, reward = rng.integers(2, size=(members, 1)), np.ones((members, 1))
         terminated, truncated = rng.random((members, 1)) < 0.02, np.zeros((members, 1), dtype=bool)
         for replay in (uniform, prioritized):
-            replay.add(observation, action, reward, terminated, truncated, observation)
+            replay.add(Transition(observation, action, reward, terminated, truncated, observation))
     progress = Progress(REPLAY_CAPACITY, np.zeros(members, dtype=np.int64), REPLAY_CAPACITY // 2)
     errors = [torch.from_numpy(rng.standard_normal((members, REPLAY_BATCH)).astype(np.float32)) for _ in range(50)]
 

@@ -7,7 +7,7 @@ from qohort.cli.entry_point import entry_point
 
 @entry_point("report")
 def main(config: DictConfig) -> None:
-    from qohort.report.report.report import report
+    from qohort.report.report import report
 
     report(config)
 

@@ -12,9 +12,9 @@ from qohort.config.composition import CONFIG_DIRECTORY, without_hydra
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash
 from qohort.config.members import check_config
-from qohort.experiments.ablation import asked, cells, fold_ablation, read_ablation
-from qohort.experiments.sweep import fold
-from qohort.runs.training import members_of
+from qohort.experiments.ablation import ablations_in, cells, read_ablation
+from qohort.experiments.sweep import fold, fold_ablation
+from qohort.runs.members import members_of
 
 MANIFEST = """
 # @package ablation
@@ -59,8 +59,8 @@ def composes(tmp_path):
             def cohorts(self, *texts):
                 return fold(texts, loader, master, (), 32)
 
-            def asked(self, *texts):
-                return asked(texts, loader, search)
+            def ablations_in(self, *texts):
+                return ablations_in(texts, loader, search)
 
         yield Composes()
 
@@ -141,9 +141,9 @@ def test_a_manifest_may_inherit(composes):
 def test_several_ablations_may_be_asked_for(composes):
     composes.read(MANIFEST)
     composes.read(MANIFEST, name="two")
-    assert [one.name for one in composes.asked("ablation=small,two", "seed=1")] == ["small", "two"]
-    assert composes.asked("ablation=small", "seed=1")[0].extra == ("seed=1",)
-    assert composes.asked("env=cartpole") == []
+    assert [one.name for one in composes.ablations_in("ablation=small,two", "seed=1")] == ["small", "two"]
+    assert composes.ablations_in("ablation=small", "seed=1")[0].extra == ("seed=1",)
+    assert composes.ablations_in("env=cartpole") == []
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_what_does_not_go_with_an_ablation(composes, given):
 def test_a_manifest_that_is_not_there(composes):
     composes.read(MANIFEST)
     with pytest.raises(ConfigError, match="ablation=smal is not one of the choices"):
-        composes.asked("ablation=smal")
+        composes.ablations_in("ablation=smal")
 
 
 def test_without_m_an_ablation_is_refused(composes):

@@ -4,8 +4,6 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 import test_exactness
 from qohort.config.composition import CONFIG_DIRECTORY
@@ -50,7 +48,7 @@ def test_every_agent_has_a_preset_that_is_named_as_its_file() -> None:
     assert {"dqn", "double", "rainbow", "rainbow_minus_noisy", "m_iqn", "pqn", "dqn_lambda", "stream_q"} <= {*AGENTS}
 
 
-@pytest.mark.parametrize("agent", [one for one in AGENTS if not one.startswith("dqn_plus")])
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_member_of_every_agent_is_the_same_alone_in_a_cohort_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
 ) -> None:
@@ -84,27 +82,3 @@ def test_every_pair_of_switches_trains_as_a_cohort(tmp_path: Path, first: str) -
         groups = sorted(chosen, key=lambda one: "." in one.partition("=")[0])
         finished = run(tmp_path / str(number), [0, 1], *overrides, *groups)
         assert len(set(finished.values())) == 2, second
-
-
-PLUS = {
-    "c51": "c51",
-    "double": "double",
-    "dueling": "dueling",
-    "iqn": "iqn",
-    "munchausen": "munchausen",
-    "noisy": "noisy",
-    "nstep": "nstep",
-    "prioritized": "prioritized",
-    "qr": "qr_dqn",
-}
-
-
-def test_dqn_plus_a_component_is_that_components_agent_under_another_name() -> None:
-    assert {f"dqn_plus_{name}" for name in PLUS} == {one for one in AGENTS if one.startswith("dqn_plus")}
-    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        for name, agent in PLUS.items():
-            plus, alone = (
-                OmegaConf.to_container(compose("train", [f"agent={one}"])) for one in (f"dqn_plus_{name}", agent)
-            )
-            assert plus.pop("agent") != alone.pop("agent")
-            assert plus == alone

@@ -51,7 +51,7 @@ def test_what_stable_baselines3_has_not():
     other = dataclasses.replace(config, replay={"_target_": "qohort.replay.newest.NewestTransition"})
     with pytest.raises(ConfigError, match="NewestTransition"):
         sb3_arguments(other)
-    epsilon = {"_target_": "qohort.cohort.schedules.Constant", "value": 0.1}
+    epsilon = {"_target_": "qohort.cohort.schedules.ConstantSchedule", "value": 0.1}
     constant = dataclasses.replace(config, exploration={**config.exploration, "epsilon": epsilon})
     with pytest.raises(ConfigError, match="epsilon"):
         sb3_arguments(constant)

@@ -9,7 +9,8 @@ from torch._inductor.exc import InductorError
 from torch.func import vmap
 
 from qohort.cohort.held import per_member
-from qohort.cohort.program import COMPILE_MODES, CohortNetwork, Lifted, Program
+from qohort.cohort.program import COMPILE_MODES, Compiler, Lifted
+from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.state import merge_states, split_state
 from qohort.cohort.streams import STREAMS, UniformStream, member_seed
 from qohort.networks.vectors import MLP
@@ -177,7 +178,7 @@ def test_programs_write_to_their_state_once_a_call_and_agree(mode):
     weight = torch.randn(3, 4, 5, generator=generator)
     state = {"total": torch.zeros(3, 2, 5), "weight": weight, "same": weight}
     expected = torch.zeros(3, 2, 5, dtype=torch.float64)
-    program = Program(step, state, mode)
+    program = Compiler(mode).program("it", step, state)
     for _ in range(3):
         inputs = {"x": torch.randn(3, 2, 4, generator=generator), "y": torch.randn(3, 4, 5, generator=generator)}
         given_inputs = {key: value.clone() for key, value in inputs.items()}
@@ -191,7 +192,7 @@ def test_programs_write_to_their_state_once_a_call_and_agree(mode):
 
 def test_results_of_a_program_are_not_overwritten_by_its_next_call():
     cohort = CohortNetwork(build, [1, 2])
-    values = Lifted(forward_of(cohort), cohort, "aot_eager")
+    values = Lifted(Compiler("fx"), "it", forward_of(cohort), cohort)
     first = values({"observation": torch.ones(2, 5, 4)})
     kept = first.clone()
     values({"observation": torch.zeros(2, 5, 4)})
@@ -200,7 +201,7 @@ def test_results_of_a_program_are_not_overwritten_by_its_next_call():
 
 def test_lifted_takes_several_shapes_and_sees_the_parameters_change():
     cohort = CohortNetwork(build, [1, 2])
-    values = Lifted(forward_of(cohort), cohort, "aot_eager")
+    values = Lifted(Compiler("fx"), "it", forward_of(cohort), cohort)
     for _ in range(2):
         for rows in (1, 3):
             observation = torch.randn(2, rows, 4, generator=torch.Generator().manual_seed(rows))
@@ -210,18 +211,18 @@ def test_lifted_takes_several_shapes_and_sees_the_parameters_change():
                 parameter.mul_(-2)
 
 
-def test_a_network_that_cannot_be_compiled_for_any_m_is_left_to_torchscript(capsys):
+def test_a_network_that_cannot_be_compiled_for_any_m_runs_as_fx(capsys):
     def normalised():
         return nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.ReLU(), nn.Linear(7, 3))
 
     cohort = CohortNetwork(normalised, [1, 2, 3])
-    values = Lifted(forward_of(cohort), cohort, "inductor")
+    values = Lifted(Compiler("inductor"), "it", forward_of(cohort), cohort)
     observation = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
     out = values({"observation": observation})
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "compile=inductor" in err
-    assert "TorchScript" in err
+    assert "it runs as fx" in err
     for m in range(3):
         network = normalised()
         network.load_state_dict({name: value[m] for name, value in cohort.parameters_by_name().items()})
@@ -288,13 +289,13 @@ def test_members_that_do_not_agree_on_what_they_share_cannot_be_merged(first, se
         merge_states([{"shared": first}, {"shared": second}])
 
 
-@pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("mode", ["fx", "inductor"])
 def test_the_gradient_of_torchs_layer_norm_is_the_same_in_every_mode(mode: str) -> None:
     cohort = CohortNetwork(lambda: nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Linear(7, 3)), [1, 2])
     gradient = torch.func.grad(lambda parameters, observation: cohort.member_forward(parameters, observation).sum())
     observation = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
-    plain = Program(torch.func.vmap(gradient), cohort.parameters_by_name(), "none")(observation)
-    unrolled = Program(torch.func.vmap(gradient), cohort.parameters_by_name(), mode)(observation)
+    plain = Compiler("none").program("it", torch.func.vmap(gradient), cohort.parameters_by_name())(observation)
+    unrolled = Compiler(mode).program("it", torch.func.vmap(gradient), cohort.parameters_by_name())(observation)
     for name, expected in plain.items():
         torch.testing.assert_close(unrolled[name], expected)
 
@@ -310,21 +311,21 @@ def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monk
             state["count"].add_(1)
             return state["weight"].sum((1, 2)), state["weight"].tanh()
 
-        program = Program(step, held, "inductor", cached=True)
+        program = Compiler("inductor").program("it", step, held, in_parts=True)
         inputs = torch.linspace(0, 3, members * 15).sin().reshape(members, 3, 5)
         return [one.clone() for _ in range(3) for one in program(inputs)], held
 
     whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
-    monkeypatch.setattr("qohort.cohort.program.CACHE_BYTES", cache)
+    monkeypatch.setattr("qohort.cohort.compiler.CACHE_BYTES", cache)
     parts, parts_held = run(7)
     for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
         assert torch.equal(a, b)
     assert parts_held["count"].tolist() == [[3]] * 7
 
 
-@pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("mode", ["fx", "inductor"])
 def test_inputs_of_a_program_keep_their_shapes_and_may_have_any_layout(mode):
-    program = Program(lambda state, x: (x * state).sum(-1), torch.ones(2, 3, 4), mode)
+    program = Compiler(mode).program("it", lambda state, x: (x * state).sum(-1), torch.ones(2, 3, 4))
     square = torch.arange(24.0).reshape(2, 3, 4)
     expected = program(square)
     assert torch.equal(program(square.transpose(1, 2).contiguous().transpose(1, 2)), expected)
@@ -333,21 +334,23 @@ def test_inputs_of_a_program_keep_their_shapes_and_may_have_any_layout(mode):
             program(other)
 
 
-@pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("mode", ["fx", "inductor"])
 def test_a_lifted_function_is_right_for_each_dtype_of_one_shape(mode):
     network = CohortNetwork(lambda: nn.Linear(3, 2), [0, 1])
-    lifted = Lifted(lambda p, inputs: network.member_forward(p, inputs["observation"].float()), network, mode)
+    lifted = Lifted(
+        Compiler(mode), "it", lambda p, inputs: network.member_forward(p, inputs["observation"].float()), network
+    )
     observation = torch.arange(24.0).reshape(2, 4, 3)
     expected = network(observation)
     for dtype in (torch.float32, torch.float64, torch.int64):
         torch.testing.assert_close(lifted({"observation": observation.to(dtype)}), expected.detach())
 
 
-def test_what_inductor_fails_at_is_run_by_torchscript_and_told(monkeypatch, capsys):
+def test_what_inductor_fails_at_runs_as_fx_and_is_said(monkeypatch, capsys):
     def fail(*_):
         raise InductorError(AssertionError("no such symbol"), None)
 
-    monkeypatch.setattr("qohort.cohort.compile_fx_inner", fail)
-    program = Program(lambda state, x: (x * state).sum(-1), torch.full((2, 3), 2.0), "inductor")
+    monkeypatch.setattr("qohort.cohort.compiler.compile_fx_inner", fail)
+    program = Compiler("inductor").program("it", lambda state, x: (x * state).sum(-1), torch.full((2, 3), 2.0))
     assert program(torch.ones(2, 3)).tolist() == [6.0, 6.0]
-    assert "no such symbol); TorchScript runs the network or loss" in capsys.readouterr().err
+    assert "no such symbol): it runs as fx" in capsys.readouterr().err

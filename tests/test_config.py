@@ -11,10 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from qohort.agent.bootstrap import Greedy
 from qohort.cohort.schedules import Schedule
 from qohort.config.annotations import Node, Range, Role, Sized
 from qohort.config.checks import build_config, resolve
 from qohort.config.errors import ConfigError
+from qohort.config.folding import foldable_keys
 from qohort.config.identity import NOT_HASHED, config_hash, config_tree
 from qohort.config.members import check_config
 from qohort.config.messages import nearest
@@ -63,7 +65,8 @@ class Tensor:
 
 
 KNOT = {"_target_": f"{__name__}.Knot", "size": 2}
-CONSTANT = {"_target_": "qohort.cohort.schedules.Constant", "value": 1}
+KNOT_WHOLE = {**KNOT, "rate": 0.5, "inner": None}
+CONSTANT = {"_target_": "qohort.cohort.schedules.ConstantSchedule", "value": 1}
 
 
 @pytest.mark.parametrize(
@@ -109,8 +112,8 @@ Rates = tuple[Annotated[float, Range(0, 1)], Annotated[float, Range(0, 1)]]
         (Component, CONSTANT, {**CONSTANT, "value": 1.0}),
         (Schedule, CONSTANT, {**CONSTANT, "value": 1.0}),
         (Schedule | None, None, None),
-        (Component, KNOT, KNOT),
-        (Sequence[Component], [KNOT], [KNOT]),
+        (Component, KNOT, KNOT_WHOLE),  # with the defaults of what is left out
+        (Sequence[Component], [KNOT], [KNOT_WHOLE]),
     ],
 )
 def test_what_fits_is_taken(hint: Any, value: Any, expected: Any) -> None:
@@ -256,7 +259,6 @@ def test_the_hash_changes_with_everything_else() -> None:
     config = configured()
     hashes = {config_hash(config)}
     paths = [path for path in leaves(config_tree(config)) if path[0] not in NOT_HASHED]
-    paths.remove(("trainer", "progress_bar"))
     for path in paths:
         tree = copy.deepcopy(getattr(config, path[0])) if path[1:] else None
         if not path[1:]:
@@ -287,18 +289,116 @@ def test_the_hash_is_eight_digits_whatever_the_order_of_keys_and_members() -> No
     assert config_hash(first) == config_hash(check_config(turned)[0])
 
 
+MNIH_2015 = {
+    "bootstrap": {"_target_": "qohort.agent.bootstrap.Greedy"},
+    "head": {"_target_": "qohort.agent.heads.Expected", "loss": "squared", "huber_delta": 1.0},
+    "replay": {"_target_": "qohort.replay.ring.UniformReplay", "capacity": 20_000, "n_step": 1},
+    "target_network": {"_target_": "qohort.agent.target_networks.HardTarget", "every": 150},
+    "lr_schedule": {"_target_": "qohort.cohort.schedules.ConstantSchedule", "value": 1.0},
+    "network": {
+        "_target_": "qohort.networks.vectors.MLP",
+        "hidden": [120, 84],
+        "layer_norm": False,
+        "spectral_norm": False,
+        "dueling": False,
+        "noisy": False,
+        "noisy_sigma": 0.5,
+    },
+    "exploration": {
+        "_target_": "qohort.agent.exploration.EpsilonGreedy",
+        "epsilon": {
+            "_target_": "qohort.cohort.schedules.LinearSchedule",
+            "start": 1.0,
+            "end": 0.1,
+            "fraction": 0.2,
+            "duration": None,
+            "per": "env_steps",
+        },
+        "spread": 0.0,
+    },
+    "max_grad_norm": None,
+    "normalize_observations": False,
+    "normalize_rewards": False,
+    "reward_scale": 1.0,
+    "reward_clip": None,
+    "reset_every": None,
+    "callbacks": {},
+}
+
+
 @pytest.mark.parametrize("overrides", [(), ("agent=dqn",)])
-def test_dqn_means_dqn(overrides: tuple[str, ...]) -> None:
-    """Nothing that improves on it is hidden in what has its name."""
+def test_dqn_is_that_of_mnih_et_al_and_nothing_hidden(overrides: tuple[str, ...]) -> None:
+    """Replay, a network copied at intervals, its own maximum, a linear epsilon; no later component is on."""
     config = configured(*overrides)
-    chosen = [getattr(config, group)["_target_"] for group in ("bootstrap", "head", "replay")]
-    assert chosen == [
-        "qohort.agent.bootstrap.Greedy",
-        "qohort.agent.heads.Expected",
-        "qohort.replay.ring.UniformReplay",
+    assert {key: getattr(config, key) for key in MNIH_2015} == MNIH_2015
+    assert config.agent == "dqn"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        (("agent=rainbow",), "rainbow"),
+        (("bootstrap=double",), "dqn+double"),
+        (("agent=rainbow", "bootstrap=greedy"), "rainbow+greedy"),
+        (("head=huber", "replay.n_step=3", "network.dueling=true"), "dqn+huber+3-step+dueling"),
+        (("agent=noisy", "network.noisy=false", "exploration=linear"), "noisy+no_noisy"),
+        (("target_network=polyak", "optimizer=sgd", "replay=none"), "dqn+newest_transition+polyak_target+sgd"),
+        (("network=table", "env=frozenlake", "gamma=0.5"), "dqn"),
+        (("experiment=article/dqn",), "article_dqn"),
+        (("arm=mine", "bootstrap=double"), "mine"),
+    ],
+)
+def test_a_label_says_where_a_run_departs_from_its_preset(overrides: tuple[str, ...], label: str) -> None:
+    assert configured(*overrides).agent == label
+
+
+def test_what_is_left_out_counts_as_its_default_and_our_classes_by_their_names() -> None:
+    whole = copy.deepcopy(composed("agent=rainbow"))
+    brief = copy.deepcopy(whole)
+    for group, key in (("replay", "alpha"), ("network", "noisy_sigma"), ("exploration", "spread")):
+        OmegaConf.set_struct(brief, False)
+        default = OmegaConf.to_container(whole)[group][key]
+        assert configured_from(whole)[group][key] == default
+        whole[group][key] = {"alpha": 0.6, "noisy_sigma": 0.5, "spread": 0.0}[key]  # the defaults of the classes
+        del brief[group][key]
+    (first, *_), (second, *_) = check_config(whole), check_config(brief)
+    assert first == second
+    assert config_hash(first) == config_hash(second)
+    moved = replace(first, bootstrap={"_target_": "qohort.elsewhere.Double"})
+    other = replace(first, bootstrap={"_target_": "mylab.elsewhere.Double"})
+    assert config_hash(moved) == config_hash(first) != config_hash(other)
+
+
+def configured_from(config: DictConfig) -> dict[str, Any]:
+    return config_tree(check_config(config)[0])
+
+
+@dataclass(frozen=True)
+class OwnBootstrap(Greedy):
+    """A bootstrap of a user's own, with a number that a member may hold."""
+
+    foldable = ("margin",)
+
+    margin: float = 0.5
+
+
+def test_members_may_differ_in_what_components_declare_a_users_own_too() -> None:
+    assert foldable_keys(configured_from(composed())) == [
+        *("gamma", "max_grad_norm", "optimizer.lr", "lr_schedule.value"),
+        *("exploration.epsilon.start", "exploration.epsilon.end"),
     ]
-    assert config.replay["n_step"] == 1
-    assert not any(config.network[switch] for switch in ("dueling", "noisy"))
+    keys = foldable_keys(configured_from(composed("optimizer=sgd", "bootstrap=soft", "target_network=polyak")))
+    assert {"bootstrap.alpha", "bootstrap.temperature", "target_network.tau"} <= set(keys)
+    assert not {"optimizer.lr", "lr_schedule.value"} & set(keys)
+    config = copy.deepcopy(composed("seed=[0,1]", "fold=[{bootstrap.margin:0.1},{bootstrap.margin:0.2}]"))
+    config.bootstrap = {"_target_": f"{__name__}.OwnBootstrap", "margin": 0.5}
+    assert [member.bootstrap["margin"] for member in check_config(config)] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("key", ["max_epochs", "strategy", "precision"])
+def test_what_of_lightnings_trainer_a_cohort_does_not_admit_is_said(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"^trainer.{key} does not go with a cohort: "):
+        configured(f"+trainer.{key}=1")
 
 
 EXPERIMENTS = sorted((CONF / "experiment").rglob("*.yaml"))
@@ -312,7 +412,7 @@ def test_every_experiment_is_right_and_opens_with_its_command(file: Path) -> Non
 
 
 def test_every_agent_has_its_settings_for_cartpole() -> None:
-    agents = {file.stem for file in (CONF / "agent").glob("*.yaml") if not file.stem.startswith("dqn_plus")}
+    agents = {file.stem for file in (CONF / "agent").glob("*.yaml")}
     kept = {file.stem for file in EXPERIMENTS if file.parent.name == "cartpole_50k"}
     assert kept == agents
     for agent in sorted(agents):

@@ -46,7 +46,8 @@ class Scripted(gym.Env):
 
 def scripted(*arguments, seeds=(0,)):
     makers = [lambda a=a: Scripted(*a) for a in arguments]
-    return EpisodicVectorEnv(makers, episode_seeds(seeds, len(arguments) // len(seeds), "environments"))
+    seed = episode_seeds(seeds, len(arguments) // len(seeds), "environments")
+    return EpisodicVectorEnv(makers, seed, len(seeds))
 
 
 def config(id, **kwargs):
@@ -55,7 +56,7 @@ def config(id, **kwargs):
 
 def made(id, seeds, num_envs=1, **kwargs):
     makers = [lambda: make_environment(config(id, **kwargs))] * (len(seeds) * num_envs)
-    return EpisodicVectorEnv(makers, episode_seeds(seeds, num_envs, "environments"))
+    return EpisodicVectorEnv(makers, episode_seeds(seeds, num_envs, "environments"), len(seeds))
 
 
 def first_of(environment, episode, seed=0):
@@ -173,7 +174,7 @@ def test_restored_environments_go_on_exactly(id, steps):
     env.reset()
     actions = np.random.default_rng(1).integers(env.single_action_space.n, size=(steps + 60, 4))
     play(env, actions[:steps])
-    state = env.state_dict(members=2)
+    state = env.state_dict()
     assert len(state["members"]) == 2
 
     restored = made(id, seeds, num_envs)
@@ -181,11 +182,11 @@ def test_restored_environments_go_on_exactly(id, steps):
     observation = restored.load_state_dict(merge_states([split_state(state, m) for m in range(2)]))
     assert np.array_equal(observation, env._observations)
     assert observation.dtype == env._observations.dtype
-    assert restored.state_dict(members=2) == state
+    assert restored.state_dict() == state
     for a, b in zip(play(env, actions[steps:]), play(restored, actions[steps:]), strict=True):
         for one, other in zip(a, b, strict=True):
             assert np.array_equal(one, other)
-    assert restored.state_dict(members=2) == env.state_dict(members=2) != state
+    assert restored.state_dict() == env.state_dict() != state
     env.close()
     restored.close()
 
@@ -195,7 +196,7 @@ def test_a_member_is_restored_in_another_cohort():
     cohort.reset()
     actions = np.random.default_rng(2).integers(2, size=(90, 4))
     play(cohort, actions[:50])
-    alone.load_state_dict(split_state(cohort.state_dict(members=2), 1))
+    alone.load_state_dict(split_state(cohort.state_dict(), 1))
     for many, one in zip(play(cohort, actions[50:]), play(alone, actions[50:, 2:]), strict=True):
         for a, b in zip(many, one, strict=True):
             assert np.array_equal(a[2:], b)

@@ -9,9 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-import qohort.cohort.program
+import qohort.cohort.compiler
 from qohort.agent.learner import QLearning
-from qohort.cohort.program import CACHE_BYTES
+from qohort.cohort.compiler import CACHE_BYTES
 from qohort.config import errors
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.interruption import STOP
@@ -74,7 +74,7 @@ def test_a_member_is_the_same_alone_and_in_a_cohort(tmp_path: Path, name: str) -
     assert pair[0] == many[0] != alone[3]
 
 
-@pytest.mark.parametrize("mode", ["inductor", "aot_eager"])
+@pytest.mark.parametrize("mode", ["inductor", "fx"])
 @pytest.mark.parametrize("name", ["mlp, odd shapes", "layer norm, clipped"])
 def test_compiled_members_are_the_same_alone_in_five_and_in_thirty(tmp_path: Path, mode: str, name: str) -> None:
     overrides = (*VARIANTS[name], f"compile={mode}", "budget=200")
@@ -91,13 +91,13 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
-    in_parts, sizes = qohort.cohort.program._in_parts, []
+    in_parts, sizes = qohort.cohort.compiler._in_parts, []
 
     def noted(program: Any, state: Sequence[Tensor]) -> Any:
         sizes.append(sum(one.nbytes for one in state))
         return in_parts(program, state)
 
-    monkeypatch.setattr(qohort.cohort.program, "_in_parts", noted)
+    monkeypatch.setattr(qohort.cohort.compiler, "_in_parts", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert max(sizes) > 2 * CACHE_BYTES
@@ -109,8 +109,8 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
 
 
 def test_the_same_command_gives_the_same_bits_again(tmp_path: Path) -> None:
-    first = run(tmp_path, [3], "compile=aot_eager")
-    assert run(tmp_path, [3], "compile=aot_eager", "overwrite=true") == first
+    first = run(tmp_path, [3], "compile=fx")
+    assert run(tmp_path, [3], "compile=fx", "overwrite=true") == first
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

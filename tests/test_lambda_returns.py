@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference as ref
+from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Progress
 from qohort.cohort.state import merge_states, split_state
-from qohort.replay.base import ReplaySpec
+from qohort.replay.base import ReplaySpec, Transition
 from qohort.replay.lambda_returns import LambdaReplay, Rollout, in_rows, lambda_returns, traces
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -20,7 +21,9 @@ A = 3
 
 def spec(num_envs=1, batch_size=4, train_every=12, seeds=(0, 1)):
     gammas = torch.tensor([0.9, 0.5])[: len(seeds)]
-    return ReplaySpec(BOX, num_envs, batch_size, train_every, gammas, seeds, 10_000, torch.device("cpu"), "none")
+    return ReplaySpec(
+        BOX, num_envs, batch_size, train_every, gammas, seeds, 10_000, torch.device("cpu"), Compiler("none")
+    )
 
 
 def q_of(observation):
@@ -101,7 +104,9 @@ class Episodes:
 def add(replay, members):
     columns = list(zip(*[zip(*member.step(), strict=True) for member in members], strict=True))
     observation, action, reward, terminated, truncated, after = (np.array(column) for column in columns)
-    replay.add(observation.astype(np.float32), action, reward, terminated, truncated, after.astype(np.float32))
+    replay.add(
+        Transition(observation.astype(np.float32), action, reward, terminated, truncated, after.astype(np.float32))
+    )
 
 
 def restored(replay, make):

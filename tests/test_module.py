@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 import reference as ref
 from qohort.agent.learner import QLearning
 from qohort.agent.q_values import QValues
+from qohort.cohort.program import Compiler
 from qohort.cohort.streams import member_seed
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
@@ -80,7 +81,7 @@ def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_th
 
     learner.values, learner.noise = values, SimpleNamespace(for_acting=dict)
     learner.replay = SimpleNamespace(
-        needed=lambda config: 10**9, add=lambda *row: added.append([np.array(one) for one in row])
+        min_env_steps=lambda config: 10**9, add=lambda row: added.append([np.array(one) for one in row])
     )
     told, ends = [[], []], np.zeros(2)
     for _ in range(60):
@@ -104,7 +105,7 @@ def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_th
 
 def test_evaluation_while_training_is_on_normalised_observations():
     learner = module("normalize_observations=true")
-    raw, given = learner.environments._observations.reshape(2, 1, 4).copy(), []
+    raw, given = learner.actor.environments._observations.reshape(2, 1, 4).copy(), []
     learner.values = lambda observation: given.append(observation) or observation
 
     def evaluator(values, round):
@@ -112,12 +113,12 @@ def test_evaluation_while_training_is_on_normalised_observations():
         return SimpleNamespace(returns=np.ones((2, 1)), lengths=np.ones((2, 1)))
 
     learner.evaluator = evaluator
-    learner.preprocessing._observations(10 * raw)
+    learner.actor.preprocessing._observations(10 * raw)
     learner.evaluate()
     mean = 11 * raw.astype(np.float64) / 2
     deviation = np.sqrt((raw - mean) ** 2 + (10 * raw - mean) ** 2 + 1e-8)
     np.testing.assert_allclose(given[0], (raw - mean) / deviation, rtol=1e-5)
-    learner.environments.close()
+    learner.actor.close()
 
 
 def test_a_reset_starts_the_output_layers_anew_from_each_members_stream():
@@ -183,7 +184,7 @@ def test_a_newest_transition_has_fractions_of_its_own(tmp_path):
 
 def test_noise_moves_the_values_that_are_acted_on_and_not_those_of_evaluation():
     learner = module("agent=noisy", "network.hidden=[5]")
-    values = QValues(learner.online, learner.head, "none")
+    values = QValues(learner.online, learner.head, Compiler("none"))
     observation = torch.randn(2, 3, 4)
     normal = torch.randn(2, learner.online.normals)
     acted, again = values(observation, {"normal": normal}), values(observation, {"normal": -normal})

@@ -8,7 +8,7 @@ import reference as ref
 from qohort.cohort.program import CohortNetwork, Lifted
 from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
 from qohort.networks.layers import ActionValues, Dense, Features, LayerNorm, NoisyLinear, SpectralLinear, Standardised
-from qohort.networks.vectors import MLP, Linear, SparseMLP, Table, sparse_layer_maker
+from qohort.networks.vectors import MLP, LinearNetwork, SparseMLP, TableNetwork, sparse_layer_maker
 
 
 def observed(space, count=5):
@@ -48,7 +48,7 @@ def test_other_numbers_are_cast_and_not_scaled(dtype):
     assert out.tolist() == [[-100, 0, 7]]
 
 
-@pytest.mark.parametrize("build", [Linear, MLP, SparseMLP])
+@pytest.mark.parametrize("build", [LinearNetwork, MLP, SparseMLP])
 @pytest.mark.parametrize(
     "space",
     [
@@ -68,7 +68,7 @@ def test_every_space_maps_to_the_outputs(build, space):
 
 
 def test_table_is_zero_at_first_and_looks_up_its_rows():
-    table = Table(spaces.Discrete(3, start=1), 2, 1)
+    table = TableNetwork(spaces.Discrete(3, start=1), 2, 1)
     assert [parameter.shape for parameter in table.parameters()] == [(2, 3)]
     assert table(torch.tensor([1, 2, 3])).abs().sum() == 0
     with torch.no_grad():
@@ -79,12 +79,12 @@ def test_table_is_zero_at_first_and_looks_up_its_rows():
 @pytest.mark.parametrize("space", [spaces.Box(0, 1, (2,)), spaces.MultiBinary(2)])
 def test_table_needs_discrete_observations(space):
     with pytest.raises(ValueError, match=r"network=table needs Discrete observations.*network=linear"):
-        Table(space, 2, 1)
+        TableNetwork(space, 2, 1)
 
 
 @pytest.mark.parametrize(("bias", "count"), [(True, 2), (False, 1)])
 def test_linear_is_zero_at_first(bias, count):
-    network = Linear(spaces.Box(-1, 1, (3,)), 2, 1, bias=bias)
+    network = LinearNetwork(spaces.Box(-1, 1, (3,)), 2, 1, bias=bias)
     parameters = list(network.parameters())
     assert len(parameters) == count
     assert all(not parameter.any() for parameter in parameters)

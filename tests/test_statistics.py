@@ -9,13 +9,14 @@ from scipy import stats
 from qohort.runs.directory import area_under_curve
 from qohort.runs.learning_curve import moving_average
 from qohort.statistics import (
+    FEWEST,
     band,
     compare,
     draws,
     estimate,
+    in_words,
     interquartile_mean,
     iqm,
-    iqm_interval,
     mean,
     median,
     optimality_gap,
@@ -36,40 +37,49 @@ def test_iqm_of_few_scores_leaves_out_whole_scores_only():
     assert iqm([0.0, 1.0, 2.0, 6.0, 100.0]) == 3.0
 
 
+def interval(scores, resamples=2000):
+    """The interval of the IQM that tables, tuning, curves and reports give."""
+    _, low, high = estimate(interquartile_mean, [np.asarray(scores, dtype=np.float64)], resamples)
+    return low, high
+
+
+def plain_interval(scores, resamples=2000):
+    """A plain percentile interval, which is too narrow for few runs."""
+    drawn = draws(interquartile_mean, [np.asarray(scores, dtype=np.float64)], resamples)
+    return tuple(np.quantile(drawn, (0.025, 0.975)))
+
+
 def test_interval_holds_the_iqm_and_is_the_same_each_time():
     scores = np.random.default_rng(1).normal(100, 10, size=30).tolist()
-    low, high = iqm_interval(scores)
+    low, high = interval(scores)
     assert min(scores) < low < iqm(scores) < high < max(scores)
-    assert iqm_interval(scores) == (low, high)
-
-
-def test_interval_by_hand():
-    """Resamples of two scores have the IQM 0, ½ or 1, with probability ¼, ½ and ¼."""
-    assert iqm_interval([0.0, 1.0], confidence=0.6) == (0.0, 1.0)
-    assert iqm_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
+    assert interval(scores) == (low, high)
 
 
 def test_interval_of_equal_scores_is_a_point():
-    assert iqm_interval([5.0] * 10) == (5.0, 5.0)
+    assert interval([5.0] * 10) == (5.0, 5.0)
 
 
-def test_interval_widens_with_confidence_and_narrows_with_runs():
+def test_interval_narrows_with_runs():
     generator = np.random.default_rng(2)
-    few, many = generator.normal(size=10).tolist(), generator.normal(size=200).tolist()
-
-    def width(scores, confidence=0.95):
-        low, high = iqm_interval(scores, confidence)
-        return high - low
-
-    assert width(few, 0.5) < width(few, 0.95) < width(few, 0.99)
-    assert width(many) < width(few)
+    few, many = interval(generator.normal(size=10)), interval(generator.normal(size=200))
+    assert many[1] - many[0] < few[1] - few[0]
 
 
 def test_interval_covers_the_true_iqm_about_as_often_as_it_says():
     generator = np.random.default_rng(3)
-    intervals = [iqm_interval(generator.normal(size=40).tolist(), resamples=300) for _ in range(100)]
+    intervals = [interval(generator.normal(size=40), resamples=300) for _ in range(100)]
     covered = sum(low <= 0 <= high for low, high in intervals)
     assert 85 <= covered <= 99
+
+
+def test_from_fewer_than_five_runs_the_runs_are_given_and_no_interval():
+    assert in_words([7.0]) == "7.0"
+    assert in_words([1.0, 2.5, 4.0, 8.5]) == "1.0, 2.5, 4.0, 8.5, mean 4.0, over 4 seeds"
+    scores = [1.0, 2.0, 3.0, 4.0, 10.0]
+    low, high = interval(scores)
+    assert FEWEST == len(scores)
+    assert in_words(scores) == f"IQM 3.0, 95% interval [{low:.1f}, {high:.1f}], mean 4.0 ± 3.5, over 5 seeds"
 
 
 def test_area_under_curve_by_hand():
@@ -141,7 +151,7 @@ def test_an_interval_is_scipys_at_the_level_of_students_t():
     width = ours.high - ours.low
     assert ours.low == pytest.approx(scipys.confidence_interval.low, abs=0.03 * width)
     assert ours.high == pytest.approx(scipys.confidence_interval.high, abs=0.03 * width)
-    plain = iqm_interval(scores.tolist())
+    plain = plain_interval(scores)
     assert width > plain[1] - plain[0]
 
 
@@ -298,7 +308,7 @@ def test_with_few_runs_the_interval_is_too_narrow_but_less_so_than_the_plain_one
     """With 5 runs no bootstrap interval, which ends within the scores seen, can do as it says: the report tells."""
 
     def plain(generator):
-        low, high = iqm_interval(generator.normal(size=5).tolist(), resamples=500)
+        low, high = plain_interval(generator.normal(size=5), resamples=500)
         return type("Interval", (), {"low": low, "high": high})
 
     ours = coverage(lambda generator: estimate(interquartile_mean, [generator.normal(size=5)], 500), 0.0, 2000)

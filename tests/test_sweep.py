@@ -20,7 +20,7 @@ import qohort.config.overrides
 import qohort.experiments.sweep
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, Interrupted, SweepFailed
-from qohort.config.members import FOLDABLE, check_config
+from qohort.config.members import check_config
 from qohort.experiments.sweep import fold, launch
 from qohort.runs.interruption import StopRequest
 
@@ -46,8 +46,8 @@ def folded():
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
 
-        def cohorts(*texts, max_members=32, foldable=FOLDABLE):
-            return fold(texts, loader, master, foldable, max_members)
+        def cohorts(*texts, max_members=32, only=None):
+            return fold(texts, loader, master, only, max_members)
 
         yield cohorts
 
@@ -113,9 +113,9 @@ def test_a_learning_rate_folds_only_where_each_member_has_its_own(folded):
 
 
 def test_foldable_says_which(folded):
-    assert len(folded("gamma=0.9,0.95", "seed=0,1", foldable=())) == 2
-    with pytest.raises(ConfigError, match=r"hydra.sweeper.foldable: batch_size cannot be held by a member"):
-        folded("seed=0,1", foldable=("batch_size",))
+    assert len(folded("gamma=0.9,0.95", "seed=0,1", only=())) == 2
+    with pytest.raises(ConfigError, match=r"hydra.sweeper.foldable: batch_size cannot be held by a member here"):
+        folded("seed=0,1", only=("batch_size",))
 
 
 def test_a_folded_members_config_is_the_one_it_has_alone(folded):

@@ -15,11 +15,14 @@ class CohortSweeper(Sweeper):
 
     Args:
         max_members: Members a cohort may have.
-        foldable: Keys in which the members of a cohort may differ besides the seed.
+        foldable: Keys in which the members of a cohort may differ besides the seed; None for every number that their
+            components let a member hold.
         params: A sweep written down in a configuration: values by key, as on the command line.
     """
 
-    def __init__(self, max_members: int, foldable: Sequence[str], params: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, max_members: int, foldable: Sequence[str] | None = None, params: dict[str, Any] | None = None
+    ) -> None:
         self._max_members, self._foldable, self._params = max_members, foldable, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -33,8 +36,8 @@ class CohortSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, say what will be done, and do it."""
-        from qohort.experiments.ablation import asked, fold_ablation
-        from qohort.experiments.sweep import fold, launch, sweep_name
+        from qohort.experiments.ablation import ablations_in
+        from qohort.experiments.sweep import fold, fold_ablation, launch, sweep_name
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -42,7 +45,7 @@ class CohortSweeper(Sweeper):
         loader, master = self.hydra_context.config_loader, self.config
         overrides = [f"{key}={value}" for key, value in self._params.items()] + arguments
         limits = (self._foldable, self._max_members)
-        ablations = asked(overrides, loader)
+        ablations = ablations_in(overrides, loader)
         cohorts = [
             cohort
             for ablation in ablations

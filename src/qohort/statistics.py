@@ -36,6 +36,8 @@ RESAMPLES = 2000
 
 
 CONFIDENCE = 0.95
+FEWEST = 5
+"""The number of runs from which an interval is given."""
 
 
 class Estimate(NamedTuple):
@@ -51,28 +53,21 @@ def iqm(scores: Sequence[float]) -> float:
     return float(interquartile_mean([np.asarray(scores, dtype=np.float64)]))
 
 
-def iqm_interval(scores: Sequence[float], confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
-    """The percentile-bootstrap interval of the IQM over runs, from a fixed seed.
+def in_words(scores: Sequence[float]) -> str:
+    """The final returns of some runs, as they are reported everywhere: the IQM with its interval, mean and deviation.
+
+    From fewer than `FEWEST` runs no interval is given, since none would hold what it says: the runs themselves are.
 
     Args:
         scores: One score a run.
-        confidence: The interval's nominal coverage.
-        resamples: Bootstrap resamples.
     """
-    generator = np.random.default_rng(0)
-    drawn = generator.choice(np.asarray(scores, dtype=np.float64), size=(resamples, len(scores)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(interquartile_mean([drawn]), (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def in_words(scores: Sequence[float]) -> str:
-    """The IQM with its interval, mean and standard deviation over runs, as they are reported."""
-    if len(scores) == 1:
-        return f"{scores[0]:.1f}"
-    low, high = iqm_interval(scores)
+    if len(scores) < FEWEST:
+        runs = ", ".join(f"{score:.1f}" for score in scores)
+        return runs if len(scores) == 1 else f"{runs}, mean {statistics.mean(scores):.1f}, over {len(scores)} seeds"
+    middle = estimate(interquartile_mean, [np.asarray(scores, dtype=np.float64)])
     spread = f"mean {statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
-    return f"IQM {iqm(scores):.1f}, 95% interval [{low:.1f}, {high:.1f}], {spread}"
+    interval = f"95% interval [{middle.low:.1f}, {middle.high:.1f}]"
+    return f"IQM {middle.value:.1f}, {interval}, {spread}, over {len(scores)} seeds"
 
 
 def interquartile_mean(strata: Strata) -> Array:

@@ -117,7 +117,7 @@ OUT_OF_RANGE = [
     ("env.num_envs=0", "env.num_envs=0", "at least 1"),
     ("network.hidden=[24,0]", "network.hidden[1]=0", "at least 1"),
     ("optimizer.betas=[0.9,1.5]", "optimizer.betas[1]=1.5", "at least 0"),
-    ("compile=fast", "compile=fast", "aot_eager, inductor, none"),
+    ("compile=fast", "compile=fast", "fx, inductor, none"),
     ("checkpoint.minutes=0", "checkpoint.minutes=0", "above 0"),
     ("trainer.accelerator=tpu", "trainer.accelerator=tpu", "auto, cpu, gpu"),
     ("head.loss=mse", "head.loss=mse", "huber, squared"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from qohort.cohort.program import CohortNetwork
+from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.streams import member_seed
 from qohort.networks.vectors import SparseMLP
 from qohort.runs.checkpoints import load

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qohort.config.annotations import Range
+from qohort.config.schema import TrainConfig
 
 
 class Policy(NamedTuple):
@@ -36,6 +37,15 @@ class Bootstrap(ABC):
     """Whether the online network's next values are needed."""
     adds_to_reward: ClassVar[bool] = False
     """Whether `reward_bonus` is added to the reward."""
+    maximum: ClassVar[bool] = False
+    """Whether it is the best action of the target network and nothing else."""
+    foldable: ClassVar[tuple[str, ...]] = ()
+    """The numbers in which the members of a cohort may differ."""
+
+    @property
+    def follows_exploration(self) -> bool:
+        """Whether its `epsilon` is the exploration's, as it is at the update."""
+        return False
 
     @abstractmethod
     def __call__(self, next_online: Tensor | None, next_target: Tensor) -> Policy:
@@ -69,6 +79,8 @@ class Greedy(Bootstrap):
     Both choice and value are the target network's: this is not Double Q-learning.
     """
 
+    maximum = True
+
     def __call__(self, next_online: Tensor | None, next_target: Tensor) -> Policy:
         """The policy of values `[B, A]`."""
         return Policy(one_hot_best(next_target), one_hot=True)
@@ -101,6 +113,8 @@ class Soft(Bootstrap):
     Deviations: 1. with `replay.n_step` above 1 only the first action's log-policy is added.
     """
 
+    foldable = ("alpha", "temperature")
+
     alpha: Annotated[float, Range(0, 1)] = 0.9
     temperature: Annotated[float, Range(0, above=True)] = 0.03
     clip: Annotated[float, Range(None, 0)] = -1.0
@@ -132,6 +146,26 @@ class ExpectedSarsa(Bootstrap):
     """
 
     epsilon: Annotated[float, Range(0, 1)] | None = None
+
+    @classmethod
+    def incompatibility(cls, config: TrainConfig) -> str | None:
+        """Whether the exploration has no single ε of a member."""
+        if config.bootstrap.get("epsilon") is not None:
+            return None
+        if "epsilon" not in config.exploration:
+            return "bootstrap.epsilon=null is the exploration's, which has none here: give a number"
+        spread = config.exploration.get("spread")
+        if spread and config.env.num_envs > 1:
+            return (
+                "bootstrap.epsilon=null is the exploration's, which differs between environments by "
+                f"exploration.spread={spread}: give a number"
+            )
+        return None
+
+    @property
+    def follows_exploration(self) -> bool:
+        """Whether no number was given."""
+        return self.epsilon is None
 
     def __call__(self, next_online: Tensor | None, next_target: Tensor) -> Policy:
         """The policy of values `[B, A]`."""

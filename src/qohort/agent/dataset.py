@@ -1,4 +1,4 @@
-"""TODO agent.dataset."""
+"""The environment loop as a dataset: the batches that Lightning iterates over."""
 
 from __future__ import annotations
 
@@ -7,22 +7,14 @@ from typing import Protocol
 
 from torch.utils.data import IterableDataset
 
-from qohort.cohort.schedules import Progress
-from qohort.replay.base import Batch, Replay, Values
+from qohort.replay.base import Batch
 
 
 class EnvironmentLoop(Protocol):
-    """What `ReplayDataset` drives: `QLearning`."""
-
-    replay: Replay
-    progress: Progress
-
-    @property
-    def values(self) -> Values:
-        """The online networks' action values, without noise."""
+    """What `ReplayDataset` drives: `qohort.agent.learner.QLearning`."""
 
     def updates(self) -> int:
-        """Updates in the whole budget."""
+        """The number of updates in the whole budget."""
 
     def budget_left(self) -> bool:
         """Whether another step of the environments fits in the budget."""
@@ -33,12 +25,15 @@ class EnvironmentLoop(Protocol):
     def collect(self) -> int:
         """Step every environment once into the replay; the number of updates that are due after it."""
 
+    def batches(self, count: int) -> Iterator[Batch]:
+        """The batches of one round of updates."""
+
 
 class ReplayDataset(IterableDataset[Batch]):
     """Batches from a replay that is filled as they are drawn.
 
     Iterating steps the environments, yields the batches that are due, and so on until the budget is spent.
-    The length is known, so Lightning fetches no batch ahead of the step before it. Iterating starts from
+    The length is known, so Lightning fetches no batch ahead of the update before it. Iterating starts from
     where the loop is, so a resumed run goes on.
 
     Args:
@@ -49,7 +44,7 @@ class ReplayDataset(IterableDataset[Batch]):
         self._loop = loop
 
     def __len__(self) -> int:
-        """Updates in the whole budget."""
+        """The number of updates in the whole budget."""
         return self._loop.updates()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -57,8 +52,4 @@ class ReplayDataset(IterableDataset[Batch]):
         loop = self._loop
         while loop.budget_left():
             loop.between_steps()
-            due = loop.collect()
-            if due:
-                loop.replay.refresh(loop.values)
-            for _ in range(due):
-                yield loop.replay.sample(loop.progress)
+            yield from loop.batches(loop.collect())

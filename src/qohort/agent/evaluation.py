@@ -16,7 +16,7 @@ from qohort.environments.making import make_environment
 from qohort.replay.base import Values
 
 
-class Scores(NamedTuple):
+class EpisodeScores(NamedTuple):
     """The outcome of an evaluation."""
 
     returns: NDArray[np.float64]
@@ -55,7 +55,7 @@ class Evaluator:
         """Let the networks be compiled for an evaluation's batch now, not in the midst of training."""
         values(torch.as_tensor(self._observations, device=self._device))
 
-    def __call__(self, values: Values, round: int) -> Scores:
+    def __call__(self, values: Values, round: int) -> EpisodeScores:
         """Play one episode in every environment.
 
         Args:
@@ -85,7 +85,7 @@ class Evaluator:
             running = still
             if not running:
                 break
-        return Scores(returns, lengths)
+        return EpisodeScores(returns, lengths)
 
     def _coins(self, round: int) -> UniformStream | None:
         if self._config.epsilon == 0:

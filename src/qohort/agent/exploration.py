@@ -1,10 +1,10 @@
-"""Exploration: how actions are drawn from action values, and the schedules of their parameters."""
+"""Exploration: how actions are drawn from action values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class EpsilonGreedy:
         spread: Of a member's E environments, the e-th (from 0) has ε^(1 + spread e / (E - 1)), as Ape-X's actors have
             (Horgan et al., 2018, appendix D, where it is 7); 0: all have ε.
     """
+
+    foldable: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     epsilon: Schedule
     spread: Annotated[float, Range(0)] = 0.0
@@ -87,6 +89,8 @@ class Boltzmann:
     Attributes:
         temperature: The schedule of the temperature, in units of Q.
     """
+
+    foldable: ClassVar[tuple[str, ...]] = ("temperature",)
 
     temperature: Schedule
     name = "temperature"

@@ -23,6 +23,8 @@ class Head(ABC):
 
     atoms: int = 1
     """The outputs that a network has for each action."""
+    scalar: ClassVar[bool] = False
+    """Whether it is one expected return for each action, so that a target is one number."""
     fractions: ClassVar[Mapping[str, int] | None] = None
     """How many fractions are drawn for each use of a network (`online`, `target`, `policy`); None: it takes none."""
 
@@ -68,6 +70,8 @@ def huber(error: Tensor, delta: float) -> Tensor:
 
 class ScalarHead(Head):
     """One expected return an action: y = r + d Σ_a π(a) (Q'(s', a) + bonus(a)), as in DQN (Mnih et al., 2015)."""
+
+    scalar = True
 
     def distribution(self, outputs: Tensor) -> Tensor:
         """`[B, A, 1]` as `[B, A]`."""

@@ -5,27 +5,28 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from qohort.agent.td_loss import Batch, LossTerms
+from qohort.agent.td_loss import LossTerms
 from qohort.config.annotations import Range
 from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
+from qohort.replay.base import Batch
 
 Tensors = dict[str, Tensor]
 
 
 class MemberOptimizer(torch.optim.Optimizer):
-    """An optimiser whose step of one member is compiled into the lifted update, on the state that is held here.
+    """An optimiser with a rule for one member, `apply`, which is lifted and compiled with the loss.
 
-    Then no parameter has a gradient when `step` is called, and `step` has nothing left to do.
+    To Lightning and PyTorch it is an optimiser like any other: it holds learning rates and state, and `step(closure)`
+    calls the closure, which is `qohort.agent.update.Update`: the whole step.
 
     Args:
         params: Parameters `[M, ...]`.
@@ -33,6 +34,7 @@ class MemberOptimizer(torch.optim.Optimizer):
         settings: What else torch is to keep in a group.
     """
 
+    foldable: ClassVar[tuple[str, ...]] = ("lr",)
     kept: ClassVar[tuple[str, ...]]
     """What is kept of each parameter besides itself, in its shape; zero at first."""
     follows_value: ClassVar[bool] = False
@@ -49,8 +51,8 @@ class MemberOptimizer(torch.optim.Optimizer):
                 self.state[parameter] = {key: torch.zeros_like(parameter) for key in self.kept}
 
     @classmethod
-    def misfit(cls, config: TrainConfig) -> str | None:
-        """What in a configuration this optimiser cannot work with, in words; None for nothing."""
+    def incompatibility(cls, config: TrainConfig) -> str | None:
+        """What in a configuration does not go with this optimiser, as a message; None for nothing."""
         return None
 
     @abstractmethod
@@ -72,19 +74,51 @@ class MemberOptimizer(torch.optim.Optimizer):
             parameters: By name.
             gradients: Of the loss, or of the value of the action taken, as `follows_value` says.
             kept: What is kept of each parameter, by `kept` and name.
-            terms: What else the loss told.
-            batch: What the loss was of, and this member's numbers from `advance`.
+            terms: What else the loss reports.
+            batch: The batch, and this member's numbers from `advance`.
 
         Returns:
             The new parameters, and what is then kept.
         """
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Call the closure, which is the whole update; returns what it returned."""
+        """Call the closure, which makes the whole step; returns what it returned."""
         return None if closure is None else closure()
 
     # torch wraps `step` in a profiler's record that costs a third of a small update; "hooked" says that it has.
     step.hooked = True  # type: ignore[attr-defined]
+
+
+class GradientsOnly:
+    """The rule for an optimiser of torch's: leave the gradients in `grad`, where its own step looks for them.
+
+    Args:
+        parameters: Parameters `[M, ...]`.
+    """
+
+    kept = ("gradient",)
+    follows_value = False
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.state = {}
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+            self.state[parameter] = {"gradient": parameter.grad}
+
+    def advance(self) -> Tensors:
+        """No numbers."""
+        return {}
+
+    def apply(
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        kept: Mapping[str, Mapping[str, Tensor]],
+        terms: LossTerms,
+        batch: Batch,
+    ) -> tuple[Tensors, dict[str, Tensors]]:
+        """No new parameters; the gradients are kept."""
+        return {}, {"gradient": dict(gradients)}
 
 
 def adam_step(
@@ -133,8 +167,6 @@ def bias_corrections(step: int, betas: tuple[float, float]) -> tuple[float, floa
 
 class MemberAdam(MemberOptimizer):
     """Adam with one learning rate a member: for one member, `torch.optim.Adam` to rounding.
-
-    Where parameters have gradients `step` applies them, as any optimiser does.
 
     Args:
         params: Parameters `[M, ...]`.
@@ -187,31 +219,6 @@ class MemberAdam(MemberOptimizer):
             new[name], means[name], squares[name] = adam_step(*old, rate, root, self._betas, self._eps)
         return new, {"mean": means, "square": squares}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Apply the gradients, after the closure where there is one; returns what the closure returned."""
-        result = None if closure is None else closure()
-        for group in self.param_groups:
-            graded = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if graded:
-                self._apply_gradients(group, graded)
-        return result
-
-    step.hooked = True  # type: ignore[attr-defined]
-
-    @torch.no_grad()
-    def _apply_gradients(self, group: dict[str, Any], parameters: Sequence[nn.Parameter]) -> None:
-        group["step"] += 1
-        correction, root = bias_corrections(group["step"], group["betas"])
-        for parameter in parameters:
-            state = self.state[parameter]
-            rate = (group["lr"] / correction).view(-1, *[1] * (parameter.dim() - 1))
-            old = (parameter, state["mean"], state["square"])
-            gradient = parameter.grad
-            assert gradient is not None
-            new = adam_step(parameter, gradient, *old[1:], rate, root, group["betas"], group["eps"])
-            for tensor, value in zip(old, new, strict=True):
-                tensor.copy_(value)
-
 
 class ObGD(MemberOptimizer):
     """Overshooting-bounded gradient descent with eligibility traces: of Stream Q(λ) (Elsayed et al., 2024, alg. 3).
@@ -247,14 +254,11 @@ class ObGD(MemberOptimizer):
         self._trace_decay, self._kappa = trace_decay, kappa
 
     @classmethod
-    def misfit(cls, config: TrainConfig) -> str | None:
+    def incompatibility(cls, config: TrainConfig) -> str | None:
         """Whether transitions would not come one by one and in order, or have no TD error."""
-        from qohort.agent.heads import ScalarHead
-        from qohort.replay.newest import NewestTransition
-
-        if not issubclass(locate(config.replay["_target_"], "replay._target_"), NewestTransition):
+        if not getattr(locate(config.replay["_target_"], "replay._target_"), "newest_only", False):
             return "optimizer=obgd learns from each transition once: use replay=none"
-        if not issubclass(locate(config.head["_target_"], "head._target_"), ScalarHead):
+        if not getattr(locate(config.head["_target_"], "head._target_"), "scalar", False):
             return "optimizer=obgd follows the TD error of one value an action: use head=squared"
         for key, value in (
             ("env.num_envs", config.env.num_envs),
@@ -331,8 +335,3 @@ def mixes_members(build: Callable[[Iterable[nn.Parameter]], torch.optim.Optimize
         * torch.tensor([1.0, 9.0, 0.1])[:, None, None]
     )
     return not torch.equal(run(start)[1:2], run(start[1:2]))
-
-
-def takes_fused(optimizer_class: type) -> bool:
-    """Whether an optimiser has a `fused` switch."""
-    return "fused" in inspect.signature(optimizer_class).parameters

@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from qohort.agent.heads import Head
-from qohort.cohort.program import CohortNetwork, Inputs, Lifted
+from qohort.cohort.program import Compiler, Inputs, Lifted
+from qohort.cohort.stacking import CohortNetwork
 
 
 def network_maker(
@@ -35,12 +36,12 @@ class QValues:
     Args:
         network: The networks.
         head: What their outputs mean.
-        compile_mode: One of `qohort.cohort.program.COMPILE_MODES`.
+        compiler: Compiles the programs.
     """
 
-    def __init__(self, network: CohortNetwork, head: Head, compile_mode: str) -> None:
+    def __init__(self, network: CohortNetwork, head: Head, compiler: Compiler) -> None:
         self._network, self._head = network, head
-        self._lifted = Lifted(self._member_values, network, compile_mode)
+        self._lifted = Lifted(compiler, "action values", self._member_values, network)
         self._quiet: dict[torch.Size, dict[str, Tensor]] = {}
 
     def __call__(self, observation: Tensor, numbers: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -1,9 +1,9 @@
-"""TODO agent.target_networks."""
+"""Target networks: which network is bootstrapped from, and how it follows the online one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -14,12 +14,19 @@ class TargetNetwork(Protocol):
     """Which network is bootstrapped from, and how it follows the online one."""
 
     separate: bool
-    """Whether it is a network of its own."""
+    """Whether it is a network of its own; if not, the online network is bootstrapped from."""
     every: int | None
-    """env_steps between whole copies of the online network, None for no copies."""
+    """env_steps between whole copies of the online network; None for no copies."""
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """A target parameter after an update, from its old value and the online one."""
+        """A target parameter after an update.
+
+        Called after each update if it returns anything but the tensor `target` itself.
+
+        Args:
+            target: Its value before, of one member.
+            online: The online network's parameter, after the update.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class NoTarget:
     every = None
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """There is nothing to follow."""
+        """`target`: it is the online network."""
         return target
 
 
@@ -46,17 +53,19 @@ class HardTarget:
     separate = True
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """It stays as it is between copies."""
+        """`target`: it stays as it is between copies."""
         return target
 
 
 @dataclass(frozen=True)
 class PolyakTarget:
-    """An exponential average of the online network: θ' ← θ' + τ (θ - θ') after each update (Lillicrap et al., 2016).
+    """A moving average of the online network: θ' ← θ' + τ (θ - θ') after each update (Lillicrap et al., 2016).
 
     Attributes:
-        tau: The part of the way taken an update.
+        tau: τ.
     """
+
+    foldable: ClassVar[tuple[str, ...]] = ("tau",)
 
     tau: Annotated[float, Range(0, 1, above=True)]
     separate = True

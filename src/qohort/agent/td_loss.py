@@ -18,18 +18,9 @@ from torch import Tensor
 
 from qohort.agent.bootstrap import Bootstrap
 from qohort.agent.heads import Head
+from qohort.replay.base import Batch
 
 Parameters = Mapping[str, Tensor]
-
-
-Batch = Mapping[str, Tensor]
-"""`observation [B, ...]`, `action [B]`, `reward [B]`, `discount [B]` (γⁿ, 0 where terminated), `next_observation`.
-
-Where there are such: `weight [B]`, the importance weights of prioritised replay; `normal_<use>` and
-`fractions_<use>`, the random numbers of one use of a network (`online`, `target`, `policy`); `ended [B]`, whether the
-episode ended with the transition, terminated or truncated; and in place of reward,
-discount and next observation `target [B]`, where the replay has made the target itself.
-"""
 
 
 class Forward(Protocol):

@@ -1,4 +1,4 @@
-"""The update of a cohort: gradients, clipping, the optimiser's step and the target network as one lifted function."""
+"""The update: gradients, clipping, the optimiser's step and the target network, lifted over the members."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from qohort.agent.optimizers import MemberOptimizer, clip_by_norm
-from qohort.agent.target_networks import PolyakTarget, TargetNetwork
-from qohort.agent.td_loss import Batch, LossTerms, TDLoss
+from qohort.agent.optimizers import GradientsOnly, MemberOptimizer, Tensors, clip_by_norm
+from qohort.agent.target_networks import TargetNetwork
+from qohort.agent.td_loss import TDLoss
 from qohort.cohort.held import with_numbers
-from qohort.cohort.program import CohortNetwork, Program
-
-Tensors = dict[str, Tensor]
+from qohort.cohort.program import Compiler
+from qohort.cohort.stacking import CohortNetwork
+from qohort.replay.base import Batch
 
 
 class UpdateResult(NamedTuple):
@@ -32,11 +32,11 @@ class UpdateResult(NamedTuple):
 
 
 class Update:
-    """One gradient step of every member.
+    """One gradient step of every member, and one step of the target network after it.
 
-    With a `MemberOptimizer` all of it is one compiled function that works in place on the parameters and on the
-    optimiser's state. With any other optimiser the gradients are compiled, and the optimiser's own `step`
-    applies them.
+    `__call__` is the closure of the optimiser's step: one program that works in place on the parameters and on what the
+    optimiser keeps. Of a `MemberOptimizer` it is the whole step; for an optimiser of torch's it leaves the clipped
+    gradients in the parameters' `grad`, which the optimiser's own step then applies.
 
     Args:
         td_loss: The loss of one member.
@@ -45,8 +45,8 @@ class Update:
         target_network: How the target follows.
         optimizer: Holds `online`'s parameters.
         held: Numbers that each member holds for itself, `[M]`, by their key in the configuration: `max_grad_norm`, and
-            fields of the bootstrap and of the target network.
-        compile_mode: One of `COMPILE_MODES`.
+            numbers of the bootstrap and of the target network.
+        compiler: Compiles the programs.
     """
 
     def __init__(
@@ -57,43 +57,33 @@ class Update:
         target_network: TargetNetwork,
         optimizer: torch.optim.Optimizer,
         held: Tensors,
-        compile_mode: str,
+        compiler: Compiler,
     ) -> None:
-        self._td_loss = td_loss
-        self._target_network = target_network
-        self._held = held
-        self._parameters = dict(online.network.named_parameters())
-        self._online = online.parameters_by_name()
-        self._target = target.parameters_by_name()
-        self._follows = isinstance(target_network, PolyakTarget)
+        self._td_loss, self._target_network = td_loss, target_network
+        self._online, self._target = online.parameters_by_name(), target.parameters_by_name()
+        parameters = dict(online.network.named_parameters())
+        self._rule: MemberOptimizer | GradientsOnly = (
+            optimizer if isinstance(optimizer, MemberOptimizer) else GradientsOnly(parameters.values())
+        )
+        kept = {
+            key: {name: self._rule.state[parameter][key] for name, parameter in parameters.items()}
+            for key in self._rule.kept
+        }
         networks = {"online": self._online, "target": self._target, "held": held}
-        self._fused = optimizer if isinstance(optimizer, MemberOptimizer) else None
-        if self._fused is not None:
-            kept = {
-                key: {name: optimizer.state[parameter][key] for name, parameter in self._parameters.items()}
-                for key in self._fused.kept
-            }
-            self._program = Program(self._update, {**networks, "kept": kept}, compile_mode, cached=True)
-        else:
-            self._program = Program(vmap(self._gradients), networks, compile_mode, cached=True)
+        self._step = compiler.program("the update", self._update, {**networks, "kept": kept}, in_parts=True)
+        self._follow = compiler.program("the target network", self._follow_online, networks, in_parts=True)
+        probe = torch.zeros(1)
+        self._follows = target_network.separate and target_network.follow(probe, torch.ones(1)) is not probe
 
     def __call__(self, batch: Batch) -> UpdateResult:
-        """The closure of the optimiser's step: with a `MemberOptimizer` the whole update, else the gradients."""
-        result: UpdateResult
-        if self._fused is not None:
-            result = self._program({**batch, **self._fused.advance()})
-            return result
-        gradients, result = self._program(batch)
-        for name, parameter in self._parameters.items():
-            parameter.grad = gradients[name]
+        """Update every member from its batch `[M, B, ...]`."""
+        result: UpdateResult = self._step({**batch, **self._rule.advance()})
         return result
 
-    @torch.no_grad()
     def follow(self) -> None:
-        """Let the target follow after an optimiser's own step; with a `MemberOptimizer` it has followed already."""
-        if self._follows and self._fused is None:
-            for name, target in self._target.items():
-                target.copy_(vmap(self._follow)(self._held, target, self._online[name]))
+        """Let the target network follow, after the optimiser's step."""
+        if self._follows:
+            self._follow({})
 
     @torch.no_grad()
     def copy_target(self) -> None:
@@ -101,39 +91,34 @@ class Update:
         for name, target in self._target.items():
             target.copy_(self._online[name])
 
-    def _follow(self, held: Tensors, target: Tensor, online: Tensor) -> Tensor:
-        return with_numbers(self._target_network, "target_network", held).follow(target, online)
-
-    def _member_gradients(
-        self, state: dict[str, Any], batch: Batch, value: bool = False
-    ) -> tuple[Tensors, UpdateResult, LossTerms]:
-        """One member's clipped gradients, of the loss or of the value of the actions taken."""
-        bootstrap = with_numbers(self._td_loss.bootstrap, "bootstrap", state["held"])
-        td_loss = replace(self._td_loss, bootstrap=bootstrap)
-        differentiated = grad_and_value(td_loss.value if value else td_loss, has_aux=True)
-        gradients, (_, terms) = differentiated(state["online"], state["target"], batch)
-        gradients, norm = clip_by_norm(gradients, state["held"].get("max_grad_norm"))
-        return gradients, UpdateResult(terms.loss, norm, terms.td_error, terms.q_mean), terms
-
-    def _gradients(self, state: dict[str, Any], batch: Batch) -> tuple[Tensors, UpdateResult]:
-        gradients, result, _ = self._member_gradients(state, batch)
-        return gradients, result
-
-    def _member_update(self, state: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], UpdateResult]:
-        """One member's new parameters, target, and what its optimiser keeps."""
-        assert self._fused is not None
-        gradients, result, terms = self._member_gradients(state, batch, self._fused.follows_value)
-        parameters, kept = self._fused.apply(state["online"], gradients, state["kept"], terms, batch)
-        target = {}
-        if self._follows:
-            target = {name: self._follow(state["held"], state["target"][name], new) for name, new in parameters.items()}
-        return {"online": parameters, "target": target, **kept}, result
-
     def _update(self, state: dict[str, Any], batch: Batch) -> UpdateResult:
         """The lifted update, written to the state in place."""
         new, result = vmap(self._member_update)(state, batch)
-        held = {"online": state["online"], "target": state["target"], **state["kept"]}
+        written = {"online": state["online"], **state["kept"]}
         for key, tensors in new.items():
             for name, tensor in tensors.items():
-                held[key][name].copy_(tensor)
+                written[key][name].copy_(tensor)
         return result
+
+    def _member_update(self, state: dict[str, Any], batch: Batch) -> tuple[dict[str, Tensors], UpdateResult]:
+        """One member's new parameters, and what its optimiser keeps."""
+        bootstrap = with_numbers(self._td_loss.bootstrap, "bootstrap", state["held"])
+        td_loss = replace(self._td_loss, bootstrap=bootstrap)
+        differentiated = grad_and_value(td_loss.value if self._rule.follows_value else td_loss, has_aux=True)
+        gradients, (_, terms) = differentiated(state["online"], state["target"], batch)
+        gradients, norm = clip_by_norm(gradients, state["held"].get("max_grad_norm"))
+        parameters, kept = self._rule.apply(state["online"], gradients, state["kept"], terms, batch)
+        result = UpdateResult(terms.loss, norm, terms.td_error, terms.q_mean)
+        return {"online": parameters, **kept}, result
+
+    def _follow_online(self, state: dict[str, Any], _: Any) -> dict[str, Tensor]:
+        """The lifted step of the target network, written to the state in place."""
+        new = vmap(self._member_follow)(state["held"], state["target"], state["online"])
+        for name, tensor in new.items():
+            state["target"][name].copy_(tensor)
+        return {}
+
+    def _member_follow(self, held: Tensors, target: Tensors, online: Tensors) -> Tensors:
+        """One member's target network after an update."""
+        own = with_numbers(self._target_network, "target_network", held)
+        return {name: own.follow(tensor, online[name]) for name, tensor in target.items()}

@@ -47,7 +47,7 @@ def _check_run(config: DictConfig) -> TrainConfig:
 
 def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
     """Check the training jobs of a sweep before the first one starts, their environments included."""
-    from qohort.runs.training import check_accelerator, check_environment
+    from qohort.runs.checking import check_accelerator, check_environment
 
     # Jobs that differ in other things only are checked once.
     alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}

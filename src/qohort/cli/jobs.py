@@ -21,9 +21,9 @@ def jobs_of(texts: Sequence[str], parse: Callable[[str], Override], search: Sequ
         parse: Reads one.
         search: An override that tells where else configurations are.
     """
-    from qohort.experiments.ablation import asked, cells
+    from qohort.experiments.ablation import ablations_in, cells
 
-    ablations = asked(texts, GlobalHydra.instance().config_loader(), search)
+    ablations = ablations_in(texts, GlobalHydra.instance().config_loader(), search)
     for some in [cell.overrides for ablation in ablations for cell in cells(ablation)] if ablations else [texts]:
         for job in itertools.product(*(_values(parse(text)) for text in some)):
             yield list(job)

@@ -1,18 +1,18 @@
-"""TODO cohort.schedules."""
+"""Progress of a cohort, and what depends on it: schedules of numbers, and what is due every N env_steps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from qohort.config.annotations import Range
 
 Floats = NDArray[np.float64]
-
-
 Unit = Literal["env_steps", "gradient_steps", "episodes"]
 
 
@@ -38,21 +38,62 @@ class Progress:
             return self.episodes.astype(np.float64)
         return float(getattr(self, unit))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The three counters."""
+        episodes = torch.from_numpy(self.episodes.copy())
+        return {"env_steps": self.env_steps, "gradient_steps": self.gradient_steps, "episodes": episodes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.env_steps, self.gradient_steps = int(state["env_steps"]), int(state["gradient_steps"])
+        self.episodes[:] = state["episodes"].numpy()
+
+
+class Intervals:
+    """What is due every N env_steps.
+
+    Args:
+        progress: The cohort's progress.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.last: dict[str, int] = {}
+        """The env_steps at which each thing was last due."""
+
+    def due(self, what: str, every: int | None) -> bool:
+        """Whether a multiple of `every` env_steps was reached since this was last true; never where it is None."""
+        now = self._progress.env_steps
+        if every is None or now // every == self.last.get(what, 0) // every:
+            return False
+        self.last[what] = now
+        return True
+
+    def state_dict(self) -> dict[str, int]:
+        """The env_steps at which each thing was last due."""
+        return dict(self.last)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue where `state` was taken."""
+        self.last = dict(state)
+
 
 class Schedule(Protocol):
-    """A number that changes with progress; of each member, once `across_members` has made one schedule of theirs."""
+    """A number that changes with progress: one of each member, made by `qohort.cohort.held.across_members`."""
 
     def __call__(self, progress: Progress) -> Floats:
         """The value of each member: `[M]`."""
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantSchedule:
     """The same value throughout.
 
     Attributes:
         value: The value.
     """
+
+    foldable: ClassVar[tuple[str, ...]] = ("value",)
 
     value: Annotated[float, Range(0)]
 
@@ -62,7 +103,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearSchedule:
     """From `start` to `end` in a straight line, then `end`.
 
     Attributes:
@@ -72,6 +113,8 @@ class Linear:
         duration: the count of `per` that it takes. Just one of the two is given.
         per: What `duration` counts.
     """
+
+    foldable: ClassVar[tuple[str, ...]] = ("start", "end")
 
     start: Annotated[float, Range(0)]
     end: Annotated[float, Range(0)]
@@ -94,7 +137,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Multiplicative:
+class MultiplicativeSchedule:
     """Multiplied by `decay` at every `per`, never below `end`: max(end, start · decayⁿ).
 
     Attributes:
@@ -103,6 +146,8 @@ class Multiplicative:
         decay: The factor.
         per: What is counted: env_steps, gradient_steps or episodes.
     """
+
+    foldable: ClassVar[tuple[str, ...]] = ("start", "end", "decay")
 
     start: Annotated[float, Range(0)]
     end: Annotated[float, Range(0)]

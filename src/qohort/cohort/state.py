@@ -1,12 +1,33 @@
-"""TODO cohort.state."""
+"""State: what changes while training, of parts and as a whole, split into members' states and merged back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Stateful(Protocol):
+    """Something that changes while training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, in tensors and plain containers."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Continue exactly where `state` was taken."""
+
+
+def state_of(parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    """The state of each part, by name."""
+    return {name: part.state_dict() for name, part in parts.items()}
+
+
+def load_state(parts: Mapping[str, Stateful], state: Mapping[str, Any]) -> None:
+    """Put back what `state_of` took."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
 
 
 def split_state(state: Any, m: int) -> Any:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qohort.config.annotations import Node, Range, Role, Sized
 from qohort.config.errors import ConfigError
-from qohort.config.messages import nearest, show
+from qohort.config.messages import as_typed, nearest
 
 Schema = TypeVar("Schema")
 
@@ -72,15 +72,15 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
         role: What it must be; None for anything.
 
     Returns:
-        The node, its values as the signature asks.
+        The node, its values as the signature asks, and the defaults of what it leaves out.
 
     Raises:
         ConfigError: If the target does not exist or is of another kind, or a key is unknown, missing, of a wrong
             type or out of range.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{path}={show(node)} is not a group of keys with a _target_")
-    name = f"{path}._target_={show(node['_target_'])}"
+        raise ConfigError(f"{path}={as_typed(node)} is not a group of keys with a _target_")
+    name = f"{path}._target_={as_typed(node['_target_'])}"
     target = locate(node["_target_"], name)
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
@@ -92,7 +92,7 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
     _check_given(parameters, given, name)
     checked = _check_parameters(node, target, parameters, given, path)
     if not given:
-        made = _make(checked, path)
+        made = _make(checked, path, node)
         if role:
             _check_kind(made, role, name, made=True)
     return checked
@@ -172,21 +172,48 @@ def _check_parameters(
             checked[key] = value
             continue
         if key in given or (key not in allowed and not open_ended):
-            raise ConfigError(f"unknown key {path}.{key}={show(value)}: {nearest(str(key), allowed, f'{path}.')}")
+            raise ConfigError(f"unknown key {path}.{key}={as_typed(value)}: {nearest(str(key), allowed, f'{path}.')}")
         checked[key] = check(hints.get(key, Any), value, f"{path}.{key}")
     for name in allowed:
-        if parameters[name].default is inspect.Parameter.empty and name not in node:
+        default = parameters[name].default
+        if name in node:
+            continue
+        if default is inspect.Parameter.empty:
             raise ConfigError(f"{path}.{name} has no value: it must be {_words(hints.get(name, Any))}")
+        if _is_plain(default):
+            checked[name] = _as_written(default, hints.get(name, Any), f"{path}.{name}")
     return checked
 
 
-def _make(node: Mapping[str, Any], path: str) -> Any:
-    """Make a component that needs nothing else, to see that its values go together."""
+def _is_plain(value: Any) -> bool:
+    """Whether a default could stand in a configuration."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _as_written(default: Any, hint: Any, path: str) -> Any:
+    """A default as it would be if a configuration had it, so that leaving it out and writing it down are the same."""
+    written = list(default) if isinstance(default, tuple) else default
+    try:
+        return check(hint, written, path)
+    except ConfigError:  # a default of its author's that does not keep its own annotation
+        return written
+
+
+def _make(node: Mapping[str, Any], path: str, written: Mapping[str, Any]) -> Any:
+    """Make a component that needs nothing else, to see that its values go together.
+
+    Args:
+        node: The node, with its defaults.
+        path: Where it stands, for messages.
+        written: The node as the configuration has it.
+    """
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or str(error).splitlines()[0]).split())
-        values = show({key: value for key, value in node.items() if key not in HYDRA_KEYS})
+        values = as_typed({key: value for key, value in written.items() if key not in HYDRA_KEYS})
         # Where the reason has no value, all are told.
         raise ConfigError(f"{path}: {reason}" if "=" in reason else f"{path}={values}: {reason}") from error
 
@@ -203,7 +230,7 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
     """A dataclass from a mapping, each key checked: those that need an import last, to tell the others quickly."""
     if not isinstance(tree, Mapping):
         keys = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(schema))
-        raise ConfigError(f"{path}={show(tree)} is not a group of keys: it has {keys}")
+        raise ConfigError(f"{path}={as_typed(tree)} is not a group of keys: it has {keys}")
     hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
     for key, value in tree.items():
@@ -211,8 +238,8 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
             parts = str(key).split(".")
             if len(parts) > 1 and parts[0] in hints:
                 nested = ": {".join(parts) + ": VALUE" + "}" * (len(parts) - 1)
-                raise ConfigError(f"unknown key {key}={show(value)}: in a file write {nested}")
-            raise ConfigError(f"unknown key {prefix}{key}={show(value)}: {nearest(str(key), hints, prefix)}")
+                raise ConfigError(f"unknown key {key}={as_typed(value)}: in a file write {nested}")
+            raise ConfigError(f"unknown key {prefix}{key}={as_typed(value)}: {nearest(str(key), hints, prefix)}")
     for key, hint in hints.items():
         if key not in tree:
             raise ConfigError(f"{prefix}{key} has no value: it must be {_words(hint)}")
@@ -247,7 +274,7 @@ def check(hint: Any, value: Any, path: str, bounds: Sequence[Any] = ()) -> Any:
         return _build(typing.cast(type[Any], hint), value, path)
     if origin in (collections.abc.Mapping, dict):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={show(value)} is not {_words(hint)}")
+            raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint)}")
         of = arguments[1] if arguments else Any
         return {key: check(of, one, f"{path}.{key}") for key, one in value.items()}
     if origin in (collections.abc.Sequence, list, tuple):
@@ -269,7 +296,7 @@ def _role(hint: Any) -> Role | None:
 def _check_literal(choices: Sequence[Any], value: Any, path: str) -> Any:
     if value not in choices or isinstance(value, bool):
         words = [str(choice) for choice in choices]
-        raise ConfigError(f"{path}={show(value)} is not one of the choices: {nearest(str(value), words)}")
+        raise ConfigError(f"{path}={as_typed(value)} is not one of the choices: {nearest(str(value), words)}")
     return value
 
 
@@ -288,7 +315,7 @@ def _check_union(hint: Any, value: Any, path: str) -> Any:
         return value
     if len(errors) == 1:
         raise ConfigError(f"{errors[0]}{', or null' if type(None) in arguments else ''}")
-    raise ConfigError(f"{path}={show(value)} is not {_words(hint)}")
+    raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint)}")
 
 
 def _from_text(hint: Any) -> bool:
@@ -301,13 +328,13 @@ def _from_text(hint: Any) -> bool:
 def _check_sequence(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> Any:
     arguments = typing.get_args(hint) or (Any,)
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{path}={show(value)} is not {_words(hint)}, as [A,B]")
+        raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint)}, as [A,B]")
     for bound in bounds:
         if isinstance(bound, Sized) and len(value) < bound.low:
-            raise ConfigError(f"{path}={show(value)} is too short: it must have at least {bound.low} elements")
+            raise ConfigError(f"{path}={as_typed(value)} is too short: it must have at least {bound.low} elements")
     fixed = typing.get_origin(hint) is tuple and Ellipsis not in arguments
     if fixed and len(value) != len(arguments):
-        raise ConfigError(f"{path}={show(value)} does not fit: it must have {len(arguments)} elements")
+        raise ConfigError(f"{path}={as_typed(value)} does not fit: it must have {len(arguments)} elements")
     hints = arguments if fixed else [arguments[0]] * len(value)
     return [check(hint, one, f"{path}[{i}]") for i, (hint, one) in enumerate(zip(hints, value, strict=True))]
 
@@ -321,13 +348,15 @@ def _check_scalar(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> An
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
             whole = hint is int and isinstance(value, float) and value.is_integer()
             number = hint is str and isinstance(value, int | float) and path.isidentifier()
-            right = f", as {int(value)}" if whole else f": quote it, as '{path}=\"{show(value)}\"'" if number else ""
-            raise ConfigError(f"{path}={show(value)} is not {_words(hint, bounds)}{right}")
+            right = (
+                f", as {int(value)}" if whole else f": quote it, as '{path}=\"{as_typed(value)}\"'" if number else ""
+            )
+            raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint, bounds)}{right}")
         if value == "":
             raise ConfigError(f"{path}='' is empty: it must be some text")
     for bound in bounds:
         if isinstance(bound, Range) and isinstance(value, int | float) and value not in bound:
-            raise ConfigError(f"{path}={show(value)} is out of range: it must be {bound}")
+            raise ConfigError(f"{path}={as_typed(value)} is out of range: it must be {bound}")
     return float(value) if hint is float else value
 
 

@@ -1,4 +1,4 @@
-"""TODO config.messages."""
+"""Words of messages: values as one would type them, and the names nearest to a wrong one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {' or '.join(close)}?" + (f" ({listing})" if len(known) <= MANY else "")
 
 
-def show(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value as one would type it."""
     text = _typed(value)
     return text if len(text) <= 80 else text[:77] + "..."

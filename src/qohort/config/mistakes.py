@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.config.checks import HYDRA_KEYS, locate
 from qohort.config.composition import Sources, groups_of, options_of, parser_of
 from qohort.config.errors import ConfigError
-from qohort.config.messages import nearest, show
+from qohort.config.messages import as_typed, nearest
 from qohort.config.overrides import parse_override
+from qohort.config.schema import NOT_FOR_COHORTS
 
 
 def explain(error: BaseException, texts: Sequence[str], sources: Sources | None, sweeping: bool = False) -> ConfigError:
@@ -104,13 +105,13 @@ def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], 
     if override.is_delete():
         if _content(node) is None and value is None:
             return f"{line} takes away what is null already: leave it out"
-        return "" if value is None else f"{line} does not fit: {key} is {show(_content(node))}"
+        return "" if value is None else f"{line} does not fit: {key} is {as_typed(_content(node))}"
     if override.is_add() and not isinstance(value, dict | list):
         return f"{line} adds what is there already: write {key}=VALUE without the +"
     if isinstance(node, DictConfig) and not isinstance(value, dict):
         return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
     if isinstance(node, ListConfig) and isinstance(value, dict):
-        return f"{line} does not fit: {key} must be as {show(_content(node))}"
+        return f"{line} does not fit: {key} must be as {as_typed(_content(node))}"
     if isinstance(node, DictConfig) and not adds and (new := [name for name in value if name not in set(node)]):
         return f"{line} does not fit: {key} has no {new[0]}; write +{key}={{{new[0]}:VALUE}} to add it"
     return ""
@@ -151,7 +152,9 @@ def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, 
     prefix = f"{known}." if known else ""
     word = key[len(prefix) :].split(".")[0]
     if not isinstance(node, DictConfig):
-        return f"unknown key {line}: {known} is {show(_content(node))}, in which there is no {word}"
+        return f"unknown key {line}: {known} is {as_typed(_content(node))}, in which there is no {word}"
+    if known == "trainer" and word in NOT_FOR_COHORTS:
+        return f"trainer.{word} does not go with a cohort: {NOT_FOR_COHORTS[word]}"
     if elsewhere := [path for path in _paths(config) if path.endswith(f".{key}")]:
         return f"unknown key {line}: did you mean {' or '.join(elsewhere[:3])}?"
     if known and "." not in known and word in options_of(known, sources):

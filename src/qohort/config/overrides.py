@@ -14,7 +14,7 @@ from omegaconf import ListConfig
 
 from qohort.config.composition import Sources, groups_of, options_of
 from qohort.config.errors import ConfigError
-from qohort.config.messages import nearest, show
+from qohort.config.messages import as_typed, nearest
 
 LAUNCHERS = {
     "joblib": ("joblib", "joblib"),
@@ -68,10 +68,12 @@ def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
         value: Any = override.value()
         if isinstance(value, list) and len(value) > 1 and not isinstance(defaults[group], ListConfig):
             names = ",".join(map(str, value))
-            raise ConfigError(f"{group}={show(value)} is a list: choose one, or run each with -m {group}={names}")
+            raise ConfigError(f"{group}={as_typed(value)} is a list: choose one, or run each with -m {group}={names}")
         for choice in value if isinstance(value, list) else [value]:
             if choice not in options and "${" not in str(choice):
-                raise ConfigError(f"{group}={show(choice)} is not one of the choices: {nearest(str(choice), options)}")
+                raise ConfigError(
+                    f"{group}={as_typed(choice)} is not one of the choices: {nearest(str(choice), options)}"
+                )
 
 
 def _check_launcher(name: str) -> None:

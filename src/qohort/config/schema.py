@@ -1,4 +1,4 @@
-"""TODO config.schema."""
+"""The schema of a run: every key of `conf/train.yaml`, its type and its bounds. It knows no component."""
 
 from __future__ import annotations
 
@@ -66,19 +66,66 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Where and how Lightning runs.
+    """Arguments of Lightning's Trainer, and the two keys that are ours: `threads` and `progress_bar`.
 
     Attributes:
         accelerator: `cpu`, `gpu`, or `auto`: a GPU where there is one.
         devices: Must be 1: a cohort is one program on one device.
         threads: CPU threads of torch.
         progress_bar: Whether progress is shown.
+        profiler: Lightning's profiler; None for none.
+        detect_anomaly: Whether PyTorch looks for NaN in its backward pass.
+        deterministic: Whether PyTorch uses deterministic algorithms only; None leaves its setting.
+        benchmark: Whether cuDNN looks for the fastest algorithm; None leaves its setting.
+        enable_model_summary: Whether Lightning prints a summary of the networks.
     """
 
     accelerator: Literal["cpu", "gpu", "auto"]
     devices: int
     threads: PositiveInt
     progress_bar: bool
+    profiler: Literal["simple", "advanced", "pytorch"] | None
+    detect_anomaly: bool
+    deterministic: bool | None
+    benchmark: bool | None
+    enable_model_summary: bool
+
+
+NOT_FOR_COHORTS = {
+    "max_epochs": "the budget is one epoch: set budget",
+    "max_steps": "the budget decides: set budget",
+    "max_time": "a run ends with its budget: set budget",
+    "min_epochs": "the budget is one epoch: set budget",
+    "min_steps": "the budget decides: set budget",
+    "logger": "loggers are chosen by logger=wandb,csv,tensorboard,none",
+    "callbacks": "callbacks are chosen by callbacks=NAME, a file in conf/callbacks",
+    "gradient_clip_val": "each member's gradient is clipped to max_grad_norm",
+    "gradient_clip_algorithm": "each member's gradient is clipped to max_grad_norm",
+    "accumulate_grad_batches": "an update is one batch: set batch_size",
+    "log_every_n_steps": "rows are written every log_every env_steps",
+    "val_check_interval": "evaluations are every evaluation.every env_steps",
+    "check_val_every_n_epoch": "evaluations are every evaluation.every env_steps",
+    "limit_train_batches": "the budget decides: set budget",
+    "fast_dev_run": "set a small budget",
+    "overfit_batches": "the budget decides: set budget",
+    "strategy": "a cohort is one program on one device",
+    "num_nodes": "a cohort is one program on one device; a sweep uses several",
+    "sync_batchnorm": "a cohort is one program on one device",
+    "precision": "members are trained in float32, in which they are exact",
+    "plugins": "checkpoints are split between the members",
+    "enable_checkpointing": "checkpoints are set by checkpoint.every and checkpoint.minutes",
+    "enable_progress_bar": "the bar is set by trainer.progress_bar",
+    "default_root_dir": "run directories are below output_dir",
+    "use_distributed_sampler": "batches come from the replay",
+    "reload_dataloaders_every_n_epochs": "the budget is one epoch",
+    "inference_mode": "evaluation is not Lightning's here",
+    "num_sanity_val_steps": "evaluation is not Lightning's here",
+    "limit_val_batches": "evaluations have evaluation.episodes episodes",
+    "limit_test_batches": "evaluations have evaluation.episodes episodes",
+    "limit_predict_batches": "evaluations have evaluation.episodes episodes",
+    "barebones": "metrics and checkpoints are needed",
+}
+"""Arguments of Lightning's Trainer that a cohort does not admit, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +147,7 @@ class TrainConfig:
     reward_clip: Annotated[float, Range(0, above=True)] | None
     reset_every: PositiveInt | None
     log_every: PositiveInt
-    compile: Literal["inductor", "aot_eager", "none"]
+    compile: Literal["inductor", "fx", "none"]
     env: EnvironmentConfig
     network: Annotated[Node, Role("torch.nn.Module", ("observation_space", "actions", "atoms"))]
     bootstrap: Annotated[Node, Role("qohort.agent.bootstrap.Bootstrap")]
@@ -114,6 +161,8 @@ class TrainConfig:
     checkpoint: CheckpointConfig
     trainer: TrainerConfig
     logger: Mapping[str, Annotated[Node, Role("qohort.runs.loggers.Sink", ("directory", "run"))]]
+    callbacks: Mapping[str, Annotated[Node, Role("pytorch_lightning.Callback")]]
     output_dir: str
     overwrite: bool
     retry_failed: bool
+    other_code: Literal["refuse", "allow"]

@@ -1,13 +1,24 @@
-"""TODO environments.episodes."""
+"""Statistics of training episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+class Episode(NamedTuple):
+    """A training episode that has ended."""
+
+    member: int
+    score: float
+    """Its undiscounted return."""
+    length: int
+    """Its env_steps."""
 
 
 class EpisodeStatistics:
@@ -29,14 +40,14 @@ class EpisodeStatistics:
         self._returns += reward
         self._lengths += 1
 
-    def end(self, ended: NDArray[np.bool_]) -> list[tuple[int, float, int]]:
-        """Member, return and length of each episode that ends where `ended [M, E]` says so; others begin there."""
+    def end(self, ended: NDArray[np.bool_]) -> list[Episode]:
+        """The episodes that end where `ended [M, E]` says so; others begin there."""
         episodes = []
         for m, e in np.argwhere(ended).tolist():
             score, length = float(self._returns[m, e]), int(self._lengths[m, e])
             old = self.recent[m]
             self.recent[m] = score if np.isnan(old) else 0.95 * old + 0.05 * score
-            episodes.append((m, score, length))
+            episodes.append(Episode(m, score, length))
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         return episodes

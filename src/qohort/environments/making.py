@@ -1,4 +1,4 @@
-"""TODO environments.making."""
+"""Making one environment from its configuration, and checking its spaces."""
 
 from __future__ import annotations
 

@@ -156,8 +156,8 @@ class RewardNormalizer:
         self._moments.load_state_dict(state["moments"])
 
 
-class Shown(NamedTuple):
-    """One step of every environment as a learner is shown it."""
+class Preprocessed(NamedTuple):
+    """One step of every environment after preprocessing."""
 
     reward: Floats
     """`[M, E]`."""
@@ -195,7 +195,7 @@ class Preprocessing:
         ended: NDArray[np.bool_],
         next_observation: NDArray[Any],
         observation: NDArray[Any],
-    ) -> Shown:
+    ) -> Preprocessed:
         """One step of every environment: arrays `[M, E, ...]`, as environments gave them.
 
         Args:
@@ -214,7 +214,7 @@ class Preprocessing:
             next_observation = self._observations(next_observation)
             fresh = np.where(ended.reshape(*ended.shape, *[1] * (observation.ndim - 2)), observation, next_observation)
             observation = self._observations(fresh, ended) if ended.any() else fresh
-        return Shown(reward, next_observation, observation)
+        return Preprocessed(reward, next_observation, observation)
 
     def before(self, values: Values) -> Values:
         """Action values of observations as environments give them."""

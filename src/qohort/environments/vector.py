@@ -1,4 +1,4 @@
-"""Environments: making, checking, seeding and snapshotting them.
+"""The vector environment: stepping environments one after the other, seeding each episode, saving and restoring.
 
 An episode is a pure function of its seed and its actions. So the state of any deterministic environment is
 the seed of the running episode and its actions so far, and it is restored by playing them again.
@@ -46,10 +46,13 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
 
     Args:
         makers: One function an environment.
-        episode_seed: The seed of each environment's each episode.
+        episode_seed: The seed of each episode of each environment.
+        members: M, among whom the environments are divided; each has a state of its own.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], gym.Env[Any, Any]]], episode_seed: EpisodeSeed) -> None:
+    def __init__(
+        self, makers: Sequence[Callable[[], gym.Env[Any, Any]]], episode_seed: EpisodeSeed, members: int = 1
+    ) -> None:
         self.envs = [make() for make in makers]
         self.num_envs = len(self.envs)
         self.metadata = {**self.envs[0].metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -58,7 +61,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._episode_seed = episode_seed
+        self._episode_seed, self._members = episode_seed, members
         self._first_action = np.int64(getattr(self.single_action_space, "start", 0))
         shape, dtype = self.single_observation_space.shape or (), self.single_observation_space.dtype
         self._observations = np.zeros((self.num_envs, *shape), dtype=dtype)
@@ -120,9 +123,9 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self._actions[index].clear()
         return self.envs[index].reset(seed=self._episode_seed(index, self._episodes[index]))[0]
 
-    def state_dict(self, members: int = 1) -> dict[str, Any]:
-        """Each member's environments' episode numbers, the actions of the running episodes, the observations."""
-        size = self.num_envs // members
+    def state_dict(self) -> dict[str, Any]:
+        """Of each member's environments the episode number, the actions of the running episode, the observation."""
+        size = self.num_envs // self._members
         return {
             "members": [
                 {

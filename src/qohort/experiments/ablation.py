@@ -16,18 +16,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qohort.config.annotations import PositiveInt
 from qohort.config.checks import build_config
-from qohort.config.composition import without_hydra
 from qohort.config.errors import ConfigError
 from qohort.config.identity import experiment_tree
-from qohort.config.members import check_config
-from qohort.config.messages import nearest, show
+from qohort.config.messages import as_typed, nearest
 from qohort.config.schema import TrainConfig
-from qohort.experiments.sweep import Cohort, fold
 
 GROUP = "ablation"
 
@@ -146,7 +143,7 @@ class Ablation:
     extra: tuple[str, ...]
 
 
-class Cell(NamedTuple):
+class ArmInEnvironment(NamedTuple):
     """One arm in one environment, with the overrides that make its runs."""
 
     arm: Arm
@@ -277,7 +274,7 @@ def _parse(texts: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(texts))
     except HydraException as error:
-        raise ConfigError(f"one of {show(list(texts))} cannot be read: write key=value") from error
+        raise ConfigError(f"one of {as_typed(list(texts))} cannot be read: write key=value") from error
 
 
 def _check_one_value(texts: Sequence[str]) -> None:
@@ -299,7 +296,7 @@ def _check_extra(texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def cells(ablation: Ablation) -> list[Cell]:
+def cells(ablation: Ablation) -> list[ArmInEnvironment]:
     """Every arm in every environment. Of two overrides of a key the later one counts, and the command line is last."""
     manifest = ablation.manifest
     seeds = manifest.seeds if isinstance(manifest.seeds, str) else f"[{','.join(map(str, manifest.seeds))}]"
@@ -308,7 +305,7 @@ def cells(ablation: Ablation) -> list[Cell]:
         first = [f"env={environment}", f"budget={manifest.budget}", f"seed={seeds}", *manifest.settings]
         for arm in ablation.arms:
             texts = [*first, *choice.overrides, *arm.overrides, *ablation.extra, f"arm={arm.label}"]
-            made.append(Cell(arm, environment, _counting(texts)))
+            made.append(ArmInEnvironment(arm, environment, _counting(texts)))
     return made
 
 
@@ -322,7 +319,7 @@ def _counting(texts: Sequence[str]) -> list[str]:
     return list(last.values())
 
 
-def asked(texts: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()) -> list[Ablation]:
+def ablations_in(texts: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()) -> list[Ablation]:
     """The ablations that overrides ask for; none where there is no `ablation=` among them.
 
     Args:
@@ -348,30 +345,6 @@ def asked(texts: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()
     return [read_ablation(name, extra, loader, search) for name in names]
 
 
-def fold_ablation(
-    ablation: Ablation, loader: ConfigLoader, master: DictConfig, foldable: Sequence[str], max_members: int
-) -> list[tuple[Cell, list[Cohort]]]:
-    """The cohorts of an ablation's sweep.
-
-    Args:
-        ablation: The ablation.
-        loader: Composes configurations.
-        master: The configuration of the sweep itself.
-        foldable: Keys in which members may differ.
-        max_members: Members a cohort may have.
-
-    Raises:
-        ConfigError: If a run is wrong, or an arm differs from the one it is compared with in what it does not declare.
-    """
-    planned = [(cell, fold(cell.overrides, loader, master, foldable, max_members)) for cell in cells(ablation)]
-    check_arms(ablation, {(cell.arm.label, cell.environment): _first(cohorts[0]) for cell, cohorts in planned})
-    return planned
-
-
-def _first(cohort: Cohort) -> TrainConfig:
-    return check_config(without_hydra(cohort.config))[0]
-
-
 FIXED = ("budget", "env", "evaluation")
 """What no two arms may differ in: a comparison is at equal budget, on the same task, scored in the same way."""
 
@@ -393,7 +366,7 @@ def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig
             differences = config_difference(configs[arm.against, environment], own)
             where = f"ablation={ablation.name}: arm {arm.label} differs from {arm.against} in"
             for key, (theirs, ours) in differences.items():
-                words = f"{where} {key}={show(ours)} (there {show(theirs)})"
+                words = f"{where} {key}={as_typed(ours)} (there {as_typed(theirs)})"
                 if _within(key, FIXED):
                     raise ConfigError(f"{words}: arms may not differ in {', '.join(FIXED)}")
                 if not _within(key, arm.declared):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 from qohort.config.annotations import Sized
 from qohort.config.checks import check
 from qohort.config.errors import ConfigError
-from qohort.config.messages import show
+from qohort.config.messages import as_typed
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def read_space(space: Mapping[str, Any]) -> Space:
         if entry is None:
             continue
         if not isinstance(entry, Mapping) or not {"choices", "low", "high"} & set(entry):
-            raise ConfigError(f"{path}={show(entry)} is no space: write {{low: A, high: B}} or {{choices: [A, B]}}")
+            raise ConfigError(f"{path}={as_typed(entry)} is no space: write {{low: A, high: B}} or {{choices: [A, B]}}")
         if "choices" in entry:
             read[key] = check(Choices, entry, path)
         else:
@@ -111,7 +111,7 @@ def read_space(space: Mapping[str, Any]) -> Space:
         try:
             read[key].distribution()
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path}={show(entry)}: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{path}={as_typed(entry)}: {' '.join(str(error).split())}") from error
     if not read:
         raise ConfigError("space={} searches nothing: give {KEY: {low: A, high: B}} or {KEY: {choices: [A, B]}}")
     return read

@@ -10,7 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,15 +20,16 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-if TYPE_CHECKING:
-    from qohort.runs.training import Member
-
 from qohort.config.composition import Composer, without_hydra
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.config.folding import foldable_keys
 from qohort.config.identity import NOT_HASHED
-from qohort.config.members import FOLDABLE, check_config, foldable_here
-from qohort.config.messages import nearest, show
+from qohort.config.members import check_config
+from qohort.config.messages import as_typed, nearest
+from qohort.config.schema import TrainConfig
+from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check_arms
 from qohort.runs.interruption import STOP
+from qohort.runs.members import Member, check_code, members_of, other_code
 
 Fold = Mapping[str, float]
 
@@ -36,8 +37,8 @@ Fold = Mapping[str, float]
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
-class Run(NamedTuple):
-    """What of a run may be folded.
+class SweepRun(NamedTuple):
+    """What may be folded of a run of a sweep.
 
     Attributes:
         seeds: Its seeds, since a run may itself be a cohort; None for the configuration's own.
@@ -80,18 +81,18 @@ def job_overrides(shared: Sequence[str], seeds: Sequence[int], folds: Sequence[F
 
 
 def fold(
-    texts: Sequence[str], loader: ConfigLoader, master: DictConfig, foldable: Sequence[str], max_members: int
+    texts: Sequence[str], loader: ConfigLoader, master: DictConfig, only: Sequence[str] | None, max_members: int
 ) -> list[Cohort]:
     """The cohorts of a sweep.
 
     Every combination of values is a run, as under Hydra's own sweeper. Runs that are equal but for their seed and
-    for the numbers under `foldable` keys go together, in the order in which they stand.
+    for numbers that a member can hold (`qohort.config.folding`) go together, in the order in which they stand.
 
     Args:
         texts: Overrides, sweeps among them.
         loader: Composes configurations.
         master: The configuration of the sweep itself.
-        foldable: Keys in which members may differ.
+        only: The keys in which members may differ; None for all that their components declare.
         max_members: Members a cohort may have.
 
     Raises:
@@ -99,23 +100,28 @@ def fold(
     """
     if max_members < 1:
         raise ConfigError(f"hydra.sweeper.max_members={max_members} must be at least 1")
-    for key in foldable:
-        if key not in FOLDABLE:
-            raise ConfigError(f"hydra.sweeper.foldable: {key} cannot be held by a member: {nearest(key, FOLDABLE)}")
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    compose = Composer(loader, master.hydra.job.config_name, master)
+    groups: dict[tuple[str, ...], list[SweepRun]] = defaultdict(list)
+    known: dict[tuple[str, ...], list[str]] = {}
     for settings in _expand(overrides):
-        shared = tuple(
-            text for key, text, value in settings if key != "seed" and not (key in foldable and is_number(value))
-        )
+        alike = tuple(text for key, text, value in settings if key != "seed" and not is_number(value))
+        if alike not in known:
+            tree: Any = OmegaConf.to_container(compose([text for key, text, _ in settings if key != "seed"]))
+            known[alike] = foldable_keys(tree)
+        foldable = [key for key in known[alike] if only is None or key in only]
         numbers = {key: value for key, _, value in settings if key in foldable and is_number(value)}
+        shared = tuple(text for key, text, _ in settings if key != "seed" and key not in numbers)
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
-        groups[shared].append(Run(seeds, numbers))
+        groups[shared].append(SweepRun(seeds, numbers))
+    for key in only or ():
+        if all(key not in keys for keys in known.values()):
+            names = nearest(str(key), {one for keys in known.values() for one in keys})
+            raise ConfigError(f"hydra.sweeper.foldable: {key} cannot be held by a member here: {names}")
+    return pack(groups, compose, max_members)
 
-    return pack(groups, Composer(loader, master.hydra.job.config_name, master), max_members)
 
-
-def pack(groups: Mapping[tuple[str, ...], Sequence[Run]], compose: Compose, max_members: int) -> list[Cohort]:
+def pack(groups: Mapping[tuple[str, ...], Sequence[SweepRun]], compose: Compose, max_members: int) -> list[Cohort]:
     """The cohorts of runs, each member once, however many runs have it.
 
     Args:
@@ -125,12 +131,36 @@ def pack(groups: Mapping[tuple[str, ...], Sequence[Run]], compose: Compose, max_
     """
     cohorts: list[Cohort] = []
     for shared, runs in groups.items():
-        for texts, members in _members(shared, runs, compose(shared)).items():
-            count = -(-len(members) // max_members)
-            cuts = [len(members) * part // count for part in range(count + 1)]
-            for first, last in itertools.pairwise(cuts):
-                cohorts.append(_cohort(texts, members[first:last], compose))
+        members = _members(runs, compose(shared))
+        count = -(-len(members) // max_members)
+        cuts = [len(members) * part // count for part in range(count + 1)]
+        for first, last in itertools.pairwise(cuts):
+            cohorts.append(_cohort(shared, members[first:last], compose))
     return cohorts
+
+
+def fold_ablation(
+    ablation: Ablation, loader: ConfigLoader, master: DictConfig, only: Sequence[str] | None, max_members: int
+) -> list[tuple[ArmInEnvironment, list[Cohort]]]:
+    """The cohorts of an ablation's sweep.
+
+    Args:
+        ablation: The ablation.
+        loader: Composes configurations.
+        master: The configuration of the sweep itself.
+        only: The keys in which members may differ; None for all that their components declare.
+        max_members: Members a cohort may have.
+
+    Raises:
+        ConfigError: If a run is wrong, or an arm differs from the one it is compared with in what it does not declare.
+    """
+    planned = [(cell, fold(cell.overrides, loader, master, only, max_members)) for cell in cells(ablation)]
+    check_arms(ablation, {(cell.arm.label, cell.environment): _first(cohorts[0]) for cell, cohorts in planned})
+    return planned
+
+
+def _first(cohort: Cohort) -> TrainConfig:
+    return check_config(without_hydra(cohort.config))[0]
 
 
 def sweep_name(texts: Sequence[str]) -> str | None:
@@ -153,21 +183,15 @@ def sweep_name(texts: Sequence[str]) -> str | None:
 Numbers = tuple[tuple[str, float], ...]
 
 
-def _members(
-    shared: tuple[str, ...], runs: Sequence[Run], config: DictConfig
-) -> dict[tuple[str, ...], list[tuple[int, Numbers]]]:
-    """The members of runs, each once, by the overrides that they share.
-
-    Numbers that a member cannot hold under these settings (a learning rate without our Adam) go to the overrides.
-    """
+def _members(runs: Sequence[SweepRun], config: DictConfig) -> list[tuple[int, Numbers]]:
+    """The members of runs, each once."""
     own_seeds = [config.seed] if isinstance(config.seed, int) else list(config.seed)
-    members: dict[tuple[str, ...], dict[tuple[int, Numbers], None]] = defaultdict(dict)
-    for seeds, numbers in runs:
-        held = {key: value for key, value in numbers.items() if foldable_here(key, config)}
-        texts = tuple(f"{key}={value!r}" for key, value in numbers.items() if key not in held)
-        for seed in own_seeds if seeds is None else seeds:
-            members[shared + texts][seed, tuple(held.items())] = None
-    return {texts: list(some) for texts, some in members.items()}
+    members = {
+        (seed, tuple(numbers.items())): None
+        for seeds, numbers in runs
+        for seed in (own_seeds if seeds is None else seeds)
+    }
+    return list(members)
 
 
 def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Compose) -> Cohort:
@@ -208,7 +232,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
     """The seeds of a run, which may itself be a cohort."""
     seeds = value if isinstance(value, list) else [value]
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
-        raise ConfigError(f"seed={show(value)} is not an integer of at least 0 or a list of such integers")
+        raise ConfigError(f"seed={as_typed(value)} is not an integer of at least 0 or a list of such integers")
     return tuple(seeds)
 
 
@@ -224,10 +248,9 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
         ConfigError: If a cohort's configuration is wrong; nothing was started then.
         SweepFailed: If a job or a member failed; the others are finished.
     """
-    from qohort.runs.training import members_of
-
     planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
     members = [member for some in planned for member in some]
+    check_code(members)
     finished = sum(member.directory.result() is not None for member in members)
     steps = sum(member.config.budget for member in members)
     print(
@@ -240,6 +263,9 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
         folded = sorted({key for own in cohort.folds for key in own})
         words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
+    others = sum(member.directory.result() is not None and other_code(member) is not None for member in members)
+    if others:
+        print(f"{others} of them {'was' if others == 1 else 'were'} made with other code: overwrite=true trains again")
     # Starting a job takes seconds: one that is finished is not started.
     left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_left, some))]
     with STOP.waiting():

@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
-from qohort.config.members import FOLDABLE
-from qohort.config.messages import show
+from qohort.config.folding import foldable_keys
+from qohort.config.identity import config_tree
+from qohort.config.messages import as_typed
 from qohort.config.mistakes import compose
 from qohort.experiments.experiment_file import override
 from qohort.experiments.search_space import Space, read_space
-from qohort.experiments.sweep import Run, is_number, pack
+from qohort.experiments.sweep import SweepRun, is_number, pack
 from qohort.experiments.tuning_config import (
     BELONGS_TO_THE_STUDY,
     Settings,
@@ -49,7 +50,8 @@ from qohort.runs.checkpoints import write_atomically
 from qohort.runs.directory import RunDirectory
 from qohort.runs.interruption import STOP
 from qohort.runs.manifest import command_line
-from qohort.runs.training import Member, finish, members_of, prepare
+from qohort.runs.members import Member, members_of
+from qohort.runs.training import finish, prepare
 from qohort.statistics import in_words, iqm
 
 EXPERIMENTS = CONFIG_DIRECTORY / "experiment"
@@ -167,7 +169,7 @@ class Tuning:
             raise RunsFailed(f"all {len(self.study.trials)} trials failed: there is no winner")
         winner = self.report(best)
         self.print_trials()
-        words = ", ".join(f"{key}={show(value)}" for key, value in winner.settings.items())
+        words = ", ".join(f"{key}={as_typed(value)}" for key, value in winner.settings.items())
         print(f"best: trial {best.number}, {words}")
         print(f"on {self.measured(winner.returns)}")
         self.write_experiment(winner)
@@ -281,13 +283,14 @@ class Tuning:
         """
         seeds = seeds or self.settings.tuning_seeds
         members = [members_of(configs_of(self.settings, trial, budget, seeds)) for trial in trials]
-        groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+        groups: dict[tuple[str, ...], list[SweepRun]] = defaultdict(list)
         for trial, some in zip(trials, members, strict=True):
             if not all(map(is_done, some)):
                 tree = overrides_of(self.settings, trial, budget)
-                numbers = {key: value for key, value in tree.items() if key in FOLDABLE and is_number(value)}
+                foldable = foldable_keys(config_tree(some[0].config))
+                numbers = {key: value for key, value in tree.items() if key in foldable and is_number(value)}
                 shared = tuple(override(key, value) for key, value in tree.items() if key not in numbers)
-                groups[shared].append(Run(tuple(seeds), numbers))
+                groups[shared].append(SweepRun(tuple(seeds), numbers))
         cohorts = pack(groups, lambda job: compose("train", job), self.settings.max_members)
         if cohorts:
             count = sum(len(cohort.seeds) for cohort in cohorts)
@@ -336,7 +339,7 @@ class Tuning:
         for heading in ("trial", *self.space, *(f"{budget:,}" for budget in self.settings.rungs), ""):
             table.add_column(heading, justify="right" if heading else "left")
         for trial in self.study.get_trials():
-            values = (show(value) for value in trial.user_attrs["settings"].values())
+            values = (as_typed(value) for value in trial.user_attrs["settings"].values())
             scores = (trial.intermediate_values.get(budget) for budget in self.settings.rungs)
             shown = ("" if score is None else f"{score:.1f}" for score in scores)
             failed = trial.user_attrs.get("failed")

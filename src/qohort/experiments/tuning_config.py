@@ -19,13 +19,13 @@ from qohort.config.composition import Sources, groups_of
 from qohort.config.errors import ConfigError
 from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
-from qohort.config.messages import show
+from qohort.config.messages import as_typed
 from qohort.config.mistakes import compose
 from qohort.config.paths import check_output
 from qohort.config.schema import TrainConfig
 from qohort.experiments.experiment_file import experiment_text, override
 from qohort.experiments.search_space import Space
-from qohort.runs.training import check_accelerator, check_environment
+from qohort.runs.checking import check_accelerator, check_environment
 
 Settings = Mapping[str, Any]
 """Values by key of `conf/train.yaml`, as on its command line."""
@@ -82,14 +82,14 @@ def check_settings(config: DictConfig) -> TuneConfig:
         raise ConfigError(f"name={settings.name} names no file: use letters, digits, _ and -, with / for a folder")
     for key, seeds in (("tuning_seeds", settings.tuning_seeds), ("reporting_seeds", settings.reporting_seeds)):
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"{key}={show(seeds)} has a seed twice: each must be another run")
+            raise ConfigError(f"{key}={as_typed(seeds)} has a seed twice: each must be another run")
     if both := sorted(set(settings.tuning_seeds) & set(settings.reporting_seeds)):
         raise ConfigError(
             f"tuning_seeds and reporting_seeds share {', '.join(map(str, both))}: what was chosen on a seed cannot be "
             "reported on it, give other seeds"
         )
     if list(settings.rungs) != sorted(set(settings.rungs)):
-        raise ConfigError(f"rungs={show(settings.rungs)} must rise: each is a budget above the one before")
+        raise ConfigError(f"rungs={as_typed(settings.rungs)} must rise: each is a budget above the one before")
     return settings
 
 

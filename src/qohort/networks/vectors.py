@@ -1,4 +1,4 @@
-"""TODO networks.vectors."""
+"""Q-networks of vectors and of discrete observations: table, linear, multilayer perceptrons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qohort.networks.layers import (
 )
 
 
-class Table(QNetwork):
+class TableNetwork(QNetwork):
     """A table of values, one row a state, all zero at first: tabular Q-learning (Watkins, 1989).
 
     Args:
@@ -43,7 +43,7 @@ class Table(QNetwork):
         super().__init__(features, ActionValues(features.width, actions, atoms, layer=_zero_layer(bias=False)))
 
 
-class Linear(QNetwork):
+class LinearNetwork(QNetwork):
     """Values linear in the features, all zero at first.
 
     Args:

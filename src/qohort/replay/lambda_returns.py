@@ -16,9 +16,10 @@ from torch import Tensor
 from qohort.cohort.schedules import Floats, Progress
 from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt, Range
+from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch, Replay, ReplaySpec, Values
-from qohort.replay.ring import Ring, Transitions
+from qohort.replay.base import Batch, Replay, ReplaySpec, Transition, Values
+from qohort.replay.ring import Ring, Storage
 
 ROWS = 512
 """Observations of a member that networks look at in one call."""
@@ -58,6 +59,27 @@ def traces(q_lambda: float, ended: NDArray[np.bool_], greedy: NDArray[np.bool_] 
     if greedy is not None:
         decay[..., :-1] *= greedy[..., 1:]
     return decay
+
+
+def other_targets(config: TrainConfig, name: str) -> str | None:
+    """What in a configuration would have no effect, since a replay makes the targets; None for nothing.
+
+    Args:
+        config: The configuration.
+        name: The replay.
+    """
+    head, bootstrap, target = (
+        locate(getattr(config, key)["_target_"], f"{key}._target_") for key in ("head", "bootstrap", "target_network")
+    )
+    for key, fits, choice in (
+        ("head", getattr(head, "scalar", False), "squared or huber"),
+        ("bootstrap", getattr(bootstrap, "maximum", False), "greedy"),
+        ("target_network", not getattr(target, "separate", True), "none"),
+    ):
+        if not fits:
+            chosen = getattr(config, key)["_target_"]
+            return f"{key}={chosen} has no effect on the returns that {name} makes: use {key}={choice}"
+    return None
 
 
 def in_rows(values: Values, observation: Tensor) -> Floats:
@@ -171,7 +193,7 @@ class LambdaReplay(Ring):
     def __init__(
         self,
         spec: ReplaySpec,
-        capacity: PositiveInt = 100_000,
+        capacity: PositiveInt,
         q_lambda: Annotated[float, Range(0, 1)] = 0.75,
         block: PositiveInt = 100,
         blocks: PositiveInt = 40,
@@ -184,37 +206,29 @@ class LambdaReplay(Ring):
         self._every, self._refreshed = refresh_every, -1
         self._places = UniformStream(spec.seeds, "replay", (blocks,), block=16, path=(1,))
         self._gamma = spec.gamma.numpy().astype(np.float64)[:, None, None]
-        self._ended = np.zeros((len(spec.seeds), self._transitions.slots), dtype=bool)
+        self._ended = np.zeros((len(spec.seeds), self._storage.slots), dtype=bool)
         self._targets = Targets(spec, block * blocks)
 
     @classmethod
-    def needed(cls, config: TrainConfig) -> int:
+    def min_env_steps(cls, config: TrainConfig) -> int:
         """As many env_steps as a block has in each environment."""
-        return int(config.replay.get("block", 100)) * config.env.num_envs
+        return int(config.replay["block"]) * config.env.num_envs
 
     @classmethod
-    def misfit(cls, config: TrainConfig) -> str | None:
-        """Whether a batch is larger than all blocks, or a block than the replay."""
-        held = config.replay.get("block", 100) * config.replay.get("blocks", 40)
+    def incompatibility(cls, config: TrainConfig) -> str | None:
+        """Whether a batch is larger than all blocks, a block than the replay, or something else makes targets too."""
+        held = config.replay["block"] * config.replay["blocks"]
         if config.batch_size > held:
             return (
                 f"batch_size={config.batch_size} is more than the {held} transitions of replay.blocks of replay.block"
             )
-        return super().misfit(config)
+        return super().incompatibility(config) or other_targets(config, "LambdaReplay")
 
-    def add(
-        self,
-        observation: NDArray[Any],
-        action: NDArray[np.int64],
-        reward: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        next_observation: NDArray[Any],
-    ) -> None:
-        """Store one step of every environment: arrays `[M, E, ...]`."""
+    def add(self, transition: Transition) -> None:
+        """Store one step of every environment."""
         slot = self._added % self.capacity
-        self._ended[:, slot : slot + self._num_envs] = terminated | truncated
-        super().add(observation, action, reward, terminated, truncated, next_observation)
+        self._ended[:, slot : slot + self._num_envs] = transition.ended
+        super().add(transition)
 
     def refresh(self, values: Values) -> None:
         """Draw blocks and make their returns, where that is due."""
@@ -224,7 +238,7 @@ class LambdaReplay(Ring):
         self._refreshed = due
         slots = self._block_slots()
         flat = slots.reshape(len(slots), -1)
-        drawn = {name: one[np.arange(len(slots))[:, None], flat] for name, one in self._transitions.arrays.items()}
+        drawn = {name: one[np.arange(len(slots))[:, None], flat] for name, one in self._storage.arrays.items()}
         q = in_rows(values, drawn["next_observation"]).reshape(*slots.shape, -1)
         reward, continues = (drawn[name].cpu().numpy().reshape(slots.shape) for name in ("reward", "continues"))
         action = drawn["action"].cpu().numpy().reshape(slots.shape)
@@ -289,7 +303,7 @@ class Rollout(Replay):
 
     def __init__(self, spec: ReplaySpec, q_lambda: Annotated[float, Range(0, 1)] = 0.65) -> None:
         size = spec.train_every
-        self._transitions = Transitions(spec, size)
+        self._storage = Storage(spec, size)
         self._shape = (len(spec.seeds), size // spec.num_envs, spec.num_envs)
         self._ended = np.zeros((len(spec.seeds), size), dtype=bool)
         self._lambda, self._gamma = q_lambda, spec.gamma.numpy().astype(np.float64)[:, None, None]
@@ -297,36 +311,28 @@ class Rollout(Replay):
         self._size, self._num_envs, self._added = size, spec.num_envs, 0
 
     @classmethod
-    def needed(cls, config: TrainConfig) -> int:
+    def min_env_steps(cls, config: TrainConfig) -> int:
         """A rollout."""
         return config.train_every
 
     @classmethod
-    def misfit(cls, config: TrainConfig) -> str | None:
-        """Whether environments or batches do not divide the rollout evenly."""
+    def incompatibility(cls, config: TrainConfig) -> str | None:
+        """Whether environments or batches do not divide the rollout, or something else makes targets too."""
         for key, parts in (("env.num_envs", config.env.num_envs), ("batch_size", config.batch_size)):
             if config.train_every % parts:
                 return f"train_every={config.train_every} is a rollout here: it must be a multiple of {key}={parts}"
-        return None
+        return other_targets(config, "Rollout")
 
-    def add(
-        self,
-        observation: NDArray[Any],
-        action: NDArray[np.int64],
-        reward: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        next_observation: NDArray[Any],
-    ) -> None:
-        """Store one step of every environment: arrays `[M, E, ...]`."""
+    def add(self, transition: Transition) -> None:
+        """Store one step of every environment."""
         slot = self._added % self._size
-        self._ended[:, slot : slot + self._num_envs] = terminated | truncated
-        self._transitions.write(slot, observation, action, reward, terminated, truncated, next_observation)
+        self._ended[:, slot : slot + self._num_envs] = transition.ended
+        self._storage.write(slot, transition)
         self._added += self._num_envs
 
     def refresh(self, values: Values) -> None:
         """Make the rollout's returns."""
-        arrays = self._transitions.arrays
+        arrays = self._storage.arrays
 
         def by_time(array: NDArray[Any]) -> NDArray[Any]:
             """`[M, T E]` as `[M, E, T]`."""
@@ -346,7 +352,7 @@ class Rollout(Replay):
     def state_dict(self) -> dict[str, Any]:
         """The rollout so far, the targets of the one before, and the stream."""
         return {
-            "transitions": self._transitions.state_dict(min(self._added, self._size)),
+            "transitions": self._storage.state_dict(min(self._added, self._size)),
             "ended": torch.from_numpy(self._ended.copy()),
             "added": self._added,
             "targets": self._targets.state_dict(),
@@ -354,7 +360,7 @@ class Rollout(Replay):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        self._transitions.load_state_dict(state["transitions"])
+        self._storage.load_state_dict(state["transitions"])
         self._ended[:] = state["ended"].numpy()
         self._added = int(state["added"])
         self._targets.load_state_dict(state["targets"])

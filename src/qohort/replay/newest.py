@@ -1,4 +1,4 @@
-"""TODO replay.newest."""
+"""No replay: each batch is the newest transition of each environment."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qohort.cohort.schedules import Progress
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch, Replay, ReplaySpec
-from qohort.replay.ring import Transitions
+from qohort.replay.base import Batch, Replay, ReplaySpec, Transition
+from qohort.replay.ring import Storage
 
 
 class NewestTransition(Replay):
@@ -23,39 +22,33 @@ class NewestTransition(Replay):
         spec: See `ReplaySpec`; its batch size is not used.
     """
 
+    newest_only = True
+
     def __init__(self, spec: ReplaySpec) -> None:
-        self._transitions = Transitions(spec, spec.num_envs, ended=True)
+        self._storage = Storage(spec, spec.num_envs, ended=True)
         self._index = np.tile(np.arange(spec.num_envs), (len(spec.seeds), 1))
         self._added = 0
 
     @classmethod
-    def drawn(cls, config: TrainConfig) -> int:
+    def batch_size(cls, config: TrainConfig) -> int:
         """A transition of each environment."""
         return config.env.num_envs
 
-    def add(
-        self,
-        observation: NDArray[Any],
-        action: NDArray[np.int64],
-        reward: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        next_observation: NDArray[Any],
-    ) -> None:
-        """Replace what is held by one step of every environment: arrays `[M, E, ...]`."""
-        self._transitions.write(0, observation, action, reward, terminated, truncated, next_observation)
+    def add(self, transition: Transition) -> None:
+        """Replace what is held by one step of every environment."""
+        self._storage.write(0, transition)
         self._added += 1
 
     def sample(self, progress: Progress) -> Batch:
         """The newest transitions: `[M, E]`."""
-        return self._transitions.batch(self._index)
+        return self._storage.batch(self._index)
 
     def state_dict(self) -> dict[str, Any]:
         """The transitions held."""
         held = self._index.shape[1] if self._added else 0
-        return {"transitions": self._transitions.state_dict(held), "added": self._added}
+        return {"transitions": self._storage.state_dict(held), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        self._transitions.load_state_dict(state["transitions"])
+        self._storage.load_state_dict(state["transitions"])
         self._added = int(state["added"])

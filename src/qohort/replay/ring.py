@@ -1,4 +1,4 @@
-"""Replay: where a cohort's transitions are kept, and how batches are drawn from them.
+"""The ring: storage of a cohort's newest transitions, and uniform replay from it.
 
 Arrays have a leading member axis. A member's samples come from its own stream, so they do not depend on its
 neighbours.
@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qohort.cohort.program import Program
 from qohort.cohort.schedules import Progress
 from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch, Replay, ReplaySpec
+from qohort.replay.base import Batch, Replay, ReplaySpec, Transition
 
 STORED_DTYPES = {
     "float16": torch.float32,
@@ -71,7 +70,7 @@ def _gather_windows(state: Mapping[str, Any], index: Tensor, n_step: int, stride
     }
 
 
-class Transitions:
+class Storage:
     """Preallocated arrays of transitions `[M, slots, ...]`, written a row of E at a time.
 
     Args:
@@ -100,34 +99,25 @@ class Transitions:
         self.arrays = empty
         first = slots * torch.arange(members, device=spec.device).unsqueeze(1)
         state = {"arrays": empty, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
-        # Compiled by inductor on the CPU only: the other ways of unrolling would copy the whole replay.
-        self._mode = "inductor" if spec.compile_mode == "inductor" and spec.device.type == "cpu" else "none"
+        # A GPU has a kernel for each of these few operations: compiling them gains nothing there.
+        compiler = spec.compiler if spec.device.type == "cpu" else spec.compiler.without_compiling()
         windows = functools.partial(_gather_windows, n_step=n_step, stride=spec.num_envs, capacity=capacity or slots)
-        self._gather = Program(windows if n_step > 1 else _gather, state, self._mode)
+        self._gather = compiler.program("the drawing of batches", windows if n_step > 1 else _gather, state)
         self._device = spec.device
         # On the CPU rows are written through NumPy, which is several times quicker for a few numbers.
         self._writable = {name: array.numpy() for name, array in empty.items()} if spec.device.type == "cpu" else None
 
-    def write(
-        self,
-        slot: int,
-        observation: NDArray[Any],
-        action: NDArray[np.int64],
-        reward: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        next_observation: NDArray[Any],
-    ) -> None:
-        """Write rows `[M, E, ...]` at `slot` and the slots after it."""
+    def write(self, slot: int, transition: Transition) -> None:
+        """Write one step of every environment at `slot` and the slots after it."""
         rows = {
-            "observation": observation,
-            "action": action,
-            "reward": reward,
-            "continues": ~terminated,
-            "next_observation": next_observation,
+            "observation": transition.observation,
+            "action": transition.action,
+            "reward": transition.reward,
+            "continues": ~transition.terminated,
+            "next_observation": transition.next_observation,
         }
         if "ended" in self.arrays:
-            rows["ended"] = terminated | truncated
+            rows["ended"] = transition.ended
         for name, row in rows.items():
             end = slot + row.shape[1]
             if self._writable is not None:
@@ -174,7 +164,7 @@ class Ring(Replay):
         self._incomplete = (n_step - 1) * spec.num_envs
         # No slot that the budget cannot fill is allocated.
         slots = min(self.capacity, -(-spec.budget // spec.num_envs) * spec.num_envs)
-        self._transitions = Transitions(spec, slots, n_step, self.capacity)
+        self._storage = Storage(spec, slots, n_step, self.capacity)
         self._added = 0
 
     def __len__(self) -> int:
@@ -187,41 +177,32 @@ class Ring(Replay):
         return len(self) - self._incomplete
 
     @classmethod
-    def needed(cls, config: TrainConfig) -> int:
+    def min_env_steps(cls, config: TrainConfig) -> int:
         """As many env_steps as complete a batch of transitions."""
         return config.batch_size + (int(config.replay.get("n_step", 1)) - 1) * config.env.num_envs
 
     @classmethod
-    def misfit(cls, config: TrainConfig) -> str | None:
+    def incompatibility(cls, config: TrainConfig) -> str | None:
         """Whether it cannot hold as much as is needed for a batch."""
-        capacity = config.replay.get("capacity", 100_000)
-        least = cls.needed(config)
+        capacity = config.replay["capacity"]
+        least = cls.min_env_steps(config)
         if capacity // config.env.num_envs * config.env.num_envs >= least:
             return None
         why = f"batch_size={least}" if least == config.batch_size else f"{least}, which complete one"
         return f"replay.capacity={capacity} holds less than a batch: give at least {why}"
 
-    def add(
-        self,
-        observation: NDArray[Any],
-        action: NDArray[np.int64],
-        reward: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        next_observation: NDArray[Any],
-    ) -> None:
-        """Store one step of every environment: arrays `[M, E, ...]`."""
-        slot = self._added % self.capacity
-        self._transitions.write(slot, observation, action, reward, terminated, truncated, next_observation)
+    def add(self, transition: Transition) -> None:
+        """Store one step of every environment."""
+        self._storage.write(self._added % self.capacity, transition)
         self._added += self._num_envs
 
     def state_dict(self) -> dict[str, Any]:
         """The transitions held, and the ring's position."""
-        return {"transitions": self._transitions.state_dict(len(self)), "added": self._added}
+        return {"transitions": self._storage.state_dict(len(self)), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        self._transitions.load_state_dict(state["transitions"])
+        self._storage.load_state_dict(state["transitions"])
         self._added = int(state["added"])
 
 
@@ -234,7 +215,7 @@ class UniformReplay(Ring):
         n_step: Steps of a transition, n.
     """
 
-    def __init__(self, spec: ReplaySpec, capacity: PositiveInt = 100_000, n_step: PositiveInt = 1) -> None:
+    def __init__(self, spec: ReplaySpec, capacity: PositiveInt, n_step: PositiveInt = 1) -> None:
         super().__init__(spec, capacity, n_step)
         self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
 
@@ -243,7 +224,7 @@ class UniformReplay(Ring):
         index = (self._uniforms.next() * self.complete).astype(np.int64)
         if self._incomplete and self._added > self.capacity:  # then counted from the oldest
             index = (index + self._added) % self.capacity
-        return self._transitions.batch(index)
+        return self._storage.batch(index)
 
     def state_dict(self) -> dict[str, Any]:
         """The transitions held, the ring's position and the sampling stream."""

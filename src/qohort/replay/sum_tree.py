@@ -1,4 +1,4 @@
-"""Proportional prioritised replay (Schaul et al., 2016) on a sum tree of each member."""
+"""The sum tree: numbers of every member, drawn in proportion to their size."""
 
 from __future__ import annotations
 

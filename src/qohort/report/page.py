@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qohort.config.identity import experiment_tree
-from qohort.config.messages import show
+from qohort.config.messages import as_typed
 from qohort.experiments.ablation import Ablation, Arm, config_difference, flat
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
@@ -63,7 +63,7 @@ def differences(ablation: Ablation, scores: Scores) -> list[Difference]:
 
 
 def _value(value: Any) -> str:
-    return "–" if value is None else show(value)
+    return "–" if value is None else as_typed(value)
 
 
 def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, int]]]]:
@@ -71,7 +71,7 @@ def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, i
     manifests = [flat({key: value for key, value in run.manifest.items() if key not in HISTORY}) for run in runs]
     keys = dict.fromkeys(key for manifest in manifests for key in manifest)
     return [
-        (key.removeprefix("packages."), Counter(show(manifest.get(key)) for manifest in manifests).most_common())
+        (key.removeprefix("packages."), Counter(as_typed(manifest.get(key)) for manifest in manifests).most_common())
         for key in keys
     ]
 

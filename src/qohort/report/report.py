@@ -23,11 +23,12 @@ from qohort.config.composition import without_hydra
 from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
 from qohort.config.paths import check_directory
-from qohort.experiments.ablation import GROUP, Ablation, fold_ablation, read_ablation
+from qohort.experiments.ablation import GROUP, Ablation, read_ablation
+from qohort.experiments.sweep import fold_ablation
 from qohort.report.scores import PlannedRun, Scores, read_scores, scores_csv, tell_problems
 from qohort.report.tables import Table
 from qohort.runs.checkpoints import write_atomically
-from qohort.runs.training import members_of
+from qohort.runs.members import members_of
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
 from qohort.runs.checkpoints import FINAL, TEMPORARY, newest_step, step_name, write_atomically
+from qohort.runs.code import uncommitted_changes
 from qohort.runs.manifest import manifest
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
@@ -139,6 +140,8 @@ class RunDirectory:
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
         self._write_json("manifest.json", {**manifest(config, command), "resumed": self._resumed(step)})
+        if patch := uncommitted_changes():
+            write_atomically(self.path / "code.patch", patch.encode())
 
     def _resumed(self, step: int) -> list[dict[str, Any]]:
         """Each time that the run was gone on with: at which env_steps, and the manifest until then."""
@@ -151,6 +154,18 @@ class RunDirectory:
             return self._read_json("manifest.json")
         except ConfigError:
             return None
+
+    def code(self) -> str | None:
+        """The hash of the code that made the run; None where the manifest has none."""
+        code: str | None = (self._earlier_manifest() or {}).get("code")
+        return code
+
+    def note_fallbacks(self, fallbacks: Mapping[str, str]) -> None:
+        """Add to the manifest which programs ran in another compile mode than the one asked for."""
+        if fallbacks:
+            self._write_json(
+                "manifest.json", {**(self._earlier_manifest() or {}), "compile_fallbacks": dict(fallbacks)}
+            )
 
     def rows(self) -> list[dict[str, Any]]:
         """The metric rows."""

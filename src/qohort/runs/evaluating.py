@@ -22,9 +22,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from qohort.agent.evaluation import Evaluator, Scores
+from qohort.agent.evaluation import EpisodeScores, Evaluator
 from qohort.agent.q_values import QValues, network_maker
-from qohort.cohort.program import CohortNetwork
+from qohort.cohort.program import Compiler
+from qohort.cohort.stacking import CohortNetwork
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError
@@ -35,6 +36,7 @@ from qohort.replay.base import Values
 from qohort.runs.checkpoints import load, write_atomically
 from qohort.runs.directory import RunDirectory
 from qohort.runs.video import Film, check_filming, has_ffmpeg, open_writer
+from qohort.statistics import FEWEST, estimate, mean
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,11 @@ def load_member(directory: RunDirectory, config: TrainConfig, device: torch.devi
     network.to(device)
 
     # Not compiled: it would take longer than it saves.
-    values = QValues(network, head, "none")
+    values = QValues(network, head, Compiler("none"))
     preprocessing = Preprocessing([config], space)
-    preprocessing.load_state_dict(checkpoint["qohort"]["preprocessing"])
-    env_steps = checkpoint["qohort"]["progress"]["env_steps"]
+    state = checkpoint["qohort"]
+    preprocessing.load_state_dict(state["actor"]["preprocessing"])
+    env_steps = state["progress"]["env_steps"]
     return TrainedMember(config, path, env_steps, preprocessing.before(values))
 
 
@@ -192,7 +195,7 @@ def _device(accelerator: str) -> torch.device:
 
 def play(
     settings: EvaluateConfig, member: TrainedMember, videos: Path, device: torch.device
-) -> tuple[Scores, Path | None]:
+) -> tuple[EpisodeScores, Path | None]:
     """Play the episodes; the first one is filmed where that is asked for.
 
     Args:
@@ -261,23 +264,18 @@ class FilmingEvaluator(Evaluator):
         self._writer.close()
 
 
-def summary(returns: NDArray[np.float64], resamples: int = 2000) -> dict[str, Any]:
+def summary(returns: NDArray[np.float64]) -> dict[str, Any]:
     """Mean, 95% interval of the mean, least and greatest of episodes' returns.
 
-    The interval is the percentile bootstrap over episodes, from a fixed seed; None for a single episode.
+    The interval is that of `qohort.statistics`, over episodes; None for fewer episodes than it is given for.
 
     Args:
         returns: `[episodes]`.
-        resamples: Bootstrap resamples.
     """
-    interval = None
-    if len(returns) > 1:
-        generator = np.random.default_rng(0)
-        means = [returns[generator.integers(len(returns), size=len(returns))].mean() for _ in range(resamples)]
-        interval = np.quantile(means, (0.025, 0.975)).tolist()
+    middle = estimate(mean, [returns])
     return {
-        "mean": float(returns.mean()),
-        "interval": interval,
+        "mean": middle.value,
+        "interval": [middle.low, middle.high] if len(returns) >= FEWEST else None,
         "min": float(returns.min()),
         "max": float(returns.max()),
     }
@@ -300,4 +298,4 @@ def _print(outcome: Mapping[str, Any], trained: TrainConfig) -> None:
     )
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
     if interval is not None:
-        print("95% interval of the mean: percentile bootstrap over episodes")
+        print("95% interval of the mean: bootstrap over episodes")

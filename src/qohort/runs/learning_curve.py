@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from qohort.statistics import interquartile_mean
+
 BLUE, ORANGE = "#0072B2", "#D55E00"
 """Of Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
@@ -58,15 +60,13 @@ def draw_cohort(path: Path, members: Sequence[Rows], title: str) -> None:
         members: Each run's metric rows.
         title: The figure's title.
     """
-    from scipy.stats import trim_mean
-
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     curves = [column(rows, "eval/return") for rows in members]
     for index, (steps, returns) in enumerate(curves):
         axes.plot(steps, returns, color=BLUE, alpha=0.45, linewidth=1, label=None if index else "one seed")
     common = curves[0][0]
-    middle = trim_mean([returns for _, returns in curves], 0.25, axis=0)
+    middle = interquartile_mean([np.stack([returns for _, returns in curves], axis=-1)])
     axes.plot(common, middle, "o-", color=ORANGE, markersize=4, linewidth=2, label=f"IQM of {len(curves)} seeds")
     _finish(figure, path, title)
 

@@ -1,4 +1,4 @@
-"""TODO runs.loggers."""
+"""Loggers: where the rows of a member go besides its `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from qohort.runs.interruption import STOP
 
 
-class Run:
+class RunInfo:
     """What a logger may want to know of a run.
 
     Args:
@@ -58,7 +58,7 @@ class WandbSink:
     def __init__(
         self,
         directory: Path,
-        run: Run,
+        run: RunInfo,
         project: str = "qohort",
         entity: str | None = None,
         group: str | None = None,
@@ -130,7 +130,7 @@ class LightningSink:
         name: `csv` or `tensorboard`; also the folder in the run directory.
     """
 
-    def __init__(self, directory: Path, run: Run, name: Literal["csv", "tensorboard"]) -> None:
+    def __init__(self, directory: Path, run: RunInfo, name: Literal["csv", "tensorboard"]) -> None:
         from pytorch_lightning import loggers
 
         shutil.rmtree(directory / name, ignore_errors=True)

@@ -1,10 +1,9 @@
-"""TODO runs.manifest."""
+"""The manifest: what it takes to reproduce a run."""
 
 from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from qohort.config.identity import config_tree
 from qohort.config.schema import TrainConfig
+from qohort.runs.code import code_hash, git
 
 PACKAGES = (
     *("torch", "pytorch-lightning", "hydra-core", "omegaconf", "gymnasium", "numpy", "numba", "wandb"),
@@ -31,8 +32,9 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
     return {
         "command": command,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if (status := git("status", "--porcelain")) is None else bool(status),
+        "code": code_hash(config_tree(config)),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("qohort", *PACKAGES)},
         "platform": platform.platform(),
@@ -41,6 +43,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "accelerator": config.trainer.accelerator,
         "threads": config.trainer.threads,
         "compile": config.compile,
+        "compile_fallbacks": {},
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
     }
 
@@ -50,16 +53,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _git(*arguments: str) -> str | None:
-    """Git's answer about the source that runs, None where there is no git or no repository."""
-    try:
-        directory = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=directory, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def cpu_name() -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import cast
 
 import numpy as np
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from qohort.agent.learner import QLearning
+from qohort.agent.callbacks import CohortCallback, Learner
 
 
-class CohortProgress(pl.Callback):
+class CohortProgress(CohortCallback):
     """Shows env_steps, env_steps a second and the recent return of a cohort.
 
     In a terminal it is a live bar. Elsewhere it is a line at each evaluation, so that log files stay readable.
@@ -22,9 +21,9 @@ class CohortProgress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
-        module: QLearning = pl_module  # type: ignore[assignment]
+        module = cast(Learner, pl_module)
         self._live = sys.stderr.isatty()
-        self._evaluated = module.progress.env_steps
+        self._evaluated = self._seen = module.progress.env_steps
         self._start = (time.perf_counter(), module.progress.env_steps)
         self._bar = tqdm(
             total=module.progress.budget,
@@ -36,8 +35,13 @@ class CohortProgress(pl.Callback):
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} env_steps [{elapsed}<{remaining}] {postfix}",
         )
 
-    def on_env_steps(self, module: QLearning) -> None:
-        """Move the bar, or write a line where an evaluation was made."""
+    def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
+        """Move the bar now and then, or write a line where an evaluation was made."""
+        if module.progress.env_steps - self._seen >= 100:
+            self._seen = module.progress.env_steps
+            self._update(module)
+
+    def _update(self, module: Learner) -> None:
         if self._live:
             self._bar.set_postfix_str(self._status(module), refresh=False)
             self._bar.update(module.progress.env_steps - self._bar.n)
@@ -46,22 +50,19 @@ class CohortProgress(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar, once the module has made its last evaluation."""
-        module: QLearning = pl_module  # type: ignore[assignment]
-        if self._live:
-            self.on_env_steps(module)
-        elif module.evaluated_at > self._evaluated:
-            self._line(module)
+        module = cast(Learner, pl_module)
+        self._update(module)
         self._bar.close()
 
-    def _line(self, module: QLearning) -> None:
+    def _line(self, module: Learner) -> None:
         self._evaluated = module.evaluated_at
         print(f"{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {self._status(module)}", flush=True)
 
-    def _status(self, module: QLearning) -> str:
+    def _status(self, module: Learner) -> str:
         then, steps = self._start
         members = len(module.members)
         speed = (module.progress.env_steps - steps) * members / max(time.perf_counter() - then, 1e-9)
-        recent = module.episodes.recent
+        recent = module.recent_returns
         seen = recent[~np.isnan(recent)]
         parts = [f"{speed:,.0f} env_steps/s" + (f" over {members} members" if members > 1 else "")]
         if seen.size:

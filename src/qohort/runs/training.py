@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,37 +16,22 @@ import torch
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
-from qohort.agent.learner import QLearning, is_of_output
-from qohort.agent.optimizers import MemberOptimizer, mixes_members
-from qohort.agent.q_values import network_maker
-from qohort.cohort.compilation import usable_mode
-from qohort.cohort.program import CohortNetwork
-from qohort.config.errors import ConfigError, Interrupted, RunsFailed
+from qohort.agent.learner import QLearning
+from qohort.config.errors import Interrupted, RunsFailed
 from qohort.config.identity import config_tree
 from qohort.config.members import check_config
-from qohort.config.messages import nearest
-from qohort.config.schema import TrainConfig
-from qohort.environments.making import check_spaces, make_environment
+from qohort.runs.checking import check_accelerator, check_environment, check_tracking
+from qohort.runs.checkpointing import Checkpointing
 from qohort.runs.checkpoints import FINAL, MemberCheckpointIO, step_name
-from qohort.runs.directory import RunDirectory
 from qohort.runs.interruption import STOP
-from qohort.runs.learning_curve import draw_cohort, draw_run
-from qohort.runs.loggers import WANDB_MODES, Run
+from qohort.runs.learning_curve import draw_run
+from qohort.runs.loggers import RunInfo
 from qohort.runs.manifest import command_line
+from qohort.runs.members import Member, check_code, members_of, other_code
 from qohort.runs.metrics import CohortRecorder
 from qohort.runs.progress_bar import CohortProgress
-from qohort.statistics import in_words
-
-
-@dataclass
-class Member:
-    """A member of a cohort: what it is and where it goes."""
-
-    config: TrainConfig
-    directory: RunDirectory
+from qohort.runs.summary import run_title, summarise
 
 
 def train(config: DictConfig) -> list[dict[str, Any]]:
@@ -66,7 +48,7 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
     members = prepare(config)
     finish(members)
     finished = [member for member in members if member.directory.result() is not None]
-    summarise(finished)
+    summarise([(member.config, member.directory) for member in finished])
     failures = [(member, member.directory.failure()) for member in members]
     reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
     if reasons:
@@ -97,7 +79,9 @@ def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
     # A job that SLURM has queued again goes on with what it has itself begun.
     overwrite = member.config.overwrite and not directory.is_of_requeued_job()
     if directory.result() is not None and not overwrite:
-        print(f"{name} is finished already: {directory.path} (overwrite=true starts over)")
+        made = other_code(member)
+        how = "finished already" if made is None else f"finished already, but made with other code ({made})"
+        print(f"{name} is {how}: {directory.path} (overwrite=true starts over)")
         return False
     if not directory.lock():
         print(f"{name} is being trained by {directory.holder()}: {directory.path}")
@@ -124,87 +108,10 @@ def prepare(config: DictConfig) -> list[Member]:
     configs = check_config(config)
     check_accelerator(configs[0])
     check_tracking(configs[0])
+    members = members_of(configs)
+    check_code(members)
     check_environment(configs[0])
-    return members_of(configs)
-
-
-def members_of(configs: Sequence[TrainConfig]) -> list[Member]:
-    """The members with these configurations, and where they go."""
-    mode: Any = usable_mode(configs[0].compile)
-    ready = [replace(config, compile=mode) for config in configs]
-    return [Member(config, RunDirectory.of(config)) for config in ready]
-
-
-def check_environment(config: TrainConfig) -> None:
-    """Make one environment and one network, to see that they fit together.
-
-    Raises:
-        ConfigError: If the environment cannot be made or played, or the network or the optimiser refuses.
-    """
-    check_optimizer(config)
-    env = make_environment(config.env)
-    try:
-        check_spaces(config.env, env)
-        if config.normalize_observations and getattr(env.observation_space.dtype, "kind", "") != "f":
-            space = env.observation_space
-            raise ConfigError(
-                f"normalize_observations=true needs observations of floats: env.id={config.env.id} has {space}"
-            )
-        actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        make = network_maker(config.network, env.observation_space, actions, instantiate(config.head))
-        names = CohortNetwork(make, [0]).parameters_by_name()
-        if config.reset_every is not None and not any(map(is_of_output, names)):
-            raise ConfigError(
-                f"reset_every={config.reset_every} starts a submodule `output` anew, which "
-                f"network={config.network['_target_']} has not: set it to null"
-            )
-    except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        reason = " ".join(str(error).split())
-        raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
-    finally:
-        env.close()
-
-
-def check_optimizer(config: TrainConfig) -> None:
-    """Try the optimiser on a few numbers.
-
-    Raises:
-        ConfigError: If it refuses its arguments, or a member's step would depend on the other members.
-    """
-    build = instantiate(config.optimizer, _partial_=True, _convert_="all")
-    name = config.optimizer["_target_"]
-    if "lr" not in config.optimizer:
-        raise ConfigError(f"optimizer.lr has no value: {name} needs one")
-    try:
-        ours = isinstance(build.func, type) and issubclass(build.func, MemberOptimizer)
-        mixes = mixes_members(build) if not ours else False
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"optimizer={name}: {' '.join(str(error).split())}") from error
-    if mixes:
-        raise ConfigError(f"optimizer={name} looks at whole tensors, so members would not be independent: use another")
-
-
-def check_accelerator(config: TrainConfig) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        ConfigError: If `trainer.accelerator=gpu` and torch sees none.
-    """
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here: use cpu, or auto")
-
-
-def check_tracking(config: TrainConfig) -> None:
-    """Refuse a `WANDB_MODE` that W&B would refuse once training has begun.
-
-    Raises:
-        ConfigError: If there is no such mode.
-    """
-    mode = os.environ.get("WANDB_MODE", "offline")
-    if "wandb" in config.logger and mode not in WANDB_MODES:
-        raise ConfigError(f"WANDB_MODE={mode} is not one of W&B's modes: {nearest(mode, WANDB_MODES)}")
+    return members
 
 
 def train_cohort(members: Sequence[Member], step: int) -> None:
@@ -245,11 +152,13 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     finally:
         recorder.finish({m for m in range(len(members)) if failed or m in checkpoints.left_out})
         if module is not None:
+            for member in members:
+                member.directory.note_fallbacks(module.compiler.fallbacks)
             module.close()
     for m, member in enumerate(members):
         if m in checkpoints.left_out:
             continue
-        draw_run(member.directory.path / "learning_curve.png", member.directory.rows(), _title(member.config))
+        draw_run(member.directory.path / "learning_curve.png", member.directory.rows(), run_title(member.config))
         member.directory.write_result(member.config, env_steps)
 
 
@@ -274,14 +183,16 @@ class LoggersOpen(pl.Callback):
         for member, log in zip(self._members, self._recorder.logs, strict=True):
             path, config = member.directory.path, member.config
             group = f"{path.parent.parent.name}/{path.parent.name}"
-            run = Run(path.name, group, config.agent, config_tree(config))
+            run = RunInfo(path.name, group, config.agent, config_tree(config))
             for node in config.logger.values():
                 log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
     """Lightning's Trainer for a cohort: one epoch, which is the budget."""
-    config = members[0].config.trainer
+    first = members[0].config
+    callbacks: list[pl.Callback] = [instantiate(node, _convert_="all") for node in first.callbacks.values()]
+    callbacks += [Checkpointing(first), *([CohortProgress()] if first.trainer.progress_bar else [])]
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -290,50 +201,19 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
     # The loop behind the dataset is restored exactly; Lightning looks for that in the loader.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     return pl.Trainer(
-        accelerator=config.accelerator,
+        accelerator=first.trainer.accelerator,
         devices=1,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[CohortProgress()] if config.progress_bar else [],
+        enable_model_summary=first.trainer.enable_model_summary,
+        profiler=first.trainer.profiler,
+        detect_anomaly=first.trainer.detect_anomaly,
+        deterministic=first.trainer.deterministic,
+        benchmark=first.trainer.benchmark,
+        callbacks=callbacks,
         # One process, whoever started it: Lightning must neither count SLURM's tasks nor queue its jobs again.
         plugins=[checkpoints, LightningEnvironment()],
         default_root_dir=members[0].directory.path,
     )
-
-
-def _title(config: TrainConfig) -> str:
-    return f"{config.agent} on {config.env.name}, seed {config.seed}"
-
-
-def summarise(finished: Sequence[Member]) -> None:
-    """Print a table for each set of runs that differ only in their seed, and draw its curve."""
-    alike: dict[Path, list[Member]] = defaultdict(list)
-    for member in finished:
-        alike[member.directory.path.parent].append(member)
-    for parent, members in alike.items():
-        _summarise_alike(parent, members)
-
-
-def _summarise_alike(parent: Path, members: Sequence[Member]) -> None:
-    """A row a seed, the IQM with its interval, and where everything is."""
-    results = [result for member in members if (result := member.directory.result()) is not None]
-    title = f"{members[0].config.agent} on {members[0].config.env.name}"
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
-    table = Table(title=title, title_justify="left")
-    for heading in ("seed", "final return", "best return", "area under curve", "env_steps", "seconds"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        scores = (f"{result[key]:.1f}" for key in ("final_return", "best_return", "auc"))
-        table.add_row(str(result["seed"]), *scores, f"{result['env_steps']:,}", f"{result['wall_s']:.1f}")
-    console.print(table)
-    finals = [result["final_return"] for result in results]
-    if len(finals) > 1:
-        print(f"final return: {in_words(finals)}, over {len(finals)} seeds")
-        rows = [member.directory.rows() for member in members]
-        draw_cohort(parent / "learning_curve.png", rows, title)
-        print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")
-    for member in members:
-        print(f"seed {member.config.seed}: {member.directory.path}")

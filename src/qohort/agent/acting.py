@@ -1,0 +1,105 @@
+"""Acting: one step of every environment of a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qohort.agent.exploration import Exploration
+from qohort.cohort.held import across_members
+from qohort.cohort.schedules import Progress
+from qohort.cohort.state import load_state, state_of
+from qohort.cohort.streams import UniformStream
+from qohort.config.schema import TrainConfig
+from qohort.environments.episodes import Episode, EpisodeStatistics
+from qohort.environments.making import make_environment
+from qohort.environments.preprocessing import Preprocessing
+from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
+from qohort.replay.base import Transition
+
+
+class Actor:
+    """Acts in a cohort's environments, E of each member.
+
+    Args:
+        members: The members' configurations.
+    """
+
+    def __init__(self, members: Sequence[TrainConfig]) -> None:
+        env = members[0].env
+        seeds = [member.seed for member in members]
+        self._shape = (len(members), env.num_envs)
+        makers = [lambda: make_environment(env)] * (len(members) * env.num_envs)
+        self.environments = EpisodicVectorEnv(makers, episode_seeds(seeds, env.num_envs, "environments"), len(members))
+        self.space: spaces.Space[Any] = self.environments.single_observation_space
+        self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
+        self.exploration: Exploration = across_members(
+            [instantiate(one.exploration, _convert_="all") for one in members]
+        )
+        draws = self.exploration.draws(self.actions)
+        self._uniforms = UniformStream(seeds, "exploration", (env.num_envs, draws))
+        self.preprocessing = Preprocessing(members, self.space)
+        self.statistics = EpisodeStatistics(*self._shape)
+        self._observation = self.preprocessing.first(self._by_member(self.environments.reset()[0]))
+
+    def step(self, values: Callable[[Tensor], Tensor], progress: Progress) -> tuple[Transition, list[Episode]]:
+        """Take one action in every environment.
+
+        Args:
+            values: Observations `[M, E, ...]` to action values `[M, E, A]`; called only if an action depends on them.
+            progress: How far the cohort has come before the step.
+
+        Returns:
+            What happened, as it is learned from, and the episodes that ended, with their undiscounted returns as the
+            environments gave them.
+        """
+        observation = self._observation
+        action = self.exploration.act(
+            lambda: values(torch.from_numpy(observation)).cpu().numpy(),
+            self.exploration.parameter(progress),
+            self._uniforms.next(),
+            self.actions,
+        )
+        following, reward, terminated, truncated, info = self.environments.step(action.ravel())
+        reward, terminated, truncated = map(self._by_member, (reward, terminated, truncated))
+        last, following = self._by_member(info.get("final_obs", following)), self._by_member(following)
+        ended = terminated | truncated
+        learned = self.preprocessing.step(reward, ended, last, following)
+        self._observation = learned.observation.copy()  # the environments overwrite theirs
+        self.statistics.add(reward)
+        episodes = self.statistics.end(ended) if "final_obs" in info else []
+        transition = Transition(observation, action, learned.reward, terminated, truncated, learned.next_observation)
+        return transition, episodes
+
+    def _by_member(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`[M * E, ...]` as `[M, E, ...]`."""
+        return array.reshape(*self._shape, *array.shape[1:])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The environments, the exploration's stream, running moments and returns, and the observation acted on."""
+        return {**state_of(self._parts), "observation": torch.from_numpy(self._observation.copy())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        load_state(self._parts, state)
+        self._observation = np.array(state["observation"].numpy())
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "environments": self.environments,
+            "uniforms": self._uniforms,
+            "preprocessing": self.preprocessing,
+            "statistics": self.statistics,
+        }
+
+    def close(self) -> None:
+        """Close every environment."""
+        self.environments.close()

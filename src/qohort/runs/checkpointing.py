@@ -1,0 +1,61 @@
+"""Saving a cohort while it trains, and ending it, saved, when it is asked to stop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import pytorch_lightning as pl
+
+from qohort.agent.callbacks import CohortCallback, Learner
+from qohort.cohort.schedules import Intervals
+from qohort.config.errors import Interrupted
+from qohort.config.schema import TrainConfig
+from qohort.runs.checkpoints import step_name
+from qohort.runs.interruption import STOP
+
+
+class Checkpointing(CohortCallback):
+    """Saves at intervals of env_steps and of minutes, and at a signal that asks to stop.
+
+    Args:
+        config: The first member's configuration.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from here."""
+        progress = cast(Any, pl_module).progress
+        self._intervals = Intervals(progress)
+        self._intervals.last["checkpoint"] = progress.env_steps
+        self._saved = time.monotonic()
+
+    def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
+        """Save where that is due; the end of a run is saved by `qohort.runs.training`.
+
+        Raises:
+            Interrupted: If a signal asked to stop; everything is saved.
+        """
+        if module.finished:
+            return
+        checkpoint = self._config.checkpoint
+        late = time.monotonic() - self._saved > 60 * checkpoint.minutes
+        if self._intervals.due("checkpoint", checkpoint.every) or late:
+            self._save(trainer, module)
+        if STOP.signal is not None:
+            self._stop(trainer, module, STOP.signal)
+
+    def _save(self, trainer: pl.Trainer, module: Learner) -> None:
+        trainer.save_checkpoint(step_name(module.progress.env_steps))
+        self._saved = time.monotonic()
+
+    def _stop(self, trainer: pl.Trainer, module: Learner, reason: str) -> None:
+        env_steps = module.progress.env_steps
+        at = f"interrupted by {reason} at {env_steps:,} of {self._config.budget:,} env_steps"
+        if env_steps == 0:
+            raise Interrupted(f"{at}: the same command starts over")
+        self._save(trainer, module)
+        command = "the same command" + (" without overwrite=true" if self._config.overwrite else "")
+        raise Interrupted(f"{at}, and saved: {command} goes on from there")

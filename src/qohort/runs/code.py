@@ -1,0 +1,119 @@
+"""Code identity: a hash of the sources that made a run, so that no result is offered as that of other code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import qohort
+
+ROOMS = ("cohort", "networks", "replay", "environments", "agent")
+"""The parts of Qohort whose code decides what a run ends with."""
+LIBRARIES = ("qohort", "torch", "gymnasium", "pytorch_lightning", "numpy", "ale_py", "minatar", "builtins")
+"""Packages that a component may come from and that are told by their version, or in `ROOMS`."""
+PATCH_LIMIT = 1 << 20
+"""Bytes of changes that `code.patch` may have."""
+
+
+def code_hash(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the sources that make a run: Qohort's, and the packages of its components.
+
+    Comments, docstrings and the place of a file do not count.
+
+    Args:
+        config: The run's configuration as nested mappings.
+    """
+    own = sorted({package for package in _packages(config) if package not in LIBRARIES})
+    return _hash_of(tuple(own))
+
+
+@cache
+def _hash_of(packages: tuple[str, ...]) -> str:
+    folder = Path(qohort.__file__).parent
+    files = [file for room in ROOMS for file in (folder / room).rglob("*.py")]
+    files += [file for package in packages for file in _files_of(package)]
+    digests = sorted(_digest(file) for file in files)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
+
+
+def _packages(node: Any) -> Iterator[str]:
+    """The top-level packages of the components in a configuration, and of the module that registers its environment."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_" and isinstance(value, str):
+                yield value.partition(".")[0]
+            elif key == "id" and isinstance(value, str) and ":" in value:
+                yield value.partition(":")[0].partition(".")[0]
+            else:
+                yield from _packages(value)
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for one in node:
+            yield from _packages(one)
+
+
+def _files_of(package: str) -> list[Path]:
+    """The sources of a package or module."""
+    spec = find_spec(package)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations:
+        return [file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py")]
+    return [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
+
+
+def _digest(file: Path) -> str:
+    """The SHA-256 of a file's code."""
+    text = file.read_text()
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return hashlib.sha256(text.encode()).hexdigest()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):  # a string that stands by itself documents what is around it
+            node.body = [one for one in body if not _is_text(one)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """Git's answer about the repository that Qohort's sources are in; None where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=Path(qohort.__file__).parent,
+            timeout=20,
+            env={**os.environ, **(environment or {})},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.rstrip() if done.returncode == 0 else None
+
+
+@cache
+def uncommitted_changes() -> str | None:
+    """The changes of Python and YAML files since the newest commit, new files included, as a patch; None for none."""
+    top = git("rev-parse", "--show-toplevel")
+    if not top or not git("status", "--porcelain"):
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        index = {"GIT_INDEX_FILE": f"{directory}/index"}  # so that the user's own is left alone
+        git("-C", top, "read-tree", "HEAD", environment=index)
+        git("-C", top, "add", "--all", "--", "*.py", "*.yaml", environment=index)
+        patch = git("-C", top, "diff", "--cached", "HEAD", environment=index)
+    if not patch:
+        return None
+    return patch + "\n" if len(patch) < PATCH_LIMIT else f"The changes are left out: {len(patch):,} bytes.\n"

@@ -1,0 +1,52 @@
+"""The summary after training: a table, the IQM with its interval, the learning curve of the cohort."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qohort.config.schema import TrainConfig
+from qohort.runs.directory import RunDirectory
+from qohort.runs.learning_curve import draw_cohort
+from qohort.statistics import in_words
+
+
+def run_title(config: TrainConfig) -> str:
+    """What a run is called in figures."""
+    return f"{config.agent} on {config.env.name}, seed {config.seed}"
+
+
+def summarise(finished: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
+    """Print a table for each set of finished runs that differ only in their seed, and draw its curve."""
+    alike: dict[Path, list[tuple[TrainConfig, RunDirectory]]] = defaultdict(list)
+    for config, directory in finished:
+        alike[directory.path.parent].append((config, directory))
+    for parent, runs in alike.items():
+        _summarise_alike(parent, runs)
+
+
+def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
+    """A row a seed, the IQM with its interval, and where everything is."""
+    results = [result for _, directory in runs if (result := directory.result()) is not None]
+    config = runs[0][0]
+    title = f"{config.agent} on {config.env.name}"
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
+    table = Table(title=title, title_justify="left")
+    for heading in ("seed", "final return", "best return", "area under curve", "env_steps", "seconds"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        scores = (f"{result[key]:.1f}" for key in ("final_return", "best_return", "auc"))
+        table.add_row(str(result["seed"]), *scores, f"{result['env_steps']:,}", f"{result['wall_s']:.1f}")
+    console.print(table)
+    finals = [result["final_return"] for result in results]
+    if len(finals) > 1:
+        print(f"final return: {in_words(finals)}")
+        draw_cohort(parent / "learning_curve.png", [directory.rows() for _, directory in runs], title)
+        print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")
+    for config, directory in runs:
+        print(f"seed {config.seed}: {directory.path}")
