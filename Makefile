@@ -15,7 +15,7 @@ LOCK := build/lock
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup train ablation test test-slow lint format type check benchmark lock clean
+.PHONY: help setup train ablation test test-slow test-torch lint format type docs check benchmark lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s  %s\n", $$1, $$2 }' Makefile
@@ -45,12 +45,24 @@ ablation: setup ## run what is missing of an ablation, then report: NAME=cartpol
 test: setup ## run the tests
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-slow: setup ## run the slow tests: learning, minutes each
+test-slow: setup ## run the slow tests: learning and matrices, minutes each
 	@$(PY) -m pytest -m slow -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: setup ## check style: ruff
+# The exactness tests with another torch, in an environment of its own.
+test-torch: ## run the exactness tests with another torch: TORCH=2.14.1
+	@$(PYTHON) -m venv --clear build/torch-$(TORCH)
+	@sed '/^torch==/d' requirements.lock > build/torch-$(TORCH)/requirements.txt
+	@build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+		'torch==$(TORCH)' -r build/torch-$(TORCH)/requirements.txt
+	@build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--ignore-requires-python --editable .
+	@build/torch-$(TORCH)/bin/python -m pytest -n $(WORKERS) -m "" tests/test_exactness.py tests/test_cohort.py \
+		tests/test_optimizer.py tests/test_agents.py $(ARGS)
+
+lint: setup ## check style and layers: ruff, import-linter
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
+	@$(VENV)/bin/lint-imports --no-logo
 
 format: setup ## put the style right: ruff
 	@$(PY) -m ruff check --fix-only
@@ -59,7 +71,10 @@ format: setup ## put the style right: ruff
 type: setup ## check types: mypy
 	@$(PY) -m mypy
 
-check: lint type test ## lint, types and tests
+docs: setup ## build the manual in build/site: mkdocs, strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+check: lint type docs test ## lint, types, docs and tests
 
 $(VENV)/.benchmark: $(VENV)/.installed
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[benchmark]' --constraint requirements.lock

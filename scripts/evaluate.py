@@ -1,4 +1,4 @@
-"""Evaluate a trained member: python scripts/evaluate.py run=<run directory> [key=value ...]. See conf/evaluate.yaml."""
+"""Evaluate a trained member: python scripts/evaluate.py run=<directory> [key=value ...]. Keys: conf/evaluate.yaml."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Tables and figures of an ablation: python scripts/report.py ablation=<name>. See conf/report.yaml for the keys."""
+"""Report an ablation's results: python scripts/report.py ablation=<name> [key=value ...]. Keys: conf/report.yaml."""
 
 from omegaconf import DictConfig
 

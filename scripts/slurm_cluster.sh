@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A SLURM cluster of this one machine, to try sweeps on (Debian: apt-get install slurm-wlm munge). It needs root, since
-# slurmd does, but neither systemd nor accounting, and keeps everything in one folder:
+# Starts a SLURM cluster on this machine to try sweeps (Debian: apt-get install slurm-wlm munge). It needs root, because
+# slurmd does, but neither systemd nor accounting. All its files are in one folder:
 #
 #   scripts/slurm_cluster.sh start FOLDER && export SLURM_CONF=FOLDER/slurm.conf
 #   python scripts/train.py -m ... hydra/launcher=submitit_slurm
@@ -39,7 +39,7 @@ start() {
 		SlurmdLogFile=$folder/slurmd.log
 		StateSaveLocation=$folder/state
 		SlurmdSpoolDir=$folder/spool
-		# a requeued job waits until its credential has expired: 120 seconds, were it not for cred_expire
+		# a requeued job waits until its credential expires, by default 120 seconds
 		AuthInfo=socket=$folder/munge.sock,cred_expire=5
 		AuthType=auth/munge
 		CredType=cred/munge
@@ -63,7 +63,7 @@ start() {
         [ "$(sinfo --noheader --format=%t 2> /dev/null)" = idle ] && exit 0
         sleep 0.5
     done
-    echo "the node does not come up, see $folder/*.log" >&2
+    echo "the node did not start, see $folder/*.log" >&2
     stop "$folder"
     exit 1
 }

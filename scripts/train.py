@@ -1,4 +1,4 @@
-"""Train a cohort: python scripts/train.py [key=value ...]. See conf/train.yaml for the keys."""
+"""Train a cohort, or a sweep with -m: python scripts/train.py [key=value ...]. Keys: conf/train.yaml."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Tune hyperparameters: python scripts/tune.py study=<name> [key=value ...]. See conf/tune.yaml for the keys."""
+"""Tune hyperparameters: python scripts/tune.py study=<name> [key=value ...]. Keys: conf/tune.yaml."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Train some runs of a report again: python scripts/verify.py report=<directory>. See conf/verify.yaml for the keys."""
+"""Verify a report by training some runs again: python scripts/verify.py report=<directory>. Keys: conf/verify.yaml."""
 
 from omegaconf import DictConfig
 

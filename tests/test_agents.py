@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import test_exactness
+from matrix import matrix
 from qohort.config.composition import CONFIG_DIRECTORY
 from test_exactness import ODD, interrupt_at, rows_less_wall_times, run
 
@@ -48,7 +49,10 @@ def test_every_agent_has_a_preset_that_is_named_as_its_file() -> None:
     assert {"dqn", "double", "rainbow", "rainbow_minus_noisy", "m_iqn", "pqn", "dqn_lambda", "stream_q"} <= {*AGENTS}
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+FAST = ("dqn", "rainbow", "iqn", "dqn_lambda", "pqn", "stream_q")
+
+
+@pytest.mark.parametrize("agent", matrix(AGENTS, FAST))
 def test_a_member_of_every_agent_is_the_same_alone_in_a_cohort_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
 ) -> None:
@@ -71,7 +75,7 @@ def together(first: str, second: str) -> bool:
     return first.partition("=")[0] != second.partition("=")[0]
 
 
-@pytest.mark.parametrize("first", SWITCHES)
+@pytest.mark.parametrize("first", matrix(SWITCHES, ["optimizer=rmsprop", "replay.n_step=3"]))
 def test_every_pair_of_switches_trains_as_a_cohort(tmp_path: Path, first: str) -> None:
     later = itertools.dropwhile(lambda one: one != first, SWITCHES)
     for number, second in enumerate(later):

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 import qohort.cohort.compiler
+from matrix import matrix
 from qohort.agent.learner import QLearning
 from qohort.cohort.compiler import CACHE_BYTES
 from qohort.config import errors
@@ -64,7 +65,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+FAST = ("mlp, odd shapes", "polyak, rmsprop", "three environments", "minatar")
+
+
+@pytest.mark.parametrize("name", matrix(VARIANTS, FAST))
 def test_a_member_is_the_same_alone_and_in_a_cohort(tmp_path: Path, name: str) -> None:
     overrides = (*VARIANTS[name], "compile=none")
     alone = run(tmp_path / "alone", [3], *overrides)
@@ -75,7 +79,7 @@ def test_a_member_is_the_same_alone_and_in_a_cohort(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("mode", ["inductor", "fx"])
-@pytest.mark.parametrize("name", ["mlp, odd shapes", "layer norm, clipped"])
+@pytest.mark.parametrize("name", matrix(["mlp, odd shapes", "layer norm, clipped"], ["mlp, odd shapes"]))
 def test_compiled_members_are_the_same_alone_in_five_and_in_thirty(tmp_path: Path, mode: str, name: str) -> None:
     overrides = (*VARIANTS[name], f"compile={mode}", "budget=200")
     alone = run(tmp_path / "alone", [3], *overrides)
@@ -159,7 +163,7 @@ def rows_less_wall_times(directory: Path) -> list[list[dict[str, float]]]:
     return members
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", matrix(RESUMED, ["spread, scaled, reset", "polyak, rmsprop", "three environments"]))
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -211,7 +215,7 @@ def test_an_overwriting_run_that_slurm_has_queued_again_goes_on(
             return due
 
         patch.setattr(QLearning, "collect", then_asked_to_stop)
-        with pytest.raises(errors.Interrupted, match="saved: the same command without overwrite=true goes on"):
+        with pytest.raises(errors.Interrupted, match="saved: the same command without overwrite=true resumes the run"):
             run(tmp_path / "queued", [3], *overrides)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run(tmp_path / "queued", [3], *overrides) == undisturbed

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 import qohort.runs.checkpoints
 import wandb_file
+from qohort.agent.learner import QLearning
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.training import train
 
@@ -167,7 +168,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, undisturbe
     assert not newest.exists()  # removed when the run was resumed from the one before
     assert (newest.parent / "step-000000000300.ckpt").exists()
     run(tmp_path)
-    assert f"{newest} is damaged, and passed over" in capfd.readouterr().err
+    assert f"{newest} is damaged and was skipped" in capfd.readouterr().err
     assert outcome(tmp_path) == undisturbed
 
 
@@ -235,17 +236,26 @@ def test_checkpoints_by_the_clock(tmp_path, undisturbed):
     assert outcome(tmp_path) == undisturbed
 
 
+def signal_at(env_steps, number):
+    """Let this process get a signal once it has taken this many steps."""
+    collect = QLearning.collect
+
+    def collect_and_signal(learner):
+        due = collect(learner)
+        if learner.progress.env_steps == env_steps:
+            os.kill(os.getpid(), number)
+        return due
+
+    QLearning.collect = collect_and_signal
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_training_at_the_next_step_saved(number, tmp_path, undisturbed):
-    process = in_a_process(lambda: None, tmp_path, "checkpoint.every=100000")
-    until = time.monotonic() + 30
-    while not list(tmp_path.glob("*/*/seed-4/wandb/*")) and time.monotonic() < until:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    os.kill(process.pid, number)
+    process = in_a_process(lambda: signal_at(137, number), tmp_path, "checkpoint.every=100000")
     process.join()
     assert process.exitcode == 1  # an exception, as any launcher can report it
-    assert list(tmp_path.glob("*/*/seed-4/checkpoints/step-*.ckpt"))
+    (saved,) = tmp_path.glob("*/*/seed-4/checkpoints/step-*.ckpt")
+    assert saved.name == "step-000000000137.ckpt"
     run(tmp_path)
     assert outcome(tmp_path) == undisturbed
 

@@ -166,7 +166,7 @@ def test_resets_need_output_layers(tmp_path):
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         config = compose("train", ["reset_every=100", "network._target_=test_module.WithoutOutput"])
     config.network = {"_target_": "test_module.WithoutOutput"}
-    with pytest.raises(ConfigError, match="reset_every=100 starts a submodule `output` anew, which network=test_"):
+    with pytest.raises(ConfigError, match="reset_every=100 resets a submodule `output`, which network=test_"):
         prepare(config)
 
 

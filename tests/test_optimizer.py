@@ -515,7 +515,7 @@ def config_of(*overrides):
     ("overrides", "message"),
     [
         (["replay=uniform"], "optimizer=obgd learns from each transition once: use replay=none"),
-        (["head=quantile"], "optimizer=obgd follows the TD error of one value an action: use head=squared"),
+        (["head=quantile"], "optimizer=obgd needs the TD error of one value per action: use head=squared"),
         (
             ["env.num_envs=2", "train_every=2"],
             "env.num_envs=2 does not go with the traces of optimizer=obgd: use env.num_envs=1",
@@ -526,7 +526,7 @@ def config_of(*overrides):
             ["network=mlp", "network.noisy=true"],
             "network.noisy=true does not go with the traces of optimizer=obgd: use network.noisy=false",
         ),
-        (["max_grad_norm=1"], "max_grad_norm=1.0: optimizer=obgd has kappa for that, use max_grad_norm=null"),
+        (["max_grad_norm=1"], "max_grad_norm=1.0: optimizer=obgd bounds its steps itself, use max_grad_norm=null"),
     ],
 )
 def test_obgd_says_what_it_cannot_work_with(overrides, message):

@@ -78,7 +78,7 @@ def test_from_fewer_than_five_runs_the_runs_are_given_and_no_interval():
     assert in_words([1.0, 2.5, 4.0, 8.5]) == "1.0, 2.5, 4.0, 8.5, mean 4.0, over 4 seeds"
     scores = [1.0, 2.0, 3.0, 4.0, 10.0]
     low, high = interval(scores)
-    assert FEWEST == len(scores)
+    assert len(scores) == FEWEST
     assert in_words(scores) == f"IQM 3.0, 95% interval [{low:.1f}, {high:.1f}], mean 4.0 ± 3.5, over 5 seeds"
 
 

@@ -296,7 +296,7 @@ def test_a_signal_to_a_sweep_then_the_same_command(launcher, package, number, tm
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    assert "saved: the same command goes on from there" in errors
+    assert "saved: the same command resumes the run" in errors
     assert fingerprints(tmp_path / "a") == {}
     assert list((tmp_path / "a").glob("*/*/seed-*/checkpoints/step-*.ckpt"))
     done = sweep(tmp_path / "a", *overrides)

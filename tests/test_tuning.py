@@ -259,7 +259,7 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(tmp_path, cohorts):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes the run" in errors
     before = [params for _, state, params, *_ in trials_of(tmp_path) if state == "RUNNING"]
     assert len(before) == 2
     go(tmp_path, "rungs=[4000]", "++train={train_every:20}", "trials=2", "parallel=2")
@@ -369,7 +369,7 @@ def test_another_file_is_not_overwritten(tmp_path, experiments, pretended):
     target = experiments / "tuned" / "small.yaml"
     target.parent.mkdir(parents=True)
     target.write_text("gamma: 0.5\n")
-    with pytest.raises(ConfigError, match="is there already, and not from this study"):
+    with pytest.raises(ConfigError, match="exists and was not written by this study"):
         go(tmp_path / "a")
     assert not (tmp_path / "a").exists()
     assert target.read_text() == "gamma: 0.5\n"
@@ -378,7 +378,7 @@ def test_another_file_is_not_overwritten(tmp_path, experiments, pretended):
     go(tmp_path / "a", "trials=8")  # its own
     assert "The best of 8 trials" in target.read_text()
     target.write_text(target.read_text() + "# by hand\n")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists and was not written"):
         go(tmp_path / "a", "trials=8")
 
 
@@ -415,12 +415,12 @@ BAD = [
     ("reporting_seeds=[6,1]", "tuning_seeds and reporting_seeds share 6"),
     ("tuning_seeds=[6,6]", "tuning_seeds=[6,6] has a seed twice"),
     ("tuning_seeds=[]", "tuning_seeds=[] is too short"),
-    ("rungs=[240,120]", "rungs=[240,120] must rise"),
+    ("rungs=[240,120]", "rungs=[240,120] must increase"),
     ("rungs=[50,120]", "rungs: budget=50 ends before the first update"),
     ("reduction=1", "reduction=1 is out of range"),
     ("trials=0", "trials=0 is out of range"),
     ("sampler=grid", "sampler=grid is not one of the choices"),
-    ("name=../x", "name=../x names no file"),
+    ("name=../x", "name=../x is not a file name"),
     ("++space={optimizer.lrr:{low:1,high:2}}", "space: unknown key optimizer.lrr=1: did you mean optimizer.lr?"),
     ("++space={gamma:{low:0.5,high:2}}", "unknown key space.gamma.low=0.5"),
     ("++space={batch_size:{low:0.5,high:2}}", "space: batch_size=0.5 is not an integer"),
@@ -430,7 +430,7 @@ BAD = [
     ("++space={optimizer.eps:{low:0,high:1,log:true}}", "space.optimizer.eps="),
     ("++space={optimizer.eps:{low:0,high:1,lg:true}}", "unknown key space.optimizer.eps.lg=true: did you mean"),
     ("++space={optimizer.eps:{low:0}}", "space.optimizer.eps.high has no value"),
-    ("++space={optimizer.eps:0.5}", "space.optimizer.eps=0.5 is no space"),
+    ("++space={optimizer.eps:0.5}", "space.optimizer.eps=0.5 is not a search space"),
     ("++space={optimizer.eps:{choices:[]}}", "space.optimizer.eps.choices=[] is too short"),
     ("++space={gamma:null,optimizer.lr:null}", "searches nothing"),
     (
@@ -438,9 +438,9 @@ BAD = [
         "space: optimizer=adamm is not one of the choices: did you mean",
     ),
     ("++space={train_every:{choices:[1,0]}}", "space: train_every=0 is out of range"),
-    ("++space={budget:{choices:[100]}}", "space: budget is not set here: it is set by rungs"),
-    ("++space={checkpoint.every:{choices:[100,200]}}", "space: checkpoint.every changes no result"),
-    ("++train={seed:3}", "train: seed is not set here: the seeds are tuning_seeds and reporting_seeds"),
+    ("++space={budget:{choices:[100]}}", "space: budget cannot be set here: it is set by rungs"),
+    ("++space={checkpoint.every:{choices:[100,200]}}", "space: checkpoint.every does not affect results"),
+    ("++train={seed:3}", "train: seed cannot be set here: the seeds are tuning_seeds and reporting_seeds"),
     ("++train={env.idd:3}", "train: unknown key env.idd=3: did you mean env.id?"),
     ("++train={env.id:Pendulum-v1}", "env.id=Pendulum-v1"),
     ("output_dir=/etc/passwd/x", "output_dir=/etc/passwd/x cannot be made"),

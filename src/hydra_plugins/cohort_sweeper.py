@@ -1,4 +1,7 @@
-"""Hydra's way into `qohort.experiments.sweep`: the sweeper of `conf/train.yaml`. Hydra imports it at every start: it is thin."""
+"""The sweeper of `conf/train.yaml`, which calls `qohort.experiments.sweep`.
+
+Hydra imports this file at every start, so that slow imports are inside the methods.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from omegaconf import DictConfig
 
 
 class CohortSweeper(Sweeper):
-    """Expands a sweep with Hydra's grammar and gives the launcher one job a cohort.
+    """Expands a sweep with Hydra's grammar and gives the launcher one job per cohort.
 
     Args:
-        max_members: Members a cohort may have.
-        foldable: Keys in which the members of a cohort may differ besides the seed; None for every number that their
-            components let a member hold.
-        params: A sweep written down in a configuration: values by key, as on the command line.
+        max_members: Maximum number of members per cohort.
+        foldable: Keys, besides the seed, in which the members of a cohort may differ; None for all that their
+            components declare.
+        params: A sweep defined in a configuration: values by key, as on the command line.
     """
 
     def __init__(
@@ -26,7 +29,7 @@ class CohortSweeper(Sweeper):
         self._max_members, self._foldable, self._params = max_members, foldable, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the launcher."""
+        """Instantiate the launcher."""
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
@@ -35,7 +38,7 @@ class CohortSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Plan, say what will be done, and do it."""
+        """Fold the sweep into cohorts, print the plan and launch the jobs."""
         from qohort.experiments.ablation import ablations_in
         from qohort.experiments.sweep import fold, fold_ablation, launch, sweep_name
 

@@ -1,14 +1,14 @@
 """Statistics over runs.
 
-Scores of an arm come as *strata*, one array `[..., n]` an environment, its last axis the runs. A bootstrap draws runs
-within each stratum (Agarwal et al., 2021), and what stands in leading axes together: two arms paired by seed, or the
-points of a curve.
+Scores of an arm are given as *strata*: one array `[..., n]` per environment, with the runs on the last axis. The
+bootstrap resamples runs within each stratum (Agarwal et al., 2021). Leading axes are resampled together: two arms
+paired by seed, or the points of a curve.
 
-Intervals are percentile intervals of the bootstrap, but wider than the plain ones, which are too narrow for few runs:
-for normal scores of 10 runs the plain 95% interval of the IQM holds the truth 93% of the time, that of the mean 89%.
-The quantiles are those of Student's t instead (Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", The
-American Statistician 69), which gives 96% and 93%. The probability of improvement has Newcombe's score interval, as a
-bootstrap of it ends in a point where every run of one arm is better. `tests/test_statistics.py` measures the coverage.
+Intervals are percentile intervals of the bootstrap. Plain percentile intervals are too narrow for few runs: for normal
+scores of 10 runs, the plain 95% interval of the IQM covers the true value 93% of the time, that of the mean 89%. The
+quantiles are therefore taken from Student's t (Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", The
+American Statistician 69), which gives 96% and 93%. The probability of improvement has Newcombe's score interval, since
+a bootstrap interval has no width if every run of one arm is better. `tests/test_statistics.py` measures the coverage.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ Strata = Sequence[Array]
 
 
 Statistic = Callable[[Strata], Array]
-"""From arrays `[..., n]` to `[...]`."""
+"""Maps arrays `[..., n]`, one per environment, to `[...]`."""
 
 
 RESAMPLES = 2000
+"""Default number of bootstrap resamples."""
 
 
 CONFIDENCE = 0.95
+"""Nominal coverage of intervals."""
 FEWEST = 5
-"""The number of runs from which an interval is given."""
+"""Minimum number of runs for an interval."""
 
 
 class Estimate(NamedTuple):
-    """A number with its interval; the bounds are NaN where there are fewer than two runs."""
+    """A value with its interval; the bounds are NaN for fewer than `FEWEST` runs."""
 
     value: float
     low: float
@@ -49,17 +51,17 @@ class Estimate(NamedTuple):
 
 
 def iqm(scores: Sequence[float]) -> float:
-    """The interquartile mean: the mean of the middle half (Agarwal et al., 2021)."""
+    """Return the interquartile mean, the mean of the middle half of the scores (Agarwal et al., 2021)."""
     return float(interquartile_mean([np.asarray(scores, dtype=np.float64)]))
 
 
 def in_words(scores: Sequence[float]) -> str:
-    """The final returns of some runs, as they are reported everywhere: the IQM with its interval, mean and deviation.
+    """Return the text in which final returns are reported: IQM with interval, mean and standard deviation.
 
-    From fewer than `FEWEST` runs no interval is given, since none would hold what it says: the runs themselves are.
+    For fewer than `FEWEST` runs the text lists the runs instead, since the interval would be too narrow.
 
     Args:
-        scores: One score a run.
+        scores: One score per run.
     """
     if len(scores) < FEWEST:
         runs = ", ".join(f"{score:.1f}" for score in scores)
@@ -71,7 +73,16 @@ def in_words(scores: Sequence[float]) -> str:
 
 
 def interquartile_mean(strata: Strata) -> Array:
-    """The mean of the middle half of all scores, those of all environments together; a quarter is rounded down."""
+    """Return the mean of the middle half of all scores, pooled over environments.
+
+    A quarter of the scores, rounded down, is cut at each end (Agarwal et al., 2021).
+
+    Args:
+        strata: Scores, `[..., n]` for each environment.
+
+    Returns:
+        `[...]`.
+    """
     scores = np.concatenate(strata, axis=-1)
     runs = scores.shape[-1]
     cut = runs // 4
@@ -81,29 +92,43 @@ def interquartile_mean(strata: Strata) -> Array:
 
 
 def mean(strata: Strata) -> Array:
-    """The mean over environments of the mean over runs."""
+    """Return the mean over environments of the mean over runs; `[..., n]` for each environment to `[...]`."""
     return np.asarray(sum(scores.mean(axis=-1) for scores in strata) / len(strata))
 
 
 def median(strata: Strata) -> Array:
-    """The median over runs; of several environments, the median of their means (Agarwal et al., 2021)."""
+    """Return the median over runs, or for several environments the median of their means (Agarwal et al., 2021).
+
+    Args:
+        strata: Scores, `[..., n]` for each environment.
+
+    Returns:
+        `[...]`.
+    """
     if len(strata) == 1:
         return np.asarray(np.median(strata[0], axis=-1))
     return np.asarray(np.median(np.stack([scores.mean(axis=-1) for scores in strata]), axis=0))
 
 
 def optimality_gap(strata: Strata) -> Array:
-    """How far normalised scores fall short of 1 in the mean, those above it counting as 1 (Agarwal et al., 2021)."""
+    """Return the mean of max(0, 1 − score) over normalised scores (Agarwal et al., 2021).
+
+    Args:
+        strata: Normalised scores, `[..., n]` for each environment.
+
+    Returns:
+        `[...]`.
+    """
     return mean([np.maximum(0.0, 1.0 - scores) for scores in strata])
 
 
 def draws(statistic: Statistic, strata: Strata, resamples: int = RESAMPLES) -> Array:
-    """Bootstrap draws of a statistic, the same for any order of the runs.
+    """Return bootstrap draws of a statistic. They do not depend on the order of the runs.
 
     Args:
         statistic: The statistic.
         strata: Scores, `[..., n]` for each environment.
-        resamples: How many draws.
+        resamples: Number of draws.
 
     Returns:
         `[..., resamples]`.
@@ -117,7 +142,7 @@ def draws(statistic: Statistic, strata: Strata, resamples: int = RESAMPLES) -> A
 
 
 def _in_order(scores: Array) -> Array:
-    """Scores with their runs in an order that depends on the scores alone."""
+    """Return scores with their runs sorted, so that their original order does not matter."""
     rows = scores.reshape(-1, scores.shape[-1])
     return scores[..., np.lexsort(rows[::-1])]
 
@@ -125,24 +150,24 @@ def _in_order(scores: Array) -> Array:
 def bounds(
     drawn: Array, runs: Sequence[int], statistic: Statistic, confidence: float = CONFIDENCE
 ) -> tuple[Array, Array]:
-    """The interval that bootstrap draws give.
+    """Return the interval of a statistic from its bootstrap draws.
 
     Args:
-        drawn: `[..., resamples]`.
-        runs: The number of runs in each environment.
-        statistic: What was drawn.
-        confidence: The interval's nominal coverage.
+        drawn: Bootstrap draws, `[..., resamples]`.
+        runs: Number of runs in each environment.
+        statistic: The statistic that was drawn.
+        confidence: Nominal coverage of the interval.
 
     Returns:
-        Both bounds, `[...]`; NaN where an environment has fewer than two runs.
+        Lower and upper bound, `[...]` each; NaN if an environment has fewer than `FEWEST` runs.
     """
     from scipy.stats import norm, t
 
-    if min(runs) < 2:
+    if min(runs) < FEWEST:
         nothing = np.full(drawn.shape[:-1], np.nan)
         return nothing, nothing
     quantile = t.ppf((1 + confidence) / 2, sum(runs) - len(runs))
-    if statistic is not interquartile_mean or len(runs) > 1:  # a resample's variance is (n - 1)/n of the sample's
+    if statistic is not interquartile_mean or len(runs) > 1:  # the variance of a resample is (n - 1)/n of the sample's
         quantile *= math.sqrt(min(runs) / (min(runs) - 1))
     tail = norm.cdf(-quantile)
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=-1)
@@ -150,7 +175,7 @@ def bounds(
 
 
 def estimate(statistic: Statistic, strata: Strata, resamples: int = RESAMPLES) -> Estimate:
-    """A statistic of an arm's scores with its interval.
+    """Return a statistic of an arm's scores with its interval.
 
     Args:
         statistic: The statistic.
@@ -166,26 +191,26 @@ def _runs(strata: Strata) -> list[int]:
 
 
 class Comparison(NamedTuple):
-    """An arm beside the one it is compared with."""
+    """The comparison of an arm with another arm."""
 
     difference: Estimate
-    """Of the statistic: the arm's less the other's."""
+    """The arm's statistic minus that of the other arm."""
     improvement: Estimate
-    """The probability that a run of the arm scores higher than one of the other, ties counting half."""
+    """Probability that a run of the arm scores higher than a run of the other arm. Ties count half."""
     seeds_needed: float
-    """Seeds for a test at 5% to see a difference as great as this one 80% of the time; infinite for none."""
+    """Seeds with which a test at level 5% detects this difference with power 80%; infinite for no difference."""
 
 
 def compare(
     statistic: Statistic, arm: Strata, other: Strata, paired: Sequence[bool], resamples: int = RESAMPLES
 ) -> Comparison:
-    """Compare an arm with another.
+    """Compare an arm with another arm.
 
     Args:
-        statistic: What the difference is of.
+        statistic: The statistic whose difference is estimated.
         arm: The arm's scores, `[n]` for each environment.
-        other: The other's, `[m]` for each environment.
-        paired: For each environment whether run i of both has the same seed, so that both are drawn together.
+        other: The other arm's scores, `[m]` for each environment.
+        paired: For each environment, whether run i of both arms has the same seed. Paired runs are resampled together.
         resamples: Bootstrap resamples.
     """
     ours, theirs = _draw_both(arm, other, paired, resamples)
@@ -200,7 +225,7 @@ def compare(
 
 
 def _draw_both(arm: Strata, other: Strata, paired: Sequence[bool], resamples: int) -> tuple[list[Array], list[Array]]:
-    """Resamples `[resamples, n]` and `[resamples, m]` for each environment."""
+    """Return resamples of both arms, `[resamples, n]` and `[resamples, m]` for each environment."""
     generator = np.random.default_rng(0)
     ours, theirs = [], []
     for one, two, together in zip(arm, other, paired, strict=True):
@@ -216,16 +241,16 @@ def _draw_both(arm: Strata, other: Strata, paired: Sequence[bool], resamples: in
 
 
 def probability_of_improvement(arm: Strata, other: Strata, confidence: float = CONFIDENCE) -> Estimate:
-    """The probability that a run of one arm scores higher than one of another, ties counting half.
+    """Return the probability that a run of one arm scores higher than a run of another. Ties count half.
 
-    The mean over environments. The interval is Newcombe's score interval in each environment (2006, "Confidence
+    It is averaged over environments. The interval of each environment is Newcombe's score interval (2006, "Confidence
     intervals for an effect size measure based on the Mann-Whitney statistic, part 2", method 5, Statistics in Medicine
-    25), put together by the method of variance estimates recovery (Zou and Donner, 2008).
+    25). They are combined by the method of variance estimates recovery (Zou and Donner, 2008).
 
     Args:
         arm: The arm's scores, `[n]` for each environment.
-        other: The other's, `[m]` for each environment.
-        confidence: The interval's nominal coverage.
+        other: The other arm's scores, `[m]` for each environment.
+        confidence: Nominal coverage of the interval.
     """
     chances, intervals = [], []
     for ours, theirs in zip(arm, other, strict=True):
@@ -239,11 +264,21 @@ def probability_of_improvement(arm: Strata, other: Strata, confidence: float = C
 
 
 def _newcombe(chance: float, ours: int, theirs: int, confidence: float) -> tuple[float, float]:
-    """The values that lie within the normal quantile of an observed probability, by the variance they would have."""
+    """Return Newcombe's score interval of an observed probability.
+
+    Args:
+        chance: The observed probability.
+        ours: Number of runs of the arm.
+        theirs: Number of runs of the other arm.
+        confidence: Nominal coverage.
+
+    Returns:
+        Lower and upper bound: the probabilities whose own variance puts them a normal quantile away from `chance`.
+    """
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    if min(ours, theirs) < 2:
+    if min(ours, theirs) < FEWEST:
         return math.nan, math.nan
     quantile = norm.ppf((1 + confidence) / 2)
     both = (ours + theirs) / 2 - 1
@@ -253,7 +288,7 @@ def _newcombe(chance: float, ours: int, theirs: int, confidence: float) -> tuple
         variance = truth * (1 - truth) * spread / (ours * theirs)
         return float((chance - truth) ** 2 - quantile**2 * variance)
 
-    # At 0 and 1 there is no variance: a certain outcome is itself a root, and not the one that is looked for.
+    # At 0 and 1 the variance is 0, so an observed probability of 0 or 1 is itself a root, but not the wanted one.
     low = brentq(excess, 0.0, min(chance, 1 - 1e-9)) if chance > 0 else 0.0
     high = brentq(excess, max(chance, 1e-9), 1.0) if chance < 1 else 1.0
     return low, high
@@ -262,19 +297,19 @@ def _newcombe(chance: float, ours: int, theirs: int, confidence: float) -> tuple
 def seeds_needed(
     difference: float, standard_error: float, runs: float, power: float = 0.8, level: float = 0.05
 ) -> float:
-    """Seeds of each arm with which a two-sided test sees a difference.
+    """Return the number of seeds per arm with which a two-sided test detects a difference.
 
-    From the normal approximation: the standard error falls as one over the root of the number of seeds.
+    It uses the normal approximation: the standard error is inversely proportional to the root of the number of seeds.
 
     Args:
-        difference: The difference to be seen.
-        standard_error: Of the difference, at `runs` seeds.
-        runs: The seeds that there were.
-        power: The probability of seeing it.
-        level: The probability of seeing one where there is none.
+        difference: The difference to detect.
+        standard_error: Standard error of the difference with `runs` seeds.
+        runs: Number of seeds used.
+        power: Probability of detecting the difference.
+        level: Probability of a false detection if there is no difference.
 
     Returns:
-        A whole number of at least 2; infinity where the difference is 0, NaN where nothing is known of the spread.
+        A whole number of at least 2; infinity if the difference is 0, NaN for fewer than two runs.
     """
     from scipy.stats import norm
 
@@ -287,7 +322,7 @@ def seeds_needed(
 
 
 class Band(NamedTuple):
-    """A curve with its interval at each point: `[points]` each."""
+    """A curve with an interval at each point; each field is `[points]`."""
 
     value: Array
     low: Array
@@ -295,11 +330,11 @@ class Band(NamedTuple):
 
 
 def band(statistic: Statistic, strata: Strata, resamples: int = RESAMPLES) -> Band:
-    """A statistic of curves, with the interval at each point by itself.
+    """Return a statistic of curves with pointwise intervals.
 
     Args:
         statistic: The statistic.
-        strata: `[points, n]` for each environment.
+        strata: Curves, `[points, n]` for each environment.
         resamples: Bootstrap resamples.
     """
     low, high = bounds(draws(statistic, strata, resamples), _runs(strata), statistic)
@@ -307,11 +342,11 @@ def band(statistic: Statistic, strata: Strata, resamples: int = RESAMPLES) -> Ba
 
 
 def performance_profile(strata: Strata, thresholds: Array, resamples: int = RESAMPLES) -> Band:
-    """The share of runs with a score above each threshold (Agarwal et al., 2021), the mean over environments.
+    """Return the fraction of runs with a score above each threshold, averaged over environments (Agarwal et al., 2021).
 
     Args:
         strata: Scores, `[n]` for each environment.
-        thresholds: `[points]`.
+        thresholds: The thresholds, `[points]`.
         resamples: Bootstrap resamples.
     """
     return band(mean, [(scores > thresholds[:, None]).astype(np.float64) for scores in strata], resamples)

@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from mutations import BASE, CONF, Case, case
 
 import qohort.runs.training
+from matrix import matrix
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TELLS_ONLY = ("--cfg", "--help", "--hydra-help", "--info", "--version", "-h", "-c", "--shell-completion", "-sc")
@@ -158,7 +159,7 @@ def warm() -> None:
     warm_up()
 
 
-@pytest.mark.parametrize("number", range(100))
+@pytest.mark.parametrize("number", matrix(range(100), range(25)))
 def test_trains_or_is_told_in_one_line(number: int, tmp_path: Path) -> None:
     assert not check(number, tmp_path / "case")
 

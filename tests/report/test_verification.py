@@ -121,9 +121,9 @@ def forged(reported):
 def test_another_fingerprint_where_nothing_changed_fails(verify, forged):
     code, out, err = verify("sample=1")
     assert code == 1
-    assert "ANOTHER FINGERPRINT" in out
+    assert "DIFFERENT FINGERPRINT" in out
     assert "and nothing else changed" in out
-    assert "1 of 1 runs ended otherwise, on the same machine with the same versions: the report does not hold" in err
+    assert "1 of 1 runs have a different result on the same machine with the same versions: the report does not" in err
 
 
 def test_where_versions_changed_it_says_so_and_compares_scores(verify, forged):
@@ -134,7 +134,7 @@ def test_where_versions_changed_it_says_so_and_compares_scores(verify, forged):
     assert code == 0, err
     assert "what changed: torch 2.8.0 then, 2.13.0" in out
     assert "cpu another then" in out
-    assert "not contradicted, which is less than verified: machine, versions or code changed" in out
+    assert "not contradicted, which is weaker than verified: machine, versions or code changed" in out
 
 
 def test_a_run_that_is_gone_or_changed_is_told_before_anything_is_trained(verify, forged):
@@ -146,7 +146,7 @@ def test_a_run_that_is_gone_or_changed_is_told_before_anything_is_trained(verify
     shutil.rmtree(forged / "outputs")
     code, out, err = verify()
     assert (code, out) == (2, "")
-    assert "cannot be read, which the report counts" in err
+    assert "is in the report but cannot be read" in err
 
 
 @pytest.mark.parametrize(

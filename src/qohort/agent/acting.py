@@ -26,7 +26,7 @@ from qohort.replay.base import Transition
 
 
 class Actor:
-    """Acts in a cohort's environments, E of each member.
+    """Acts in the environments of a cohort, E per member, and preprocesses what they return.
 
     Args:
         members: The members' configurations.
@@ -41,7 +41,7 @@ class Actor:
         self.space: spaces.Space[Any] = self.environments.single_observation_space
         self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
         self.exploration: Exploration = across_members(
-            [instantiate(one.exploration, _convert_="all") for one in members]
+            [instantiate(member.exploration, _convert_="all") for member in members]
         )
         draws = self.exploration.draws(self.actions)
         self._uniforms = UniformStream(seeds, "exploration", (env.num_envs, draws))
@@ -53,12 +53,13 @@ class Actor:
         """Take one action in every environment.
 
         Args:
-            values: Observations `[M, E, ...]` to action values `[M, E, A]`; called only if an action depends on them.
-            progress: How far the cohort has come before the step.
+            values: Maps observations `[M, E, ...]` to action values `[M, E, A]`. Only called if an action depends on
+                them.
+            progress: The cohort's progress before the step.
 
         Returns:
-            What happened, as it is learned from, and the episodes that ended, with their undiscounted returns as the
-            environments gave them.
+            The preprocessed transition, and the episodes that ended. Their returns are undiscounted sums of the
+            environment's own rewards.
         """
         observation = self._observation
         action = self.exploration.act(
@@ -67,27 +68,30 @@ class Actor:
             self._uniforms.next(),
             self.actions,
         )
-        following, reward, terminated, truncated, info = self.environments.step(action.ravel())
+        new_observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
         reward, terminated, truncated = map(self._by_member, (reward, terminated, truncated))
-        last, following = self._by_member(info.get("final_obs", following)), self._by_member(following)
+        next_observation = self._by_member(info.get("final_obs", new_observation))
+        new_observation = self._by_member(new_observation)
         ended = terminated | truncated
-        learned = self.preprocessing.step(reward, ended, last, following)
-        self._observation = learned.observation.copy()  # the environments overwrite theirs
+        preprocessed = self.preprocessing.step(reward, ended, next_observation, new_observation)
+        self._observation = preprocessed.observation.copy()  # the environments overwrite theirs
         self.statistics.add(reward)
         episodes = self.statistics.end(ended) if "final_obs" in info else []
-        transition = Transition(observation, action, learned.reward, terminated, truncated, learned.next_observation)
+        transition = Transition(
+            observation, action, preprocessed.reward, terminated, truncated, preprocessed.next_observation
+        )
         return transition, episodes
 
     def _by_member(self, array: NDArray[Any]) -> NDArray[Any]:
-        """`[M * E, ...]` as `[M, E, ...]`."""
+        """Reshape `[M * E, ...]` to `[M, E, ...]`."""
         return array.reshape(*self._shape, *array.shape[1:])
 
     def state_dict(self) -> dict[str, Any]:
-        """The environments, the exploration's stream, running moments and returns, and the observation acted on."""
+        """Return the state of the environments, exploration, preprocessing and episodes, and the last observation."""
         return {**state_of(self._parts), "observation": torch.from_numpy(self._observation.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         load_state(self._parts, state)
         self._observation = np.array(state["observation"].numpy())
 

@@ -1,8 +1,8 @@
-"""Hooks for callbacks besides Lightning's own: what happens between updates.
+"""Callbacks: hooks for what happens between updates, in addition to Lightning's own.
 
-A callback named in the group `callbacks` of a configuration is any `pytorch_lightning.Callback`. One that derives from
-`CohortCallback` is also called at the moments below. `module.log(name, value)` in any hook writes a metric to every
-member's rows.
+The group `callbacks` of the configuration takes any `pytorch_lightning.Callback`. A callback that derives from
+`CohortCallback` also gets the hooks below. In any hook, `module.log(name, value)` writes a metric to every member's
+rows.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from qohort.config.schema import TrainConfig
 
 
 class Learner(Protocol):
-    """What a callback may read of the learner, `qohort.agent.learner.QLearning`."""
+    """The attributes of the learner, `qohort.agent.learner.QLearning`, that a callback may read."""
 
     members: Sequence[TrainConfig]
-    """Each member's configuration."""
+    """The configuration of each member."""
     progress: Progress
-    """env_steps, gradient_steps and each member's episodes so far."""
+    """The env_steps, gradient_steps and episodes so far."""
     online: CohortNetwork
-    """The networks that learn; parameters `[M, ...]`."""
+    """The online networks, with parameters `[M, ...]`."""
     failed: set[int]
-    """The members that have failed."""
+    """The indices of the members that have failed."""
     last_evaluation: NDArray[np.float64]
-    """The mean return of each member's newest evaluation, `[M]`; NaN before the first."""
+    """The mean return of each member's last evaluation, `[M]`; NaN before the first evaluation."""
 
     @property
     def recent_returns(self) -> NDArray[np.float64]:
-        """A moving average of the returns of each member's training episodes, `[M]`; NaN before the first has ended."""
+        """The moving average of each member's training returns, `[M]`; NaN before the first episode has ended."""
 
     @property
     def finished(self) -> bool:
@@ -45,17 +45,17 @@ class Learner(Protocol):
 
     @property
     def evaluated_at(self) -> int:
-        """The env_steps of the newest evaluation; 0 before the first."""
+        """The env_steps at the last evaluation; 0 before the first evaluation."""
 
     def log(self, name: str, value: Any) -> None:
-        """Log a metric: a number for all members, or one of each, `[M]`."""
+        """Log a metric: one number for all members, or one per member, `[M]`."""
 
 
 class CohortCallback(pl.Callback):
-    """A Lightning callback that is also called while environments step, with or without updates."""
+    """A Lightning callback with additional hooks for the environment loop."""
 
     def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
-        """Called before each step of the environments, after what was due (target copy, evaluation) was done."""
+        """Called before each step of the environments, after any target copy and evaluation that are due."""
 
     def on_evaluation_end(self, trainer: pl.Trainer, module: Learner, scores: EpisodeScores) -> None:
         """Called after each evaluation.
@@ -63,14 +63,14 @@ class CohortCallback(pl.Callback):
         Args:
             trainer: Lightning's Trainer.
             module: The learner.
-            scores: Returns and lengths of the evaluation's episodes, `[M, episodes]`.
+            scores: The returns and lengths of the evaluation episodes, `[M, episodes]`.
         """
 
 
 class ParameterNorm(CohortCallback):
-    """Logs the 2-norm of each member's online parameters at each evaluation, as `train/parameter_norm`."""
+    """Logs the 2-norm of each member's online parameters as `train/parameter_norm` after each evaluation."""
 
     def on_evaluation_end(self, trainer: pl.Trainer, module: Learner, scores: EpisodeScores) -> None:
-        """Log it."""
+        """Log the norm."""
         squares = [parameter.detach().square().flatten(1).sum(1) for parameter in module.online.parameters()]
         module.log("train/parameter_norm", torch.stack(squares).sum(0).sqrt())

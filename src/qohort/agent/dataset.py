@@ -1,4 +1,4 @@
-"""The environment loop as a dataset: the batches that Lightning iterates over."""
+"""The dataset that drives the environment loop and yields the batches that Lightning trains on."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from qohort.replay.base import Batch
 
 
 class EnvironmentLoop(Protocol):
-    """What `ReplayDataset` drives: `qohort.agent.learner.QLearning`."""
+    """The environment loop that `ReplayDataset` drives, implemented by `qohort.agent.learner.QLearning`."""
 
     def updates(self) -> int:
-        """The number of updates in the whole budget."""
+        """Return the number of updates in the whole budget."""
 
     def budget_left(self) -> bool:
-        """Whether another step of the environments fits in the budget."""
+        """Return whether another step of the environments fits in the budget."""
 
     def between_steps(self) -> None:
-        """Evaluate, save, report: whatever is due before the next step."""
+        """Do what is due before the next step: copy the target network, evaluate, call the callbacks."""
 
     def collect(self) -> int:
-        """Step every environment once into the replay; the number of updates that are due after it."""
+        """Step every environment once, store the transitions, and return the number of updates that are due."""
 
     def batches(self, count: int) -> Iterator[Batch]:
-        """The batches of one round of updates."""
+        """Yield the `count` batches of one round of updates."""
 
 
 class ReplayDataset(IterableDataset[Batch]):
-    """Batches from a replay that is filled as they are drawn.
+    """Yields batches from a replay that is filled while iterating.
 
-    Iterating steps the environments, yields the batches that are due, and so on until the budget is spent.
-    The length is known, so Lightning fetches no batch ahead of the update before it. Iterating starts from
-    where the loop is, so a resumed run goes on.
+    Iterating alternates between steps of the environments and the batches that are due, until the budget is spent.
+    It starts from the current progress, so a resumed run continues where it stopped. The dataset has a length, so
+    Lightning does not fetch a batch before the previous update is done.
 
     Args:
         loop: The environment loop.
@@ -44,11 +44,11 @@ class ReplayDataset(IterableDataset[Batch]):
         self._loop = loop
 
     def __len__(self) -> int:
-        """The number of updates in the whole budget."""
+        """Return the number of updates in the whole budget."""
         return self._loop.updates()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Step, then yield what is due."""
+        """Step the environments and yield the batches that are due, until the budget is spent."""
         loop = self._loop
         while loop.budget_left():
             loop.between_steps()

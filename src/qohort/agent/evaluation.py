@@ -1,4 +1,4 @@
-"""Greedy evaluation, apart from training: its own environments, its own seeds, its own ε."""
+"""Evaluation, independent of training: separate environments, separate seeds and a separate ε."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qohort.replay.base import Values
 
 
 class EpisodeScores(NamedTuple):
-    """The outcome of an evaluation."""
+    """The scores of the episodes of an evaluation."""
 
     returns: NDArray[np.float64]
     """The undiscounted return of each episode, `[M, episodes]`."""
@@ -26,15 +26,15 @@ class EpisodeScores(NamedTuple):
 
 
 class Evaluator:
-    """Plays episodes with a cohort's networks, all members' episodes side by side.
+    """Plays evaluation episodes of all members in parallel.
 
-    Its episodes depend on the members' seeds and on `round` only, so it has no state.
+    The episodes depend only on the members' seeds and on `round`, so the evaluator has no state to save.
 
     Args:
-        env: Which environment.
-        evaluation: How many episodes, with which ε.
+        env: The configuration of the environment.
+        evaluation: The number of episodes, their maximum length and ε.
         seeds: The members' seeds.
-        device: Where the networks are.
+        device: The device of the networks.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Evaluator:
         self._observations = np.zeros((len(seeds), evaluation.episodes, *(space.shape or ())), dtype=space.dtype)
 
     def prepare(self, values: Values) -> None:
-        """Let the networks be compiled for an evaluation's batch now, not in the midst of training."""
+        """Compile the networks for the batch shape of an evaluation, so that the first evaluation does not wait."""
         values(torch.as_tensor(self._observations, device=self._device))
 
     def __call__(self, values: Values, round: int) -> EpisodeScores:
         """Play one episode in every environment.
 
         Args:
-            values: The networks.
-            round: Tells this evaluation's episodes from the others'; the env_steps so far.
+            values: Maps observations `[M, episodes, ...]` to action values `[M, episodes, A]`.
+            round: Selects the seeds of the episodes; training passes the env_steps so far.
         """
         shape = self._observations.shape[:2]
         returns, lengths = np.zeros(shape), np.zeros(shape, dtype=np.int64)
@@ -68,35 +68,35 @@ class Evaluator:
         for m, i in running:
             seed = member_seed(self._seeds[m], "evaluation", round, i) >> 31
             self._observations[m, i] = self._envs[m][i].reset(seed=seed)[0]
-        coins = self._coins(round)
+        stream = self._random_stream(round)
         for step in range(self._config.max_episode_steps):
-            # The batch keeps its shape as episodes end, so that no episode changes another's bits.
+            # The batch keeps its shape when episodes end, so that one episode never changes the bits of another.
             greedy = values(torch.as_tensor(self._observations, device=self._device)).argmax(-1).cpu().numpy()
-            actions = self._sometimes_random(greedy, coins)
-            still = []
-            chosen = actions[tuple(np.transpose(running))] + self._first_action
-            for (m, i), action in zip(running, chosen, strict=True):
+            actions = self._sometimes_random(greedy, stream)
+            unfinished = []
+            running_actions = actions[tuple(np.transpose(running))] + self._first_action
+            for (m, i), action in zip(running, running_actions, strict=True):
                 observation, reward, terminated, truncated, _ = self._envs[m][i].step(action)
                 self._observations[m, i] = observation
                 returns[m, i] += float(reward)
                 lengths[m, i] = step + 1
                 if not (terminated or truncated):
-                    still.append((m, i))
-            running = still
+                    unfinished.append((m, i))
+            running = unfinished
             if not running:
                 break
         return EpisodeScores(returns, lengths)
 
-    def _coins(self, round: int) -> UniformStream | None:
+    def _random_stream(self, round: int) -> UniformStream | None:
         if self._config.epsilon == 0:
             return None
         seeds = [member_seed(seed, "evaluation", round) for seed in self._seeds]
         return UniformStream(seeds, "evaluation", (self._config.episodes, 2), block=64)
 
-    def _sometimes_random(self, greedy: NDArray[np.int64], coins: UniformStream | None) -> NDArray[np.int64]:
-        if coins is None:
+    def _sometimes_random(self, greedy: NDArray[np.int64], stream: UniformStream | None) -> NDArray[np.int64]:
+        if stream is None:
             return greedy
-        uniforms = coins.next()
+        uniforms = stream.next()
         random = (uniforms[..., 1] * self._actions).astype(np.int64)
         return np.where(uniforms[..., 0] < self._config.epsilon, random, greedy)
 

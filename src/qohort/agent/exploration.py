@@ -1,4 +1,4 @@
-"""Exploration: how actions are drawn from action values."""
+"""Exploration: how actions are selected from action values."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ from qohort.config.annotations import Range
 
 
 class Exploration(Protocol):
-    """Draws actions."""
+    """Selects actions."""
 
     name: str
-    """What the parameter is called in the logs: `epsilon` or `temperature`."""
+    """The name of the parameter in the logs: `epsilon` or `temperature`."""
 
     def draws(self, actions: int) -> int:
-        """How many uniform numbers one action needs."""
-
-    def parameter(self, progress: Progress) -> Floats:
-        """The parameter of each member now: `[M]`."""
-
-    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
-        """Actions `[M, E]`.
+        """Return the number of uniform random numbers needed per action.
 
         Args:
-            values: Gives the action values `[M, E, A]`; called only where an action depends on them.
-            parameter: `[M]`.
-            uniforms: Uniform numbers `[M, E, draws]`.
-            actions: A.
+            actions: The number of actions, A.
+        """
+
+    def parameter(self, progress: Progress) -> Floats:
+        """Return the current parameter of each member, `[M]`."""
+
+    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+        """Return actions `[M, E]`.
+
+        Args:
+            values: Returns the action values `[M, E, A]`. Only called if an action depends on them.
+            parameter: The parameter of each member, `[M]`.
+            uniforms: Random numbers uniform in [0, 1), `[M, E, draws]`.
+            actions: The number of actions, A.
         """
 
 
 @dataclass(frozen=True)
 class EpsilonGreedy:
-    """A uniformly random action with probability ε, otherwise the best one.
+    """Selects a uniformly random action with probability ε, otherwise the greedy action.
 
     Attributes:
         epsilon: The schedule of ε.
-        spread: Of a member's E environments, the e-th (from 0) has ε^(1 + spread e / (E - 1)), as Ape-X's actors have
-            (Horgan et al., 2018, appendix D, where it is 7); 0: all have ε.
+        spread: How much ε varies over the E environments of a member. Environment e = 0, ..., E - 1 uses
+            ε^(1 + spread e / (E - 1)), as the actors of Ape-X do with a spread of 7 (Horgan et al., 2018, appendix D).
+            With 0, all environments use ε.
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("epsilon",)
@@ -54,25 +59,25 @@ class EpsilonGreedy:
 
     def __post_init__(self) -> None:
         for key in ("value", "start", "end"):
-            bound: Any = getattr(self.epsilon, key, 0.0)
-            if bound > 1:
-                raise ValueError(f"epsilon.{key}={bound} is out of range: a probability lies between 0 and 1")
+            value: Any = getattr(self.epsilon, key, 0.0)
+            if value > 1:
+                raise ValueError(f"epsilon.{key}={value} is out of range: a probability must be between 0 and 1")
 
     def draws(self, actions: int) -> int:
-        """One number decides, one chooses."""
+        """Return 2: one number decides whether to explore, the other selects the random action."""
         return 2
 
     def parameter(self, progress: Progress) -> Floats:
-        """ε of each member: `[M]`."""
+        """Return ε of each member, `[M]`."""
         return self.epsilon(progress)
 
     def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
-        """Actions `[M, E]`."""
+        """Return actions `[M, E]`."""
         epsilon = parameter[:, None]
         environments = uniforms.shape[1]
         if environments > 1 and np.any(self.spread):
-            place = np.arange(environments) / (environments - 1)
-            epsilon = epsilon ** (1 + np.reshape(self.spread, (-1, 1)) * place)
+            position = np.arange(environments) / (environments - 1)
+            epsilon = epsilon ** (1 + np.reshape(self.spread, (-1, 1)) * position)
         greedy = uniforms[..., 0] >= epsilon
         action = (uniforms[..., 1] * actions).astype(np.int64)
         if greedy.any():
@@ -82,9 +87,9 @@ class EpsilonGreedy:
 
 @dataclass(frozen=True)
 class Boltzmann:
-    """An action with probability proportional to exp(Q / temperature) (Sutton & Barto, 2018, eq. 2.11).
+    """Selects actions with probability proportional to exp(Q / temperature) (Sutton & Barto, 2018, eq. 2.11).
 
-    Drawn by the Gumbel-max trick: argmax(Q / temperature - log(-log u)).
+    Actions are sampled by the Gumbel-max trick: argmax(Q / temperature - log(-log u)) with u uniform in [0, 1).
 
     Attributes:
         temperature: The schedule of the temperature, in units of Q.
@@ -97,21 +102,21 @@ class Boltzmann:
 
     def __post_init__(self) -> None:
         for key in ("value", "start", "end"):
-            bound: Any = getattr(self.temperature, key, 1.0)
-            if bound <= 0:
-                raise ValueError(f"temperature.{key}={bound} is out of range: a temperature is above 0")
+            value: Any = getattr(self.temperature, key, 1.0)
+            if value <= 0:
+                raise ValueError(f"temperature.{key}={value} is out of range: a temperature must be above 0")
 
     def draws(self, actions: int) -> int:
-        """One number an action."""
+        """Return one random number per available action."""
         return actions
 
     def parameter(self, progress: Progress) -> Floats:
-        """The temperature of each member: `[M]`."""
+        """Return the temperature of each member, `[M]`."""
         return self.temperature(progress)
 
     def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
-        """Actions `[M, E]`."""
-        with np.errstate(divide="ignore"):  # u = 0 gives -inf: never chosen, as it should be
+        """Return actions `[M, E]`."""
+        with np.errstate(divide="ignore"):  # u = 0 gives -inf, which is never selected
             gumbel = -np.log(-np.log(uniforms))
-        chosen: NDArray[np.int64] = (values() / parameter[:, None, None] + gumbel).argmax(-1)
-        return chosen
+        action: NDArray[np.int64] = (values() / parameter[:, None, None] + gumbel).argmax(-1)
+        return action

@@ -1,6 +1,6 @@
-"""Value heads: what a network's outputs mean, how they are backed up, and how far they are from a target.
+"""Value heads: the meaning of a network's outputs, their TD target and their loss.
 
-Shapes are of one member: `[B, ...]`; A actions, N atoms or quantiles.
+Shapes are those of one member, `[B, ...]`, with A actions and N atoms or quantiles.
 """
 
 from __future__ import annotations
@@ -19,107 +19,114 @@ from qohort.config.annotations import PositiveInt, Range
 
 
 class Head(ABC):
-    """What a network's outputs mean."""
+    """Base class of the value heads."""
 
     atoms: int = 1
-    """The outputs that a network has for each action."""
+    """The number of network outputs per action."""
     scalar: ClassVar[bool] = False
-    """Whether it is one expected return for each action, so that a target is one number."""
+    """Whether the head has one expected return per action, so that the target is one number."""
     fractions: ClassVar[Mapping[str, int] | None] = None
-    """How many fractions are drawn for each use of a network (`online`, `target`, `policy`); None: it takes none."""
+    """The number of random fractions per use of a network (`online`, `target`, `policy`); None if it takes none."""
 
     def network(self, network: nn.Module) -> nn.Module:
-        """A network that can have this head, from one that maps `[B, ...]` to `[B, A, atoms]`."""
+        """Wrap a network for this head.
+
+        Args:
+            network: Maps observations `[B, ...]` to outputs `[B, A, atoms]`.
+        """
         return network
 
     def distribution(self, outputs: Tensor) -> Tensor:
-        """A network's outputs `[B, A, atoms]` as this head keeps them: `[B, A, ...]`."""
+        """Convert network outputs `[B, A, atoms]` to the return distribution of this head, `[B, A, ...]`."""
         return outputs
 
     @abstractmethod
     def mean(self, distribution: Tensor) -> Tensor:
-        """The action values `[B, A]` of `[B, A, ...]`."""
+        """Return the action values `[B, A]` of a return distribution `[B, A, ...]`."""
 
     @abstractmethod
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Any:
-        """The target of the action taken.
+        """Compute the TD target for the action taken.
 
         Args:
-            reward: `[B]`.
-            discount: `[B]`, 0 where terminated.
-            next_target: The target network's distribution of the next observation, `[B, A, ...]`.
-            policy: Which of it counts.
+            reward: The reward, `[B]`; over n steps if `replay.n_step` is above 1.
+            discount: γⁿ, 0 where terminated, `[B]`.
+            next_target: The target network's return distribution at the next observation, `[B, A, ...]`.
+            policy: The policy at the next observation.
         """
 
     @abstractmethod
     def divergence(self, online: Tensor, target: Any, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss `[B]`, and the TD error `[B]` by which transitions are prioritised.
+        """Compute the loss `[B]` and the TD error `[B]`, which prioritised replay uses.
 
         Args:
-            online: The distribution of the action taken, `[B, ...]`.
-            target: What `backup` gave.
-            fractions: Those that the online network was given, `[B, N]`, where it takes any.
+            online: The online network's return distribution of the action taken, `[B, ...]`.
+            target: The TD target from `backup`.
+            fractions: The fractions given to the online network, `[B, N]`; None if it takes none.
         """
 
 
 def huber(error: Tensor, delta: float) -> Tensor:
-    """½ error² below `delta`, linear above (Huber, 1964). Written out: torch's compiles for one number of members."""
+    """Return the Huber loss: ½ error² where |error| < `delta`, linear elsewhere (Huber, 1964).
+
+    In elementary operations, because torch's own function compiles for a single number of members only.
+    """
     size = error.abs()
     return torch.where(size < delta, 0.5 * error.square(), delta * (size - 0.5 * delta))
 
 
 class ScalarHead(Head):
-    """One expected return an action: y = r + d Σ_a π(a) (Q'(s', a) + bonus(a)), as in DQN (Mnih et al., 2015)."""
+    """One expected return per action, as in DQN: y = r + d Σ_a π(a) (Q'(s', a) + bonus(a)) (Mnih et al., 2015)."""
 
     scalar = True
 
     def distribution(self, outputs: Tensor) -> Tensor:
-        """`[B, A, 1]` as `[B, A]`."""
+        """Convert outputs `[B, A, 1]` to action values `[B, A]`."""
         return outputs.squeeze(-1)
 
     def mean(self, distribution: Tensor) -> Tensor:
-        """`[B, A]`, as it is."""
+        """Return the action values `[B, A]` unchanged."""
         return distribution
 
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Tensor:
-        """`[B]`."""
+        """Compute the TD target y, `[B]`."""
         values = next_target if policy.bonus is None else next_target + policy.bonus
         return reward + discount * (policy.probabilities * values).sum(-1)
 
 
 @dataclass(frozen=True)
 class Expected(ScalarHead):
-    """The squared or the Huber loss of one expected return an action.
+    """One expected return per action, with a squared or a Huber loss.
 
     Attributes:
-        loss: `squared`, (y - Q)², or `huber`, quadratic below `huber_delta` and linear above.
-        huber_delta: Where the Huber loss turns linear, in units of reward.
+        loss: `squared` for (y - Q)², `huber` for the Huber loss.
+        huber_delta: The error above which the Huber loss is linear, in units of reward.
 
-    Deviations: 1. the squared loss has no factor ½, as in the article and CleanRL.
+    Deviations: 1. The squared loss has no factor ½, as in CleanRL and in the article of `experiment=article`.
     """
 
     loss: Literal["squared", "huber"] = "squared"
     huber_delta: Annotated[float, Range(0, above=True)] = 1.0
 
     def divergence(self, online: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss and the TD error y - Q."""
+        """Compute the loss `[B]` and the TD error y - Q, `[B]`."""
         error = target - online
         return error.square() if self.loss == "squared" else huber(error, self.huber_delta), error
 
 
 @dataclass(frozen=True)
 class Categorical(Head):
-    """The return's distribution over fixed atoms: C51 (Bellemare et al., 2017, algorithm 1).
+    """A categorical return distribution over fixed atoms: C51 (Bellemare et al., 2017, algorithm 1).
 
-    The target's distribution is projected to the atoms; the loss is the cross-entropy. A policy with more than one
-    action backs up the mixture of their distributions.
+    The target distribution is projected onto the atoms, and the loss is the cross-entropy. A stochastic policy backs up
+    the mixture of the distributions of its actions.
 
     Attributes:
-        v_min: The least atom, in units of return.
-        v_max: The greatest.
-        atoms: How many there are, at equal distances.
+        v_min: The smallest atom, in units of return.
+        v_max: The largest atom, in units of return.
+        atoms: The number of equally spaced atoms.
 
-    Deviations: 1. the TD error, for prioritised replay, is the Kullback-Leibler divergence (as Rainbow's).
+    Deviations: 1. The TD error for prioritised replay is the Kullback-Leibler divergence, as in Rainbow.
     """
 
     v_min: float = -10.0
@@ -135,46 +142,48 @@ class Categorical(Head):
         return self.v_min + step * torch.arange(self.atoms, device=like.device, dtype=like.dtype)
 
     def mean(self, distribution: Tensor) -> Tensor:
-        """`[B, A]` of logits `[B, A, N]`."""
+        """Return the action values `[B, A]` of logits `[B, A, N]`."""
         return (distribution.softmax(-1) * self._support(distribution)).sum(-1)
 
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Tensor:
-        """The projected probabilities `[B, N]`."""
+        """Compute the projected target probabilities `[B, N]`."""
         support = self._support(next_target)
         reward, discount = reward.unsqueeze(-1), discount.unsqueeze(-1)
         if policy.one_hot:
-            chosen = (policy.probabilities.unsqueeze(-1) * next_target).sum(1)
-            return self._project(reward + discount * support, chosen.softmax(-1))
+            logits = (policy.probabilities.unsqueeze(-1) * next_target).sum(1)
+            return self._project(reward + discount * support, logits.softmax(-1))
         probabilities = policy.probabilities.unsqueeze(-1) * next_target.softmax(-1)
         if policy.bonus is None:
             return self._project(reward + discount * support, probabilities.sum(1))
-        # Each action's atoms are moved by its own bonus.
-        moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * (support + policy.bonus.unsqueeze(-1))
-        return self._project(moved.flatten(1), probabilities.flatten(1))
+        # Each action has its own bonus, so its atoms are shifted separately.
+        values = reward.unsqueeze(-1) + discount.unsqueeze(-1) * (support + policy.bonus.unsqueeze(-1))
+        return self._project(values.flatten(1), probabilities.flatten(1))
 
     def _project(self, values: Tensor, probabilities: Tensor) -> Tensor:
-        """The probabilities `[B, K]` of values `[B, K]`, shared between the atoms beside each value: `[B, N]`.
+        """Project values `[B, K]` with probabilities `[B, K]` onto the atoms: probabilities `[B, N]`.
 
-        By distances between all pairs: it needs no scatter, and compiles to one loop for any number of members.
+        The probability of each value is split between its two neighbouring atoms. The distances of all pairs are
+        computed instead of a scatter, which compiles to one loop for any number of members.
         """
         atoms_per_unit = (self.atoms - 1) / (self.v_max - self.v_min)
-        place = (values.clamp(self.v_min, self.v_max) - self.v_min) * atoms_per_unit  # in atoms: no division a pair
+        # In units of the distance between atoms, so that no division is needed per pair.
+        position = (values.clamp(self.v_min, self.v_max) - self.v_min) * atoms_per_unit
         atom = torch.arange(self.atoms, device=values.device, dtype=values.dtype).unsqueeze(-1)
-        return ((1 - (place.unsqueeze(1) - atom).abs()).clamp(min=0) * probabilities.unsqueeze(1)).sum(-1)
+        return ((1 - (position.unsqueeze(1) - atom).abs()).clamp(min=0) * probabilities.unsqueeze(1)).sum(-1)
 
     def divergence(self, online: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The cross-entropy, and the Kullback-Leibler divergence."""
+        """Compute the cross-entropy `[B]` and the Kullback-Leibler divergence `[B]`."""
         loss = -(target * online.log_softmax(-1)).sum(-1)
         entropy = -torch.where(target > 0, target * target.clamp(min=1e-30).log(), 0.0).sum(-1)
         return loss, loss - entropy
 
 
 class Atoms(NamedTuple):
-    """A distribution as weighted values.
+    """A return distribution as weighted atoms.
 
     Attributes:
-        values: `[B, K]`.
-        weights: `[B, K]`, of sum 1 in each row; None where they are equal.
+        values: The atoms, `[B, K]`.
+        weights: Their probabilities, `[B, K]`; None if they are uniform.
     """
 
     values: Tensor
@@ -183,16 +192,17 @@ class Atoms(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantile(Head):
-    """The return's quantiles at the middles of N equal parts: QR-DQN (Dabney et al., 2018a, eq. 10).
+    """Quantiles of the return at the midpoints of N equal fractions: QR-DQN (Dabney et al., 2018a, eq. 10).
 
-    A policy with more than one action backs up the mixture of their distributions.
+    A stochastic policy backs up the mixture of the distributions of its actions.
 
     Attributes:
-        quantiles: N.
-        kappa: Where the quantile Huber loss turns linear, in units of return; 0 for the plain quantile loss.
+        quantiles: The number of quantiles, N.
+        kappa: The error above which the quantile Huber loss is linear, in units of return; 0 for the plain quantile
+            loss.
 
-    Deviations: 1. the Huber loss is divided by κ, as IQN has it; at κ = 1 there is no difference. 2. the TD error, for
-    prioritised replay, is that of the means.
+    Deviations: 1. The Huber loss is divided by κ, as in IQN. There is no difference for κ = 1. 2. The TD error for
+    prioritised replay is the difference of the means.
     """
 
     quantiles: PositiveInt = 200
@@ -200,47 +210,49 @@ class Quantile(Head):
 
     @property
     def atoms(self) -> int:  # type: ignore[override]
-        """One output a quantile."""
+        """The number of network outputs per action, one per quantile."""
         return self.quantiles
 
     def mean(self, distribution: Tensor) -> Tensor:
-        """`[B, A]` of `[B, A, N]`."""
+        """Return the action values `[B, A]` of quantiles `[B, A, N]`."""
         return distribution.mean(-1)
 
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Atoms:
-        """The target's atoms: N of them for a policy with one action, else A N."""
+        """Compute the target atoms: N for a deterministic policy, else A N."""
         return back_up_quantiles(reward, discount, next_target, policy)
 
     def divergence(self, online: Tensor, target: Atoms, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The quantile Huber loss, and the TD error of the means."""
+        """Compute the quantile Huber loss `[B]` and the difference of the means `[B]`."""
         if fractions is None:
-            middles = torch.arange(self.quantiles, device=online.device, dtype=online.dtype) + 0.5
-            fractions = middles / self.quantiles
+            midpoints = torch.arange(self.quantiles, device=online.device, dtype=online.dtype) + 0.5
+            fractions = midpoints / self.quantiles
         return quantile_loss(online, fractions, target, self.kappa)
 
 
 def back_up_quantiles(reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Atoms:
-    """The atoms r + d (z' + bonus) of next quantiles `[B, A, N]`, weighted by the policy."""
+    """Compute the atoms r + d (z' + bonus) of the next quantiles z' `[B, A, N]`, weighted by the policy."""
     reward, discount = reward.unsqueeze(-1), discount.unsqueeze(-1)
     probabilities = policy.probabilities.unsqueeze(-1)
     if policy.one_hot:
         return Atoms(reward + discount * (probabilities * next_target).sum(1), None)
-    moved = next_target if policy.bonus is None else next_target + policy.bonus.unsqueeze(-1)
+    values = next_target if policy.bonus is None else next_target + policy.bonus.unsqueeze(-1)
     weights = (probabilities / next_target.shape[-1]).expand(next_target.shape)
-    return Atoms(reward + discount * moved.flatten(1), weights.flatten(1))
+    return Atoms(reward + discount * values.flatten(1), weights.flatten(1))
 
 
 def quantile_loss(online: Tensor, fractions: Tensor, target: Atoms, kappa: float) -> tuple[Tensor, Tensor]:
-    """Σ_i E_j |τ_i - 1{u_ij < 0}| L(u_ij) / κ with u_ij = target_j - online_i (Dabney et al., 2018b, eq. 3).
+    """Compute the quantile Huber loss (Dabney et al., 2018b, eq. 3).
+
+    The loss is Σ_i E_j |τ_i - 1{u_ij < 0}| L(u_ij) / κ with u_ij = target_j - online_i.
 
     Args:
-        online: The quantiles `[B, N]`.
-        fractions: Which ones they are, `[N]` or `[B, N]`.
-        target: The target's atoms.
-        kappa: Where L, the Huber loss, turns linear; 0 for the absolute value.
+        online: The quantiles of the online network, `[B, N]`.
+        fractions: The fraction τ of each quantile, `[N]` or `[B, N]`.
+        target: The target atoms.
+        kappa: The threshold κ of the Huber loss L; 0 for the absolute error.
 
     Returns:
-        The loss `[B]`, and the difference of the means `[B]`.
+        The loss `[B]`, and the difference between the means of target and online `[B]`.
     """
     error = target.values.unsqueeze(1) - online.unsqueeze(2)
     size = error.abs() if kappa == 0 else huber(error, kappa) / kappa
@@ -252,16 +264,16 @@ def quantile_loss(online: Tensor, fractions: Tensor, target: Atoms, kappa: float
 
 
 class FractionEmbedding(nn.Module):
-    """A network whose outputs depend on a fraction of the return's distribution (Dabney et al., 2018b, eq. 4).
+    """Wraps a network to output the quantiles at given fractions (Dabney et al., 2018b, eq. 4).
 
-    The features are multiplied by φ(τ) = ReLU(W cos(π i τ) + b), i = 0 ... size - 1.
+    The features are multiplied by φ(τ) = ReLU(W cos(π i τ) + b), i = 0, ..., size - 1.
 
     Args:
-        network: It has a `torso` with a `width` and an `output`, as `qohort.networks.layers.QNetwork` has.
+        network: A network with an `output` and a `torso` that has a `width`, like `qohort.networks.layers.QNetwork`.
         size: The number of cosines.
 
     Raises:
-        ValueError: If the network has no such parts.
+        ValueError: If the network has no such `torso` or no `output`.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
@@ -269,15 +281,15 @@ class FractionEmbedding(nn.Module):
         width = getattr(getattr(network, "torso", None), "width", None)
         if width is None or not hasattr(network, "output"):
             raise ValueError(
-                f"head=implicit_quantile needs a network with a torso and an output (see qohort.networks.layers.QNetwork), "
-                f"got {type(network).__name__}"
+                "head=implicit_quantile needs a network with a torso and an output "
+                f"(see qohort.networks.layers.QNetwork), got {type(network).__name__}"
             )
         self.network = network
         self.embedding = nn.Linear(size, width)
         self._size = size
 
     def forward(self, observation: Tensor, fractions: Tensor) -> Tensor:
-        """Observations `[B, ...]` and fractions `[B, N]` to quantiles `[B, A, N]`."""
+        """Map observations `[B, ...]` and fractions `[B, N]` to quantiles `[B, A, N]`."""
         features = self.network.torso(observation)  # type: ignore[operator]
         cosines = torch.arange(self._size, device=fractions.device) * math.pi
         embedded = self.embedding((fractions.unsqueeze(-1) * cosines).cos()).relu()
@@ -287,18 +299,19 @@ class FractionEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class ImplicitQuantile(Head):
-    """The return's quantiles at random fractions: IQN (Dabney et al., 2018b).
+    """Quantiles of the return at random fractions: IQN (Dabney et al., 2018b).
 
     Attributes:
-        online_samples: N, fractions of the quantiles that learn.
-        target_samples: N', fractions of the target's quantiles.
-        policy_samples: K, fractions by whose mean actions are chosen, in the target and when acting.
-        embedding: Cosines that a fraction is embedded by.
-        kappa: Where the quantile Huber loss turns linear, in units of return; 0 for the plain quantile loss.
+        online_samples: N, the number of fractions for the online network.
+        target_samples: N', the number of fractions for the target network.
+        policy_samples: K, the number of fractions that are averaged to select actions, in the target and when acting.
+        embedding: The number of cosines in the embedding of a fraction.
+        kappa: The error above which the quantile Huber loss is linear, in units of return; 0 for the plain quantile
+            loss.
 
-    Deviations: 1. in evaluation the fractions are the middles of K equal parts, not random. 2. the TD error, for
-    prioritised replay, is that of the means. 3. a soft policy backs up the mixture of the actions' distributions;
-    M-IQN averages their quantiles, which has the same mean.
+    Deviations: 1. Evaluation uses the midpoints of K equal fractions instead of random ones. 2. The TD error for
+    prioritised replay is the difference of the means. 3. A soft policy backs up the mixture of the distributions of
+    its actions. M-IQN averages their quantiles, which has the same mean.
     """
 
     online_samples: PositiveInt = 64
@@ -309,22 +322,22 @@ class ImplicitQuantile(Head):
 
     @property
     def fractions(self) -> Mapping[str, int]:  # type: ignore[override]
-        """How many fractions are drawn for each use of a network."""
+        """The number of random fractions per use of a network."""
         return {"online": self.online_samples, "target": self.target_samples, "policy": self.policy_samples}
 
     def network(self, network: nn.Module) -> nn.Module:
-        """The network, with an embedding of the fraction."""
+        """Wrap the network in a `FractionEmbedding`."""
         return FractionEmbedding(network, self.embedding)
 
     def mean(self, distribution: Tensor) -> Tensor:
-        """`[B, A]` of `[B, A, N]`."""
+        """Return the action values `[B, A]` of quantiles `[B, A, N]`."""
         return distribution.mean(-1)
 
     def backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Policy) -> Atoms:
-        """The target's atoms: N' of them for a policy with one action, else A N'."""
+        """Compute the target atoms: N' for a deterministic policy, else A N'."""
         return back_up_quantiles(reward, discount, next_target, policy)
 
     def divergence(self, online: Tensor, target: Atoms, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The quantile Huber loss, and the TD error of the means."""
+        """Compute the quantile Huber loss `[B]` and the difference of the means `[B]`."""
         assert fractions is not None
         return quantile_loss(online, fractions, target, self.kappa)

@@ -1,8 +1,11 @@
-"""`QLearning`: DQN for a cohort, from the environment's step to the optimiser's.
+"""`QLearning`: DQN for a cohort as a LightningModule, from the environment step to the optimiser step.
 
-In the order things happen: `collect` takes a step in every environment and stores it in the replay, `batches` draws
-from the replay, `training_step` makes one update of every member, `between_steps` copies the target network, evaluates
-and calls back when that is due. `ReplayDataset` drives the loop, Lightning's Trainer drives the dataset.
+Lightning's Trainer iterates over `ReplayDataset`, which repeats three calls until the budget is spent:
+
+1. `between_steps` copies the target network, evaluates and calls the callbacks when this is due.
+2. `collect` takes one step in every environment and stores the transitions in the replay.
+3. `batches` samples the batches that are due. Lightning passes each of them to `training_step`, which updates every
+   member once.
 """
 
 from __future__ import annotations
@@ -43,27 +46,36 @@ from qohort.config.schema import TrainConfig
 from qohort.replay.base import Batch, Replay, ReplaySpec
 
 STATE_FORMAT = 2
-"""The version of what a checkpoint holds under `qohort`."""
+"""The format version of the entry `qohort` of a checkpoint."""
 COUNTERS = ("env_steps", "gradient_steps", "episodes", "wall_s")
-"""What every metric row begins with."""
+"""The columns that every metric row has."""
 PER_UPDATE = ("training_step", "on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
-"""The hooks that Lightning calls at each update."""
+"""The hooks that Lightning calls once per update."""
 BEHAVIOUR_EPSILON = "bootstrap.epsilon"
-"""Held where the bootstrap's ε is the exploration's."""
+"""The key of the exploration's ε in `QLearning.held`, present if the bootstrap uses it."""
 
 
 class Recorder(Stateful, Protocol):
-    """Takes each member's metrics."""
+    """Writes the metrics of each member."""
 
     def row(self, member: int, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """One row of one member."""
+        """Write one metric row of one member."""
 
     def speed(self, env_steps: int) -> float:
-        """env_steps a second of each member since the last call."""
+        """Return the env_steps per second of each member since the last call."""
 
 
 def held_numbers(members: Sequence[TrainConfig], bootstrap: Bootstrap, device: torch.device) -> dict[str, Tensor]:
-    """The numbers of an update that each member holds for itself, `[M]`, by their key in the configuration."""
+    """Return the hyperparameters of the update that may differ between members, by configuration key.
+
+    Args:
+        members: The members' configurations.
+        bootstrap: The bootstrap policy.
+        device: The device of the returned tensors.
+
+    Returns:
+        One tensor `[M]` per key.
+    """
     first = members[0]
     held = {}
     if first.max_grad_norm is not None:
@@ -81,10 +93,10 @@ class QLearning(pl.LightningModule):
     """A cohort of DQN agents.
 
     Args:
-        members: The members' configurations; they differ in `seed`, and may in the numbers that
-            `qohort.config.folding.foldable_keys` gives.
-        recorder: Takes the metrics.
-        fail: Called when a member has failed, with its index, the env_steps and the reason.
+        members: The members' configurations. They differ in `seed`, and may differ in the keys that
+            `qohort.config.folding.foldable_keys` returns.
+        recorder: Writes the metrics.
+        fail: Called with the member's index, the env_steps and the reason when a member fails.
     """
 
     def __init__(
@@ -105,21 +117,21 @@ class QLearning(pl.LightningModule):
         self.online = CohortNetwork(self._make_network, self.seeds)
         self.target_network: TargetNetwork = instantiate(config.target_network)
         self.target = self.online.frozen_copy() if self.target_network.separate else self.online
-        self.lr_schedule = across_members([instantiate(one.lr_schedule) for one in members])
+        self.lr_schedule = across_members([instantiate(member.lr_schedule) for member in members])
 
         self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
         self.intervals = Intervals(self.progress)
         self.compiler = Compiler(config.compile)
         self.last_evaluation = np.full(len(members), np.nan)
-        """The mean return of each member's newest evaluation, `[M]`; NaN before the first."""
+        """The mean return of each member's last evaluation, `[M]`; NaN before the first evaluation."""
         self._callbacks: list[CohortCallback] = []
         self._logged: dict[str, Any] = {}
-        self._place = torch.device("cpu")
+        self._cached_device = torch.device("cpu")  # Lightning computes `device` at each access
 
-    # Lightning's hooks, in the order it calls them.
+    # Lightning's hooks, in the order in which Lightning calls them.
 
     def setup(self, stage: str) -> None:
-        """Make what lives on the device, which is known only now."""
+        """Build the replay, the noise and the evaluator, which need the device that the Trainer selected."""
         device, config = self.trainer.strategy.root_device, self.config
         gamma = per_member([member.gamma for member in self.members])
         sizes = (self.num_envs, config.batch_size, config.train_every)
@@ -133,7 +145,7 @@ class QLearning(pl.LightningModule):
         self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser for the stacked parameters of all members."""
+        """Build one optimiser for the stacked parameters of all members."""
         self._base_lr = np.array([member.optimizer["lr"] for member in self.members])
         build = instantiate(self.config.optimizer, _partial_=True, _convert_="all")
         optimizer: torch.optim.Optimizer = build(list(self.online.parameters()))
@@ -142,25 +154,26 @@ class QLearning(pl.LightningModule):
         return optimizer
 
     def train_dataloader(self) -> ReplayDataset:
-        """Batches; drawing them steps the environments.
+        """Return the dataset that steps the environments and yields batches.
 
-        Not in a `DataLoader`, which has nothing to collate or to distribute here, and costs more than drawing a batch.
+        It is not wrapped in a `DataLoader`: there is nothing to collate or distribute, and the overhead of a
+        `DataLoader` would be larger than the cost of sampling a batch.
         """
         return ReplayDataset(self)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Batches are made where the replay is: on the device."""
+        """Return the batch unchanged, because the replay creates batches on the device."""
         return batch
 
     def on_train_start(self) -> None:
-        """Build the programs, on parameters and optimiser state as they are after any restore."""
-        self._place = self.device
+        """Build the compiled programs. At this point, any checkpoint has been restored."""
+        device = self._cached_device = self.device
         lightning_optimizer: Any = self.optimizers()
-        self.optimizer = lightning_optimizer  # Lightning's wrapper: its step counts as global_step
+        self.optimizer = lightning_optimizer  # Lightning's wrapper, whose step increments `global_step`
         optimizer: torch.optim.Optimizer = lightning_optimizer.optimizer
         for group in optimizer.param_groups:
-            group.update({key: value.to(self._place) for key, value in group.items() if isinstance(value, Tensor)})
-        self.held = held_numbers(self.members, self.bootstrap, self._place)
+            group.update({key: value.to(device) for key, value in group.items() if isinstance(value, Tensor)})
+        self.held = held_numbers(self.members, self.bootstrap, device)
         td_loss = TDLoss(self.online.member_forward, self.bootstrap, self.head)
         networks = (self.online, self.target, self.target_network)
         self.update = Update(td_loss, *networks, optimizer, self.held, self.compiler)
@@ -168,10 +181,10 @@ class QLearning(pl.LightningModule):
         self.evaluator.prepare(self.actor.preprocessing.before(self.values))
         self._set_learning_rate()
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        self._callbacks = [one for one in callbacks if isinstance(one, CohortCallback)]
+        self._callbacks = [callback for callback in callbacks if isinstance(callback, CohortCallback)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One update of every member."""
+        """Update every member once."""
         if not isinstance(self.lr_schedule, ConstantSchedule):
             self._set_learning_rate()
         if BEHAVIOUR_EPSILON in self.held:
@@ -184,11 +197,11 @@ class QLearning(pl.LightningModule):
         if self.intervals.due("log", self.config.log_every):
             self._log_update(result)
 
-    # Lightning reads the signature at every batch; found here, it need not be worked out each time.
+    # Lightning inspects the signature at every batch. Setting it here avoids the cost of the inspection.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_train_end(self) -> None:
-        """Spend what is left of the budget after the last update, and evaluate the outcome."""
+        """Spend the env_steps that remain after the last update, and run the final evaluation."""
         while self.budget_left():
             self.between_steps()
             self.collect()
@@ -201,9 +214,11 @@ class QLearning(pl.LightningModule):
     # The environment loop, driven by `ReplayDataset`.
 
     def collect(self) -> int:
-        """Step every environment once into the replay; the number of updates due after it."""
+        """Step every environment once, store the transitions, and return the number of updates that are due."""
         numbers, progress = self.noise.for_acting(), self.progress
-        transition, episodes = self.actor.step(lambda seen: self.values(seen.to(self._place), numbers), progress)
+        transition, episodes = self.actor.step(
+            lambda observation: self.values(observation.to(self._cached_device), numbers), progress
+        )
         self.replay.add(transition)
         progress.env_steps += self.num_envs
         for m, score, length in episodes:
@@ -212,32 +227,34 @@ class QLearning(pl.LightningModule):
         return self.updates_by(progress.env_steps) - progress.gradient_steps
 
     def batches(self, count: int) -> Iterator[Batch]:
-        """The batches of one round of updates."""
+        """Yield the `count` batches of one round of updates."""
         if count:
             self.replay.refresh(self.values)
         for _ in range(count):
             yield self.replay.sample(self.progress)
 
     def between_steps(self) -> None:
-        """Copy the target network, evaluate, call back and reset, where it is due; before each step."""
+        """Copy the target network, evaluate, call the callbacks and reset the output layers, each when it is due."""
         if self.intervals.due("target", self.target_network.every):
             self.update.copy_target()
         if self.intervals.due("evaluation", self.config.evaluation.every):
             self.evaluate()
         for callback in self._callbacks:
             callback.on_env_step(self.trainer, self)
-        # Last: what is evaluated and saved here has learned. And not where no update would follow.
+        # The reset comes last, so that evaluations and checkpoints at this step see the trained network. It is skipped
+        # if no update would follow.
         if self.intervals.due("reset", self.config.reset_every) and self.progress.gradient_steps < self.updates():
             self._reset_outputs()
 
     def budget_left(self) -> bool:
-        """Whether another step of the environments fits in the budget."""
+        """Return whether another step of the environments fits in the budget."""
         return self.progress.env_steps + self.num_envs <= self.config.budget
 
     def updates_by(self, env_steps: int) -> int:
-        """The number of updates due within the first `env_steps`: `gradient_steps` at each multiple of `train_every`.
+        """Return the number of updates that are due within the first `env_steps`.
 
-        The first are at the first multiple that is at least `learning_starts` and leaves the replay a batch.
+        Each multiple of `train_every` env_steps is followed by `gradient_steps` updates. The first updates follow the
+        first multiple that is at least `learning_starts` and at which the replay can provide a batch.
         """
         every = self.config.train_every
         start = max(self.config.learning_starts, self.replay.min_env_steps(self.config))
@@ -245,11 +262,11 @@ class QLearning(pl.LightningModule):
         return max(0, rounds) * self.config.gradient_steps
 
     def updates(self) -> int:
-        """The number of updates in the whole budget."""
+        """Return the number of updates in the whole budget."""
         return self.updates_by(self.config.budget // self.num_envs * self.num_envs)
 
     def evaluate(self) -> None:
-        """Play greedy episodes with every member and log their mean return."""
+        """Play evaluation episodes with every member and log their mean return and length."""
         self.intervals.last["evaluation"] = self.progress.env_steps
         scores: EpisodeScores = self.evaluator(self.actor.preprocessing.before(self.values), self.progress.env_steps)
         self.last_evaluation = scores.returns.mean(1)
@@ -260,22 +277,24 @@ class QLearning(pl.LightningModule):
 
     @torch.no_grad()
     def _reset_outputs(self) -> None:
-        """Start the output layers anew, their targets and what the optimiser keeps of them (Nikishin et al., 2022).
+        """Re-initialise the output layers of the online and target networks (Nikishin et al., 2022).
 
-        Deviations: 1. the optimiser's count of steps goes on.
+        The optimiser state of these layers is set to zero.
+
+        Deviations: 1. The step count of the optimiser is not reset.
         """
         count = self.progress.env_steps // (self.config.reset_every or 1)
-        fresh = dict(CohortNetwork(self._make_network, self.seeds, (count,)).network.named_parameters())
+        initial = dict(CohortNetwork(self._make_network, self.seeds, (count,)).network.named_parameters())
         for network in (self.online, self.target):
             for name, parameter in network.network.named_parameters():
                 if not is_of_output(name):
                     continue
-                parameter.copy_(fresh[name])
-                for one in self.optimizer.state.get(parameter, {}).values():
-                    if isinstance(one, Tensor) and one.shape == parameter.shape:
-                        one.zero_()
+                parameter.copy_(initial[name])
+                for value in self.optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        value.zero_()
 
-    # State: everything that changes while training and that Lightning does not know of.
+    # State: everything that changes during training and that Lightning does not save itself.
 
     @property
     def _parts(self) -> dict[str, Stateful]:
@@ -289,26 +308,26 @@ class QLearning(pl.LightningModule):
         return parts if self.finished else {**parts, "replay": self.replay}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state; of a finished run without the replay."""
+        """Add the state to the checkpoint. A finished run is saved without its replay."""
         checkpoint["qohort"] = {"format": STATE_FORMAT, **state_of(self._parts)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the state back.
+        """Restore the state from the checkpoint.
 
         Raises:
-            ConfigError: If the checkpoint is of another format.
+            ConfigError: If the checkpoint has another format version.
         """
         state = checkpoint["qohort"]
         if state.get("format") != STATE_FORMAT:
             raise ConfigError(
                 f"the checkpoint has format {state.get('format', 1)}, this version of Qohort reads {STATE_FORMAT}: "
-                "go on with the version that wrote it, or start over with overwrite=true"
+                "continue with the version that wrote it, or start over with overwrite=true"
             )
         load_state(self._parts, state)
 
     @property
     def recent_returns(self) -> NDArray[np.float64]:
-        """A moving average of the returns of each member's training episodes, `[M]`; NaN before the first has ended."""
+        """The moving average of each member's training returns, `[M]`; NaN before the first episode has ended."""
         return self.actor.statistics.recent
 
     @property
@@ -318,22 +337,23 @@ class QLearning(pl.LightningModule):
 
     @property
     def evaluated_at(self) -> int:
-        """The env_steps of the newest evaluation; 0 before the first."""
+        """The env_steps at the last evaluation; 0 before the first evaluation."""
         return self.intervals.last.get("evaluation", 0)
 
     # Metrics.
 
     def log(self, name: str, value: Any, *_: Any, **__: Any) -> None:
-        """Log a metric to every member's rows, as from a hook of the module's or a callback's.
+        """Log a metric to the rows of every member. May be called in any hook of the module or of a callback.
 
-        What is logged at each update is written every `log_every` env_steps, the newest value; anything else at once.
+        A metric that is logged at each update is written every `log_every` env_steps, with its latest value. Any other
+        metric is written immediately.
 
         Args:
-            name: The metric's name, as in "train/feature_norm".
-            value: A number, the same for every member, or one of each: an array or tensor `[M]`.
+            name: The name of the metric, for example "train/feature_norm".
+            value: One number for all members, or one per member as an array or tensor `[M]`.
 
         Raises:
-            ValueError: If the name is one of the counters.
+            ValueError: If the name is one of `COUNTERS`.
         """
         if name in COUNTERS:
             raise ValueError(f"log({name!r}): every row has this already; choose another name")
@@ -341,8 +361,8 @@ class QLearning(pl.LightningModule):
         if self._current_fx_name in PER_UPDATE:
             self._logged[name] = values
         else:
-            for m, one in enumerate(values):
-                self._write(m, {name: one})
+            for m, member_value in enumerate(values):
+                self._write(m, {name: member_value})
 
     def log_dict(self, dictionary: Mapping[str, Any], *_: Any, **__: Any) -> None:  # type: ignore[override]
         """Log several metrics; see `log`."""
@@ -350,12 +370,12 @@ class QLearning(pl.LightningModule):
             self.log(name, value)
 
     def _write(self, m: int, metrics: Mapping[str, float]) -> None:
-        """Write a row of a member that has not failed."""
+        """Write a metric row, unless the member has failed."""
         if m not in self.failed:
             self.recorder.row(m, self.progress, metrics)
 
     def _write_logged(self) -> None:
-        """Write what was logged since the last row of its kind."""
+        """Write the metrics that were logged since the last row of an update."""
         logged, self._logged = self._logged, {}
         for m in range(len(self.members) if logged else 0):
             self._write(m, {name: values[m] for name, values in logged.items()})
@@ -378,10 +398,11 @@ class QLearning(pl.LightningModule):
             self._write(m, {**metrics, **{name: values[m] for name, values in logged.items() if name not in metrics}})
 
     def _fail_diverged(self) -> None:
-        """Fail the members that have diverged since the last row."""
-        sound = torch.stack([one.isfinite().flatten(1).all(1) for one in self.online.parameters()]).all(0)
-        for m, finite in enumerate(sound.tolist()):
-            if not finite and m not in self.failed:
+        """Mark the members whose weights are not finite as failed."""
+        parameters = self.online.parameters()
+        finite = torch.stack([parameter.isfinite().flatten(1).all(1) for parameter in parameters]).all(0)
+        for m, is_finite in enumerate(finite.tolist()):
+            if not is_finite and m not in self.failed:
                 self._give_up(m, "diverged: its weights are not finite")
 
     def _give_up(self, m: int, reason: str) -> None:
@@ -397,9 +418,9 @@ class QLearning(pl.LightningModule):
             group["lr"] = float(self._base_lr[0] * factor[0])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of any module, but for the name of the running hook, which Lightning sets twenty times a batch."""
+        """Set an attribute. The name of the current hook, which Lightning sets 20 times per batch, has a fast path."""
         if name == "_current_fx_name":
-            self.__dict__[name] = value  # not looked at as a possible parameter, buffer or submodule
+            self.__dict__[name] = value  # skips the checks for parameters, buffers and submodules
         else:
             super().__setattr__(name, value)
 

@@ -1,6 +1,7 @@
-"""Optimisers of a cohort: each with one learning rate a member, and a rule for one member that is lifted with its loss.
+"""Optimisers of a cohort: one learning rate per member, and an update rule that is lifted together with the loss.
 
-`MemberAdam` follows the loss; `ObGD` follows the value of the action taken, as eligibility traces do.
+`MemberAdam` follows the gradient of the loss. `ObGD` uses eligibility traces, so it follows the gradient of the value
+of the action taken.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ Tensors = dict[str, Tensor]
 
 
 class MemberOptimizer(torch.optim.Optimizer):
-    """An optimiser with a rule for one member, `apply`, which is lifted and compiled with the loss.
+    """Base class of optimisers whose update rule for one member, `apply`, is lifted and compiled with the loss.
 
-    To Lightning and PyTorch it is an optimiser like any other: it holds learning rates and state, and `step(closure)`
-    calls the closure, which is `qohort.agent.update.Update`: the whole step.
+    Lightning and PyTorch see an ordinary optimiser with learning rates and state. Its `step(closure)` only calls the
+    closure, `qohort.agent.update.Update`, which performs the whole step.
 
     Args:
-        params: Parameters `[M, ...]`.
-        lr: The learning rate, a number or one a member, `[M]`.
-        settings: What else torch is to keep in a group.
+        params: The stacked parameters, `[M, ...]`.
+        lr: The learning rate: one number, or one per member, `[M]`.
+        settings: Further settings to keep in the parameter groups.
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("lr",)
     kept: ClassVar[tuple[str, ...]]
-    """What is kept of each parameter besides itself, in its shape; zero at first."""
+    """The names of the state tensors of each parameter. They have the shape of the parameter and start at zero."""
     follows_value: ClassVar[bool] = False
-    """Whether gradients are those of the value of the action taken, not those of the loss."""
+    """Whether `apply` gets the gradient of the value of the action taken instead of the gradient of the loss."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float | Tensor, **settings: Any) -> None:
         super().__init__(params, {"lr": lr, **settings})
@@ -46,18 +47,18 @@ class MemberOptimizer(torch.optim.Optimizer):
             members, device = group["params"][0].shape[0], group["params"][0].device
             rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
             group["lr"] = rate.expand(members).clone()
-            group["step"] = 0  # the members of a cohort make their steps together
+            group["step"] = 0  # one count, because all members step together
             for parameter in group["params"]:
                 self.state[parameter] = {key: torch.zeros_like(parameter) for key in self.kept}
 
     @classmethod
     def incompatibility(cls, config: TrainConfig) -> str | None:
-        """What in a configuration does not go with this optimiser, as a message; None for nothing."""
+        """Return a message if a configuration is incompatible with this optimiser, else None."""
         return None
 
     @abstractmethod
     def advance(self) -> Tensors:
-        """Count a step; its numbers for each member, `[M]`."""
+        """Increment the step count and return the per-member numbers of this step, `[M]` each, for `apply`."""
 
     @abstractmethod
     def apply(
@@ -68,32 +69,32 @@ class MemberOptimizer(torch.optim.Optimizer):
         terms: LossTerms,
         batch: Batch,
     ) -> tuple[Tensors, dict[str, Tensors]]:
-        """One member's step, a pure function.
+        """Perform one step of one member. A pure function.
 
         Args:
-            parameters: By name.
-            gradients: Of the loss, or of the value of the action taken, as `follows_value` says.
-            kept: What is kept of each parameter, by `kept` and name.
-            terms: What else the loss reports.
-            batch: The batch, and this member's numbers from `advance`.
+            parameters: The parameters by name.
+            gradients: The gradients by parameter name: of the value if `follows_value`, else of the loss.
+            kept: The optimiser state by state name and parameter name.
+            terms: The statistics of the loss.
+            batch: The batch, and the numbers of this member from `advance`.
 
         Returns:
-            The new parameters, and what is then kept.
+            The new parameters and the new optimiser state.
         """
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Call the closure, which makes the whole step; returns what it returned."""
+        """Call the closure, which performs the whole step, and return its result."""
         return None if closure is None else closure()
 
-    # torch wraps `step` in a profiler's record that costs a third of a small update; "hooked" says that it has.
+    # torch wraps `step` in a profiler record, which costs a third of a small update. `hooked` marks it as wrapped.
     step.hooked = True  # type: ignore[attr-defined]
 
 
 class GradientsOnly:
-    """The rule for an optimiser of torch's: leave the gradients in `grad`, where its own step looks for them.
+    """The update rule for an optimiser of `torch.optim`: write the gradients to `grad` for the optimiser's own step.
 
     Args:
-        parameters: Parameters `[M, ...]`.
+        parameters: The stacked parameters, `[M, ...]`.
     """
 
     kept = ("gradient",)
@@ -106,7 +107,7 @@ class GradientsOnly:
             self.state[parameter] = {"gradient": parameter.grad}
 
     def advance(self) -> Tensors:
-        """No numbers."""
+        """Return no numbers."""
         return {}
 
     def apply(
@@ -117,7 +118,7 @@ class GradientsOnly:
         terms: LossTerms,
         batch: Batch,
     ) -> tuple[Tensors, dict[str, Tensors]]:
-        """No new parameters; the gradients are kept."""
+        """Return no new parameters, and the gradients as state."""
         return {}, {"gradient": dict(gradients)}
 
 
@@ -131,17 +132,17 @@ def adam_step(
     betas: tuple[float, float],
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of Adam (Kingma & Ba, 2015, algorithm 1) on one tensor.
+    """Perform one step of Adam (Kingma & Ba, 2015, algorithm 1) on one tensor.
 
     Args:
         parameter: The parameter.
         gradient: Its gradient.
-        mean: The running mean of gradients (m).
-        square: The running mean of squared gradients (v).
-        rate: The learning rate over the first bias correction, α / (1 - β₁ᵗ): broadcasts against the parameter.
-        root: The root of the second bias correction, √(1 - β₂ᵗ): broadcasts against the parameter.
-        betas: The decay rates of the two means.
-        eps: Added to the root of the second mean.
+        mean: The running mean of gradients, m.
+        square: The running mean of squared gradients, v.
+        rate: The bias-corrected learning rate, α / (1 - β₁ᵗ). Broadcasts against the parameter.
+        root: The square root of the second bias correction, √(1 - β₂ᵗ). Broadcasts against the parameter.
+        betas: The decay rates of the two running means, β₁ and β₂.
+        eps: Added to the denominator, √(v / (1 - β₂ᵗ)).
 
     Returns:
         The new parameter, mean and square.
@@ -153,26 +154,26 @@ def adam_step(
 
 
 def bias_corrections(step: int, betas: tuple[float, float]) -> tuple[float, float]:
-    """What Adam divides its two means by: 1 - β₁ᵗ, and the root √(1 - β₂ᵗ).
+    """Return Adam's bias corrections 1 - β₁ᵗ and √(1 - β₂ᵗ).
 
-    Apart from `adam_step`, because a compiler would fuse these powers into its loops over all parameters, and in
-    plain numbers, because a tensor of one number costs as much as the update of a small layer.
+    They are not part of `adam_step`, because a compiler would fuse the powers into the loops over all parameters. They
+    are Python floats, because an operation on a one-element tensor costs as much as the update of a small layer.
 
     Args:
-        step: The number of the step, from 1.
-        betas: The decay rates of the two means.
+        step: The step count t, starting at 1.
+        betas: The decay rates of the two running means, β₁ and β₂.
     """
     return 1 - betas[0] ** step, math.sqrt(1 - betas[1] ** step)
 
 
 class MemberAdam(MemberOptimizer):
-    """Adam with one learning rate a member: for one member, `torch.optim.Adam` to rounding.
+    """Adam with one learning rate per member. For each member it equals `torch.optim.Adam` up to rounding.
 
     Args:
-        params: Parameters `[M, ...]`.
-        lr: The learning rate, a number or one a member, `[M]`.
+        params: The stacked parameters, `[M, ...]`.
+        lr: The learning rate: one number, or one per member, `[M]`.
         betas: The decay rates of the running means of gradients and of squared gradients.
-        eps: Added to the root of the second mean.
+        eps: Added to the denominator of the update.
     """
 
     kept = ("mean", "square")
@@ -193,7 +194,7 @@ class MemberAdam(MemberOptimizer):
         self._numbers = {"rate": torch.empty_like(group["lr"]), "root": torch.empty_like(group["lr"])}
 
     def advance(self) -> Tensors:
-        """α / (1 - β₁ᵗ) and √(1 - β₂ᵗ), `[M]` each."""
+        """Return α / (1 - β₁ᵗ) and √(1 - β₂ᵗ), `[M]` each."""
         group = self.param_groups[0]
         group["step"] += 1
         correction, root = bias_corrections(group["step"], self._betas)
@@ -209,7 +210,7 @@ class MemberAdam(MemberOptimizer):
         terms: LossTerms,
         batch: Batch,
     ) -> tuple[Tensors, dict[str, Tensors]]:
-        """`adam_step` on each parameter."""
+        """Apply `adam_step` to each parameter."""
         new: Tensors = {}
         means: Tensors = {}
         squares: Tensors = {}
@@ -221,23 +222,23 @@ class MemberAdam(MemberOptimizer):
 
 
 class ObGD(MemberOptimizer):
-    """Overshooting-bounded gradient descent with eligibility traces: of Stream Q(λ) (Elsayed et al., 2024, alg. 3).
+    """Overshooting-bounded gradient descent with eligibility traces, for Stream Q(λ) (Elsayed et al., 2024, alg. 3).
 
         z ← z + ∇q(s, a)
         w ← w + α / max(1, α κ max(|δ|, 1) ‖z‖₁) · δ z
         z ← γ λ z, or 0 where the episode ended or the action was not greedy
 
-    with q's TD error δ and the 1-norm over all parameters of a member. It learns from each transition once and in
-    order, so it needs `replay=none`, one environment and an update a step.
+    Here δ is the TD error, and the 1-norm is taken over all parameters of a member. The optimiser learns from each
+    transition once and in order, so it needs `replay=none`, one environment and one update per step.
 
     Args:
-        params: Parameters `[M, ...]`.
-        lr: The learning rate α, a number or one a member, `[M]`.
-        trace_decay: λ.
-        kappa: κ: a step may not change the TD error by more than its 1 / κ-th part.
+        params: The stacked parameters, `[M, ...]`.
+        lr: The learning rate α: one number, or one per member, `[M]`.
+        trace_decay: λ, the decay of the eligibility traces.
+        kappa: κ; a step changes the TD error by at most a fraction 1 / κ of it.
 
-    Deviations: 1. a truncated episode is bootstrapped from, where the authors' code treats it as terminated; its traces
-    end in either case.
+    Deviations: 1. Targets bootstrap at the end of a truncated episode. The authors' code treats it as terminated. The
+    traces are reset in both cases.
     """
 
     kept = ("trace",)
@@ -255,11 +256,11 @@ class ObGD(MemberOptimizer):
 
     @classmethod
     def incompatibility(cls, config: TrainConfig) -> str | None:
-        """Whether transitions would not come one by one and in order, or have no TD error."""
+        """Return a message if transitions do not come one by one and in order, or if there is no scalar TD error."""
         if not getattr(locate(config.replay["_target_"], "replay._target_"), "newest_only", False):
             return "optimizer=obgd learns from each transition once: use replay=none"
         if not getattr(locate(config.head["_target_"], "head._target_"), "scalar", False):
-            return "optimizer=obgd follows the TD error of one value an action: use head=squared"
+            return "optimizer=obgd needs the TD error of one value per action: use head=squared"
         for key, value in (
             ("env.num_envs", config.env.num_envs),
             ("train_every", config.train_every),
@@ -267,14 +268,17 @@ class ObGD(MemberOptimizer):
         ):
             if value != 1:
                 return f"{key}={value} does not go with the traces of optimizer=obgd: use {key}=1"
-        if config.network.get("noisy"):  # which action is greedy would be judged by other noise than it was chosen by
+        # Acting and the update draw different noise, so they may disagree on whether an action is greedy.
+        if config.network.get("noisy"):
             return "network.noisy=true does not go with the traces of optimizer=obgd: use network.noisy=false"
         if config.max_grad_norm is not None:
-            return f"max_grad_norm={config.max_grad_norm}: optimizer=obgd has kappa for that, use max_grad_norm=null"
+            return (
+                f"max_grad_norm={config.max_grad_norm}: optimizer=obgd bounds its steps itself, use max_grad_norm=null"
+            )
         return None
 
     def advance(self) -> Tensors:
-        """α, `[M]`."""
+        """Return α, `[M]`."""
         group = self.param_groups[0]
         group["step"] += 1
         return {"rate": group["lr"]}
@@ -287,26 +291,29 @@ class ObGD(MemberOptimizer):
         terms: LossTerms,
         batch: Batch,
     ) -> tuple[Tensors, dict[str, Tensors]]:
-        """The three lines above, on one transition."""
+        """Apply the three lines of the class's docstring to one transition."""
         traces = {name: kept["trace"][name] + gradient for name, gradient in gradients.items()}
         norm = torch.stack([trace.abs().sum() for trace in traces.values()]).sum()
         error, rate = terms.td_error.sum(), batch["rate"]
         bound = rate * self._kappa * error.abs().clamp(min=1.0) * norm
         step = rate / bound.clamp(min=1.0) * error
-        goes_on = terms.greedy & ~batch["ended"]
-        decay = torch.where(goes_on, self._trace_decay * batch["discount"], 0.0).sum()
+        trace_continues = terms.greedy & ~batch["ended"]
+        decay = torch.where(trace_continues, self._trace_decay * batch["discount"], 0.0).sum()
         new = {name: parameters[name] + step * trace for name, trace in traces.items()}
         return new, {"trace": {name: decay * trace for name, trace in traces.items()}}
 
 
 def clip_by_norm(gradients: dict[str, Tensor], max_norm: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-    """One member's gradients, scaled so that their joint 2-norm is at most `max_norm`; and the norm before.
+    """Clip the gradients of one member to a maximum joint 2-norm.
 
-    Written for one member and lifted, so that the order of its sums does not depend on M.
+    Written for one member and lifted, so that the order of the sums does not depend on M.
 
     Args:
         gradients: The gradients by parameter name.
-        max_norm: A scalar, or None to leave them as they are.
+        max_norm: The maximum norm, a scalar; None for no clipping.
+
+    Returns:
+        The clipped gradients, and their norm before clipping.
     """
     norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
     if max_norm is None:
@@ -316,10 +323,10 @@ def clip_by_norm(gradients: dict[str, Tensor], max_norm: Tensor | None) -> tuple
 
 
 def mixes_members(build: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> bool:
-    """Whether an optimiser's step of one member depends on the other members.
+    """Return whether an optimiser's step of one member depends on the other members.
 
-    Optimisers that work element by element do not; those that look at whole tensors (Muon, Adafactor) do.
-    Tried on three members against one, for three steps.
+    Element-wise optimisers do not mix members. Those that use statistics of whole tensors do (Muon, Adafactor). The
+    test compares three steps of three members with those of one member alone.
     """
 
     def run(start: Tensor) -> Tensor:

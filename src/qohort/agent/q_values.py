@@ -1,4 +1,4 @@
-"""Action values of a cohort: the networks that a configuration describes, and what they say of an observation."""
+"""Builds the Q-networks of a configuration, and computes the action values of a cohort."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ from qohort.cohort.stacking import CohortNetwork
 def network_maker(
     node: Mapping[str, Any], space: spaces.Space[Any], actions: int, head: Head
 ) -> Callable[[], nn.Module]:
-    """Makes one member's network, as its head needs it.
+    """Return a function that builds the network of one member.
 
     Args:
-        node: The network's node.
+        node: The node `network` of the configuration.
         space: The observation space.
         actions: The number of actions.
-        head: The value head.
+        head: The value head, which sets the number of outputs and may wrap the network.
     """
     build = instantiate(node, _partial_=True, _convert_="all")
     return lambda: head.network(build(observation_space=space, actions=actions, atoms=head.atoms))
 
 
 class QValues:
-    """What a cohort's networks say of observations.
+    """Computes action values with the networks of a cohort.
 
     Args:
         network: The networks.
-        head: What their outputs mean.
-        compiler: Compiles the programs.
+        head: The value head.
+        compiler: Compiles the networks.
     """
 
     def __init__(self, network: CohortNetwork, head: Head, compiler: Compiler) -> None:
         self._network, self._head = network, head
         self._lifted = Lifted(compiler, "action values", self._member_values, network)
-        self._quiet: dict[torch.Size, dict[str, Tensor]] = {}
+        self._noise_free: dict[torch.Size, dict[str, Tensor]] = {}
 
     def __call__(self, observation: Tensor, numbers: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The action values `[M, B, A]` of observations `[M, B, ...]`.
+        """Return the action values `[M, B, A]` of observations `[M, B, ...]`.
 
         Args:
             observation: The observations.
-            numbers: `normal` and `fractions`, as the networks and the head need them; None for none of the noise and
-                for the middles of equal parts as fractions, as in evaluation.
+            numbers: The random numbers `normal` and `fractions`, where the networks and the head need them. None
+                switches the noise off and uses the midpoints of equal fractions, as in evaluation.
         """
         if numbers is None:
-            numbers = self._quiet.get(observation.shape) or self._make_quiet(observation)
+            numbers = self._noise_free.get(observation.shape) or self._make_noise_free(observation)
         return self._lifted({"observation": observation, **numbers})
 
-    def _make_quiet(self, observation: Tensor) -> dict[str, Tensor]:
+    def _make_noise_free(self, observation: Tensor) -> dict[str, Tensor]:
         members, rows = observation.shape[:2]
-        numbers = self._quiet[observation.shape] = {}
+        numbers = self._noise_free[observation.shape] = {}
         if self._network.normals:
             numbers["normal"] = torch.zeros((members, self._network.normals), device=observation.device)
         if self._head.fractions is not None:
             count = self._head.fractions["policy"]
-            middles = (torch.arange(count, device=observation.device, dtype=torch.float32) + 0.5) / count
-            numbers["fractions"] = middles.expand(members, rows, count).contiguous()
+            midpoints = (torch.arange(count, device=observation.device, dtype=torch.float32) + 0.5) / count
+            numbers["fractions"] = midpoints.expand(members, rows, count).contiguous()
         return numbers
 
     def _member_values(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
-        """One member's action values `[B, A]`."""
+        """Return the action values `[B, A]` of one member."""
         numbers = inputs.get("normal"), inputs.get("fractions")
         outputs = self._network.member_forward(parameters, inputs["observation"], *numbers)
         return self._head.mean(self._head.distribution(outputs))

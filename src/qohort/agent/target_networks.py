@@ -1,4 +1,4 @@
-"""Target networks: which network is bootstrapped from, and how it follows the online one."""
+"""Target networks: the network that TD targets bootstrap from, and how it follows the online network."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from qohort.config.annotations import Range
 
 
 class TargetNetwork(Protocol):
-    """Which network is bootstrapped from, and how it follows the online one."""
+    """How the target network follows the online network."""
 
     separate: bool
-    """Whether it is a network of its own; if not, the online network is bootstrapped from."""
+    """Whether the target network has its own parameters. If not, targets bootstrap from the online network."""
     every: int | None
-    """env_steps between whole copies of the online network; None for no copies."""
+    """The env_steps between copies of the online network; None for no copies."""
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """A target parameter after an update.
+        """Return the new value of a target parameter after an update.
 
-        Called after each update if it returns anything but the tensor `target` itself.
+        A target network that returns the tensor `target` itself is not called during training.
 
         Args:
-            target: Its value before, of one member.
-            online: The online network's parameter, after the update.
+            target: The target parameter of one member, before the update.
+            online: The online parameter of the same member, after the update.
         """
 
 
 @dataclass(frozen=True)
 class NoTarget:
-    """Bootstrap from the online network itself: Q-learning, and the article's DQN."""
+    """No target network: bootstrap from the online network, as in Q-learning and in `experiment=article/dqn`."""
 
     separate = False
     every = None
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """`target`: it is the online network."""
+        """Return `target`, which is the online network itself."""
         return target
 
 
 @dataclass(frozen=True)
 class HardTarget:
-    """A copy of the online network, renewed at intervals (Mnih et al., 2015).
+    """A periodic copy of the online network (Mnih et al., 2015).
 
     Attributes:
-        every: env_steps between copies.
+        every: The env_steps between copies.
     """
 
     every: Annotated[int, Range(1)]
     separate = True
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """`target`: it stays as it is between copies."""
+        """Return `target`, which is constant between copies."""
         return target
 
 
@@ -62,7 +62,7 @@ class PolyakTarget:
     """A moving average of the online network: θ' ← θ' + τ (θ - θ') after each update (Lillicrap et al., 2016).
 
     Attributes:
-        tau: τ.
+        tau: τ, the step size of the moving average.
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("tau",)
@@ -72,5 +72,5 @@ class PolyakTarget:
     every = None
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
-        """θ' + τ (θ - θ')."""
+        """Return θ' + τ (θ - θ')."""
         return target + self.tau * (online - target)

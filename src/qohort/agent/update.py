@@ -1,4 +1,4 @@
-"""The update: gradients, clipping, the optimiser's step and the target network, lifted over the members."""
+"""The update: gradient, clipping, optimiser step and target network, lifted over the members."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qohort.replay.base import Batch
 
 
 class UpdateResult(NamedTuple):
-    """What an update reports of each member."""
+    """The statistics of an update, per member."""
 
     loss: Tensor
     """The mean loss of the batch, `[M]`."""
@@ -32,20 +32,20 @@ class UpdateResult(NamedTuple):
 
 
 class Update:
-    """One gradient step of every member, and one step of the target network after it.
+    """Performs one gradient step of every member, and lets the target network follow.
 
-    `__call__` is the closure of the optimiser's step: one program that works in place on the parameters and on what the
-    optimiser keeps. Of a `MemberOptimizer` it is the whole step; for an optimiser of torch's it leaves the clipped
-    gradients in the parameters' `grad`, which the optimiser's own step then applies.
+    `__call__` is the closure of the optimiser's step. It is one program that updates the parameters and the optimiser
+    state in place. With a `MemberOptimizer`, it is the whole step. With an optimiser of `torch.optim`, it writes the
+    clipped gradients to `grad`, and the optimiser's own step applies them.
 
     Args:
         td_loss: The loss of one member.
-        online: The networks that learn.
-        target: The networks that are bootstrapped from; may be `online`.
-        target_network: How the target follows.
-        optimizer: Holds `online`'s parameters.
-        held: Numbers that each member holds for itself, `[M]`, by their key in the configuration: `max_grad_norm`, and
-            numbers of the bootstrap and of the target network.
+        online: The online networks.
+        target: The target networks; may be `online`.
+        target_network: How the target networks follow the online networks.
+        optimizer: The optimiser of the parameters of `online`.
+        held: The per-member hyperparameters by configuration key, `[M]` each: `max_grad_norm`, and those of the
+            bootstrap and the target network.
         compiler: Compiles the programs.
     """
 
@@ -76,23 +76,23 @@ class Update:
         self._follows = target_network.separate and target_network.follow(probe, torch.ones(1)) is not probe
 
     def __call__(self, batch: Batch) -> UpdateResult:
-        """Update every member from its batch `[M, B, ...]`."""
+        """Update every member on its batch `[M, B, ...]`."""
         result: UpdateResult = self._step({**batch, **self._rule.advance()})
         return result
 
     def follow(self) -> None:
-        """Let the target network follow, after the optimiser's step."""
+        """Let the target network follow the online network. Call it after the optimiser's step."""
         if self._follows:
             self._follow({})
 
     @torch.no_grad()
     def copy_target(self) -> None:
-        """Copy the online network to the target."""
+        """Copy the online network to the target network."""
         for name, target in self._target.items():
             target.copy_(self._online[name])
 
     def _update(self, state: dict[str, Any], batch: Batch) -> UpdateResult:
-        """The lifted update, written to the state in place."""
+        """Update all members and write the results to the state in place."""
         new, result = vmap(self._member_update)(state, batch)
         written = {"online": state["online"], **state["kept"]}
         for key, tensors in new.items():
@@ -101,7 +101,7 @@ class Update:
         return result
 
     def _member_update(self, state: dict[str, Any], batch: Batch) -> tuple[dict[str, Tensors], UpdateResult]:
-        """One member's new parameters, and what its optimiser keeps."""
+        """Return the new parameters and optimiser state of one member."""
         bootstrap = with_numbers(self._td_loss.bootstrap, "bootstrap", state["held"])
         td_loss = replace(self._td_loss, bootstrap=bootstrap)
         differentiated = grad_and_value(td_loss.value if self._rule.follows_value else td_loss, has_aux=True)
@@ -112,13 +112,13 @@ class Update:
         return {"online": parameters, **kept}, result
 
     def _follow_online(self, state: dict[str, Any], _: Any) -> dict[str, Tensor]:
-        """The lifted step of the target network, written to the state in place."""
+        """Update the target networks of all members in place."""
         new = vmap(self._member_follow)(state["held"], state["target"], state["online"])
         for name, tensor in new.items():
             state["target"][name].copy_(tensor)
         return {}
 
     def _member_follow(self, held: Tensors, target: Tensors, online: Tensors) -> Tensors:
-        """One member's target network after an update."""
-        own = with_numbers(self._target_network, "target_network", held)
-        return {name: own.follow(tensor, online[name]) for name, tensor in target.items()}
+        """Return the new target parameters of one member."""
+        target_network = with_numbers(self._target_network, "target_network", held)
+        return {name: target_network.follow(tensor, online[name]) for name, tensor in target.items()}

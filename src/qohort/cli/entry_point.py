@@ -1,7 +1,7 @@
-"""Hydra entry points that tell a mistake in one line on stderr, with exit code 2 and no traceback.
+"""Hydra entry points that report a mistake in one line on stderr, with exit code 2 and no traceback.
 
-What Hydra would say in its own words, or after it has written something, is looked for before it runs: choices of
-groups, and every job of a sweep. What it refuses nevertheless is explained afterwards.
+The options of groups and all jobs of a sweep are checked before Hydra runs, because Hydra would report mistakes in its
+own words or after it has written files. Whatever else Hydra refuses is explained afterwards.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sy
 
 
 def _check_run(config: DictConfig) -> TrainConfig:
-    """Check a training run without a look at its environment."""
+    """Check a training run without making its environment, and return the configuration of its first member."""
     first = check_config(config)[0]
     check_output(first)
     return first
 
 
 def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
-    """Check the training jobs of a sweep before the first one starts, their environments included."""
+    """Check the training jobs of a sweep, including their environments, before the first one starts."""
     from qohort.runs.checking import check_accelerator, check_environment
 
-    # Jobs that differ in other things only are checked once.
+    # Jobs that are equal in these keys are checked once.
     alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}
     for first in alike.values():
         check_accelerator(first)
         check_environment(first)
 
 
-# The files in conf/hydra/launcher have the names of the plugins' own settings, on purpose.
+# The files in conf/hydra/launcher have the names of the plugins' own settings on purpose.
 warnings.filterwarnings("ignore", message="(?s).*is validated against ConfigStore schema.*")
 
 
 CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_run}
-"""What a primary configuration is checked by before its task imports anything slow."""
+"""For a primary configuration, the check that runs before its task imports slow modules."""
 
 
 JOB_CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_jobs}
-"""What the jobs of a sweep are checked by before the first one starts, given what `CHECKS` made of each."""
+"""For a primary configuration, the check of all jobs of a sweep before the first one starts; it gets their `CHECKS`."""
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -73,30 +73,33 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
     Args:
         config_name: The primary configuration, a file in `conf/`.
+
+    Returns:
+        A decorator for the task.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and what it raises is told here
-            warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a search path that is not there
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+            warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a missing search path
             ended: list[Exception] = []
             process, started, sweeping = os.getpid(), False, False
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
-                # Hydra would announce an error of its job in a line of its own: take it past Hydra.
+                # Hydra would add a line of its own to an error of its job, so the error is kept and reported below.
                 nonlocal started
                 try:
                     started = True
-                    if os.getpid() != process:  # a launcher's worker, which may have been started elsewhere
+                    if os.getpid() != process:  # a launcher's worker may have started in another directory
                         os.chdir(HydraConfig.get().runtime.cwd)
                     CHECKS.get(config_name, _nothing)(config)
                     return task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
                     if isinstance(error, Interrupted):
                         _leave_to_slurm()
-                    if os.getpid() != process or sweeping:  # the sweep tells what became of its jobs
+                    if os.getpid() != process or sweeping:  # the sweep reports the errors of its jobs
                         raise
                     ended.append(error)
                     return None
@@ -126,13 +129,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
 
 def _nothing(_: Any, /) -> Any:
-    """No check."""
+    """Check nothing."""
 
 
 def _leave_to_slurm() -> None:
-    """End an interrupted job of submitit's on SLURM without a result, which the sweep would take for its end.
+    """Exit an interrupted SLURM job of submitit without a result, since the sweep would take a result for its end.
 
-    Submitit's own handler queues the job again where its time was up; where SLURM wants the node back, it does.
+    If the job's time was up, submitit's own signal handler requeues it. If the job was preempted, SLURM requeues it.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         try:
@@ -140,18 +143,18 @@ def _leave_to_slurm() -> None:
         except subprocess.CalledProcessError as error:
             if error.returncode > 0:
                 raise
-            # `scontrol requeue` was itself ended by the requeueing, as a process of this job
+            # `scontrol requeue` is a process of this job and was itself killed by the requeue.
         sys.exit(INTERRUPTED)
 
 
 def fail(message: str) -> NoReturn:
-    """End the program with one line."""
+    """Print a message on stderr in one line and exit with code 2."""
     print(f"qohort: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(BAD_INPUT)
 
 
 def _end(error: Exception) -> NoReturn:
-    """End the program with what a task, or a sweep, ended with."""
+    """Report the error of a task or a sweep and exit with its exit code."""
     if isinstance(error, SweepFailed | Interrupted | RunsFailed):
         print(f"qohort: {error}", file=sys.stderr)
         sys.exit(INTERRUPTED if isinstance(error, Interrupted) else FAILED)
@@ -159,13 +162,17 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _read_options() -> Namespace:
-    """Let Hydra's own parser look at the command line first, and tell what it refuses in one line."""
+    """Parse the command line's options with Hydra's parser, with a message of one line for what it refuses.
+
+    Raises:
+        ConfigError: If an option is unknown, or options do not go together.
+    """
     parser = get_args_parser()
 
     def error(message: str) -> NoReturn:
         if re.fullmatch(r"unrecognized arguments:( [^-]\S*=.*)+", message):
             raise ConfigError(f"{message}; write options such as -m before all settings, not between them")
-        words = "settings are given as key=value, and --help lists the options"
+        words = "write settings as key=value; --help lists the options"
         if unknown := re.match(r"unrecognized arguments: (--?([\w./-]+))", message):
             options = [one for one in parser._option_string_actions if one.startswith("--")]
             close = difflib.get_close_matches(unknown[1], options, n=3)
@@ -176,21 +183,26 @@ def _read_options() -> Namespace:
     arguments = parser.parse_args()
     modes = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(arguments, name)]
     if len(modes) > 1:
-        error(f"--{modes[0]} and --{modes[1]} exclude each other")
+        error(f"--{modes[0]} and --{modes[1]} cannot be used together")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         error("--resolve needs --cfg or --help")
     if arguments.experimental_rerun and not Path(arguments.experimental_rerun).exists():
-        error(f"--experimental-rerun {arguments.experimental_rerun}: there is no such file")
+        error(f"--experimental-rerun {arguments.experimental_rerun}: no such file")
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
-        error(f"--config-dir {arguments.config_dir}: there is no such directory")
+        error(f"--config-dir {arguments.config_dir}: no such directory")
     return arguments
 
 
 def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -> None:
-    """Check the command line's overrides before Hydra runs: their choices, and all jobs of a sweep.
+    """Check the command line's overrides before Hydra runs: the options they choose, and all jobs of a sweep.
+
+    Args:
+        arguments: The parsed command line.
+        sources: The files of the configuration.
+        config_name: The primary configuration.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first mistake.
     """
     with parser_of(sources) as parser:
         parse = functools.cache(functools.partial(parse_override, parser))
@@ -200,7 +212,7 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
             compose: Callable[[Sequence[str]], DictConfig] = sources.composer()
         else:
             check_choices(overrides, sources)
-            # With these Hydra writes before the task starts and could check.
+            # With these overrides Hydra writes files before the task can check the configuration.
             writes = any(one.key_or_group in ("hydra.output_subdir", "hydra.run.dir") for one in overrides)
             jobs = [arguments.overrides] if writes and not (arguments.cfg or arguments.info) else []
             compose = sources.compose
@@ -212,5 +224,5 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
             except Exception as error:
                 raise explain(error, job, sources, arguments.multirun) from error
     checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
-    if checked:  # the check of jobs imports torch
+    if checked:  # the check of jobs imports torch, which is slow
         JOB_CHECKS.get(config_name, _nothing)(checked)

@@ -1,4 +1,4 @@
-"""TODO cli.jobs."""
+"""Expands the overrides of a sweep into the overrides of its jobs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from qohort.config.errors import ConfigError
 
 
 def jobs_of(texts: Sequence[str], parse: Callable[[str], Override], search: Sequence[str]) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep, but those that differ only in their seed as one.
+    """Yield the overrides of each job of a sweep. Jobs that differ only in their seed are yielded as one.
 
     Args:
         texts: The overrides of the command line.
-        parse: Reads one.
-        search: An override that tells where else configurations are.
+        parse: Parses one override.
+        search: The override that adds a directory to Hydra's search path, if there is one.
+
+    Raises:
+        ConfigError: If an ablation or a sweep cannot be read.
     """
     from qohort.experiments.ablation import ablations_in, cells
 
@@ -30,18 +33,18 @@ def jobs_of(texts: Sequence[str], parse: Callable[[str], Override], search: Sequ
 
 
 def _values(override: Override) -> list[str]:
-    """An override with each value that it sweeps over."""
+    """Return one override for each value that an override sweeps over."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [str(override.input_line)]
-    if not override.is_discrete_sweep():  # an interval, for a sweeper that can draw from it: its ends
+    if not override.is_discrete_sweep():  # an interval, for a sweeper that can sample from it: its two bounds
         interval: Any = override.value()
         return [f"{key}={interval.start}", f"{key}={interval.end}"]
     try:
         values = list(override.sweep_string_iterator())
     except (HydraException, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{override.input_line} is no sweep: give plain values, as {key}=A,B, or one range, choice or glob"
+            f"{override.input_line} is not a sweep: give plain values, as {key}=A,B, or one range, choice or glob"
         ) from error
     if not values:
         raise ConfigError(f"{override.input_line} has no values to sweep over")

@@ -1,7 +1,7 @@
-"""PyTorch's compiler, behind one door: the only file that touches interfaces of PyTorch's that it calls private.
+"""Compiles programs with PyTorch. This is the only file that uses private interfaces of PyTorch.
 
-Imported when the first program is compiled. Whatever raises here is `Compiler.build`'s to deal with: the program then
-runs in another mode, and a line says so.
+It is imported when the first program is compiled. If anything here raises, `Compiler.build` prints a line and runs the
+program in another mode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from qohort.cohort.stacking import unrolling
 
 CACHE_BYTES = 1 << 20
-"""Bytes of state that a program works on at once: half of a usual core's second-level cache."""
+"""The bytes of state that a program processes at once: half of a typical L2 cache."""
 
 Flat = Callable[..., Any]
 """A function from tensors to a sequence of tensors."""
@@ -41,20 +41,23 @@ def build(
     Args:
         mode: `inductor` or `fx`.
         function: See `qohort.cohort.program.Program`.
-        state: The tensors that it works on, held from now on.
-        inputs: Of the shapes, dtypes and keys that all later inputs have.
+        state: The state tensors. The compiled function keeps references to them.
+        inputs: Example inputs. All later inputs must have the same shapes, dtypes and keys.
         in_parts: See `qohort.cohort.program.Program`.
 
     Returns:
-        A function of inputs.
+        The compiled function of the inputs.
+
+    Raises:
+        Exception: Anything that PyTorch's compiler raises.
     """
     leaves, spec = tree_flatten((state, inputs))
-    # A tensor that stands twice in the state (an online network that is its own target) is passed once.
-    place: dict[Any, int] = {}
+    # A tensor that occurs twice in the state, such as an online network without a target network, is passed once.
+    positions: dict[Any, int] = {}
     state_size = len(leaves) - len(tree_leaves(inputs))
-    keys = [(one.data_ptr(), one.shape) if i < state_size else i for i, one in enumerate(leaves)]
-    position = [place.setdefault(key, len(place)) for key in keys]
-    distinct = [leaves[position.index(index)] for index in range(len(place))]
+    keys = [(leaf.data_ptr(), leaf.shape) if i < state_size else i for i, leaf in enumerate(leaves)]
+    position = [positions.setdefault(key, len(positions)) for key in keys]
+    distinct = [leaves[position.index(index)] for index in range(len(positions))]
     held = distinct[: len({*position[:state_size]})]
     result_spec: TreeSpec | None = None
 
@@ -73,25 +76,25 @@ def build(
         program = make_fx(flat, tracing_mode="fake")(*distinct)
     assert result_spec is not None
     final_spec: TreeSpec = result_spec
-    kinds = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
-    one_result = final_spec.is_leaf()
+    expected = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
+    single_result = final_spec.is_leaf()
 
     def run(inputs: Any) -> Any:
-        given = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
-        found = [(one.shape, one.dtype) for one in given]
-        if found != kinds:  # compiled code would read past their ends
-            raise ValueError(f"inputs must keep their shapes and dtypes {kinds}, got {found}")
-        results = program(*held, *[one.contiguous() for one in given])
-        return results[0] if one_result else tree_unflatten(results, final_spec)
+        tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+        found = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        if found != expected:  # compiled code would read beyond the end of the tensors
+            raise ValueError(f"inputs must keep their shapes and dtypes {expected}, got {found}")
+        results = program(*held, *[tensor.contiguous() for tensor in tensors])
+        return results[0] if single_result else tree_unflatten(results, final_spec)
 
     return run
 
 
 def _compile(function: Flat, tensors: Sequence[Tensor]) -> Flat:
-    """Compile a function of tensors by inductor, for any size of their first axis, the members'.
+    """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
-    Compiled for one size, a cohort of one would be a program of its own: without a loop over members inductor
-    orders its sums otherwise. Compiled for any size, it is the same program for every M, so the bits are the same.
+    If it were compiled for a fixed size, a cohort of one would get a different program: without a loop over members,
+    inductor orders sums differently. Compiled for any size, the program and therefore the bits are the same for all M.
 
     Raises:
         ValueError: If an operation can only be compiled for one number of members.
@@ -100,7 +103,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor]) -> Flat:
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     stand_ins: list[Any] = []
     for tensor in tensors:
-        # 7 stands for any size but 0 and 1; a static size that happens to be 7 is told apart.
+        # 7 represents any size except 0 and 1. A static axis of size 7 is not confused with it.
         sample = torch.empty((7, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
         sizes = [DimDynamic.DUCK, *[DimDynamic.STATIC] * (tensor.dim() - 1)]
         context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
@@ -110,33 +113,36 @@ def _compile(function: Flat, tensors: Sequence[Tensor]) -> Flat:
         unrolled = make_fx(functionalize(function), decomposition_table=select_decomp_table())(*stand_ins)
     if shapes.replacements:
         raise ValueError("the network or loss has an operation that fixes the number of members")
-    with inductor_config.patch(size_asserts=False):  # `build` checks the inputs
+    with inductor_config.patch(size_asserts=False):  # `build` checks the inputs itself
         compiled: Any = compile_fx_inner(unrolled, stand_ins)
     call = compiled.current_callable
     return lambda *tensors: call(list(tensors))
 
 
 def _in_parts(program: Flat, state: Sequence[Tensor]) -> Flat:
-    """A compiled program that goes over the members in equal parts of at most `CACHE_BYTES` of state."""
+    """Run a compiled program on equal parts of the members, with at most `CACHE_BYTES` of state each."""
     members = len(state[0])
-    size = sum(one.nbytes for one in state)
+    size = sum(tensor.nbytes for tensor in state)
     if state[0].device.type != "cpu" or size <= CACHE_BYTES:
         return program
     count = min(members, -(-size // CACHE_BYTES))
     cuts = [members * part // count for part in range(count + 1)]
     parts = [slice(first, last) for first, last in itertools.pairwise(cuts)]
-    held = [[one[part] for one in state] for part in parts]
+    states = [[tensor[part] for tensor in state] for part in parts]
 
     def run(*tensors: Tensor) -> list[Tensor]:
         inputs = tensors[len(state) :]
-        results = [program(*own, *[one[part] for one in inputs]) for part, own in zip(parts, held, strict=True)]
+        results = [
+            program(*part_state, *[tensor[part] for tensor in inputs])
+            for part, part_state in zip(parts, states, strict=True)
+        ]
         return [torch.cat(pieces) for pieces in zip(*results, strict=True)]
 
     return run
 
 
 def has_cpp_compiler() -> bool:
-    """Whether inductor finds a C++ compiler for the CPU."""
+    """Return whether inductor finds a C++ compiler for the CPU."""
     try:
         return shutil.which(cpp_builder.get_cpp_compiler()) is not None
     except (exc.InvalidCxxCompiler, RuntimeError):

@@ -1,7 +1,7 @@
-"""Held numbers: what each member of a cohort may have of its own besides its seed, as arrays `[M]`.
+"""Hyperparameters that differ between the members of a cohort, as arrays `[M]`.
 
-A component declares them: `foldable = ("tau",)` says that its number `tau` may differ between members.
-`qohort.config.folding` reads this from classes, so one of yours is read like ours.
+A component declares them: `foldable = ("tau",)` in its class means that `tau` may differ between members.
+`qohort.config.folding` reads this attribute, also from your own classes.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ T = TypeVar("T")
 
 
 def per_member(values: Sequence[float], device: torch.device | str = "cpu") -> Tensor:
-    """One float32 number a member: `[M]`."""
+    """Return a float32 tensor `[M]` with one number per member."""
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def across_members(objects: Sequence[T]) -> T:
-    """One object whose numbers are the members' own, `[M]`, from each member's object.
+    """Merge the members' objects into one object whose hyperparameters are arrays `[M]`.
 
-    Numbers become arrays even where all are equal: an array's power may differ from a number's in the last bit.
+    Numbers become arrays even if they are all equal, because the power of an array may differ from the power of a
+    number in the last bit.
 
     Args:
-        objects: Schedules, or what holds schedules, of one class; only their numbers differ. Of a dataclass every
-            number becomes an array, of another class those that it declares as `foldable`.
+        objects: One object per member, of the same class: schedules, or objects that contain schedules. Every number
+            of a dataclass becomes an array. In other classes, only the numbers declared as `foldable` do.
     """
     first = objects[0]
     merged = copy.copy(first)
     declared = getattr(first, "foldable", ())
     for name, value in vars(first).items():
-        values = [getattr(one, name) for one in objects]
+        values = [getattr(member_object, name) for member_object in objects]
         if is_dataclass(value) or hasattr(value, "foldable"):
             object.__setattr__(merged, name, across_members(values))
         elif isinstance(value, int | float) and (is_dataclass(first) or name in declared):
@@ -45,16 +46,16 @@ def across_members(objects: Sequence[T]) -> T:
 
 
 def with_numbers(component: T, group: str, held: Mapping[str, Tensor]) -> T:
-    """A copy of a component, some of whose numbers are a member's own.
+    """Return a copy of a component with the hyperparameters of one member.
 
     Args:
         component: The component.
-        group: Its group in the configuration, as in `bootstrap`.
-        held: One member's numbers by their key in the configuration; those of other groups are passed over.
+        group: The group of the component in the configuration, for example `bootstrap`.
+        held: The hyperparameters of one member by configuration key. Keys of other groups are ignored.
     """
-    own = copy.copy(component)
+    member_component = copy.copy(component)
     for key, value in held.items():
-        place, _, name = key.rpartition(".")
-        if place == group:
-            object.__setattr__(own, name, value)
-    return own
+        key_group, _, name = key.rpartition(".")
+        if key_group == group:
+            object.__setattr__(member_component, name, value)
+    return member_component

@@ -1,7 +1,7 @@
-"""The random numbers that networks and heads ask for: noisy layers' noise, implicit quantiles' fractions.
+"""The random numbers for networks and heads: the noise of noisy layers, and the fractions of implicit quantiles.
 
-Every member draws them from its own `noise` stream, one set for each use of a network, so that its numbers do not
-depend on its neighbours.
+Each member has its own `noise` stream, with a separate sequence for each use of a network. Its numbers do not depend on
+the other members.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch import Tensor
 from qohort.cohort.streams import NormalStream, UniformStream
 
 USES = ("online", "target", "policy", "acting")
-"""What a network is used for. Their order is part of every published number: append, never insert."""
+"""The uses of a network. Their order determines the random numbers, so new uses must be appended."""
 
 
 NUMBERS_AHEAD = 16_384
-"""About how many numbers of a stream are drawn at once."""
+"""The approximate number of values that a stream draws at once."""
 
 
 class Noise:
-    """Random numbers for each use of a cohort's networks.
+    """Draws the random numbers for each use of a cohort's networks.
 
     Args:
         seeds: The members' seeds.
-        normals: Standard normal numbers that one use of a network needs.
-        fractions: Fractions of each sample for each use; None for none. Those of `acting` are those of `policy`.
-        uses: The uses that an update makes of its networks.
-        batch_size: Samples of an update, B.
-        num_envs: Environments of a member, E.
-        device: Where the networks are.
+        normals: The number of standard normal values per use of a network.
+        fractions: The number of fractions per sample, by use; None for no fractions. Acting uses as many as `policy`.
+        uses: The uses of a network during an update.
+        batch_size: The number of samples per member in an update, B.
+        num_envs: Environments per member, E.
+        device: The device of the networks.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Noise:
                 streams["fractions"] = UniformStream(seeds, "noise", shape, ahead, (path, 1))
 
     def for_update(self) -> dict[str, Tensor]:
-        """The numbers of one update, as a batch has them: `normal_<use> [M, normals]`, `fractions_<use> [M, B, N]`."""
+        """Return the random numbers for one update: `normal_<use> [M, normals]` and `fractions_<use> [M, B, N]`."""
         return {
             f"{kind}_{use}": self._tensor(stream)
             for use, streams in self._streams.items()
@@ -69,14 +69,14 @@ class Noise:
         }
 
     def for_acting(self) -> dict[str, Tensor]:
-        """The numbers of one step of the environments: `normal [M, normals]`, `fractions [M, E, K]`."""
+        """Return the random numbers for one step of acting: `normal [M, normals]` and `fractions [M, E, K]`."""
         return {kind: self._tensor(stream) for kind, stream in self._streams["acting"].items()}
 
     def _tensor(self, stream: UniformStream) -> Tensor:
         return torch.from_numpy(stream.next()).to(self._device, torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far each stream was drawn from."""
+        """Return the state of each stream."""
         return {
             f"{kind}_{use}": stream.state_dict()
             for use, streams in self._streams.items()
@@ -84,7 +84,7 @@ class Noise:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         for use, streams in self._streams.items():
             for kind, stream in streams.items():
                 stream.load_state_dict(state[f"{kind}_{use}"])

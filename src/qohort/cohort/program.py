@@ -1,16 +1,16 @@
-"""Programs: functions of tensors, lifted over members, compiled once and then called at every step.
+"""Programs: functions of tensors, lifted over members, that are compiled once and then called at every step.
 
-A call of a lifted function in Python costs ten times its arithmetic at the sizes of a Q-network. So a program traces
-its function once, for the shapes of the first call, and then runs what was traced:
+For networks of this size, calling a lifted function in Python costs ten times as much as its arithmetic. A program
+therefore traces its function once, for the shapes of the first call. The modes are:
 
-    inductor   compiled to C++ (a GPU: Triton), the same program for any number of members
+    inductor   compiled to C++ (Triton on a GPU), the same program for any number of members
     fx         traced to a graph of plain tensor operations, which PyTorch runs one by one
-    none       not traced: the function is called as it is written
+    none       not traced; the Python function is called directly
 
-What one mode cannot do is done by the next one, and said. `torch.compile` is not used: the guards that it checks at
-each call cost more than the call.
+If a mode cannot compile a program, the program runs in the next mode, and a line on stderr says so. `torch.compile` is
+not used, because checking its guards costs more than the call itself.
 
-What is computed for a member, and in which order, does not depend on M.
+The operations for a member, and their order, do not depend on M.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.func import vmap
 from qohort.cohort.stacking import CohortNetwork
 
 COMPILE_MODES = ("inductor", "fx", "none")
-"""What `compile` may be, the fastest first."""
+"""The values of the key `compile`, fastest first."""
 
 Run = Callable[[Any], Any]
 
 
 class Compiler:
-    """Makes the programs of a run.
+    """Builds the programs of a run.
 
     Args:
         mode: One of `COMPILE_MODES`.
@@ -41,18 +41,26 @@ class Compiler:
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.fallbacks: dict[str, str] = {}
-        """The mode of each program that could not be compiled as asked, by the program's name."""
+        """The mode of each program that could not be compiled in the requested mode, by program name."""
 
     def program(self, name: str, function: Callable[[Any, Any], Any], state: Any, in_parts: bool = False) -> Program:
-        """A program; see `Program`."""
+        """Create a program; see `Program` for the arguments."""
         return Program(self, name, function, state, in_parts)
 
     def without_compiling(self) -> Compiler:
-        """A compiler whose programs are called as they are written, for what runs once."""
+        """Return a compiler with mode `none`, for programs that are not worth compiling."""
         return Compiler("none")
 
     def build(self, program: Program, inputs: Any) -> Run:
-        """What runs a program, in the mode asked for or the first one after it that can."""
+        """Compile a program in the requested mode, or in the first mode after it that succeeds.
+
+        Args:
+            program: The program.
+            inputs: Example inputs.
+
+        Returns:
+            The compiled function of the inputs.
+        """
         modes = COMPILE_MODES[COMPILE_MODES.index(self.mode) :]
         for mode, following in zip(modes, (*modes[1:], ""), strict=True):
             if mode == "none":
@@ -72,15 +80,15 @@ class Compiler:
 
 
 class Program:
-    """A function of a state and inputs, compiled at its first call.
+    """A function of a state and inputs that is compiled at the first call.
 
     Args:
-        compiler: Compiles it.
-        name: What it computes, for messages and the manifest, as in "the update".
-        function: Takes the state and the inputs, returns tensors in any nesting; may write to the state in place.
+        compiler: The compiler.
+        name: What the program computes, for messages and the manifest, for example "the update".
+        function: Takes the state and the inputs, and returns tensors in any nesting. May write to the state in place.
         state: Tensors in any nesting, the same ones at each call.
-        in_parts: Whether a compiled program may go over the members in parts, as many at once as have their state in
-            the CPU's cache: for a function that works through all of its state. The bits are the same.
+        in_parts: Whether to process the members in parts whose state fits in the CPU's cache. This is faster for a
+            function that reads or writes all of its state. It does not change any bits.
     """
 
     def __init__(
@@ -91,10 +99,10 @@ class Program:
         self._run: Run | None = None
 
     def __call__(self, inputs: Any) -> Any:
-        """The function's result; it takes no part in autograd.
+        """Return the result of the function, without tracking gradients.
 
         Args:
-            inputs: A tensor, or a mapping of tensors; shapes, dtypes and keys are those of the first call.
+            inputs: A tensor or a mapping of tensors, with the shapes, dtypes and keys of the first call.
         """
         if self._run is None:
             with torch.no_grad():
@@ -103,17 +111,19 @@ class Program:
 
 
 Inputs = Mapping[str, Tensor]
-"""`observation`, and where there are such `normal` and `fractions`, the random numbers of one use of a network."""
+"""`observation`, and optionally `normal` and `fractions`, the random numbers for one use of a network."""
 
 
 class Lifted:
-    """A member's function of its parameters and inputs, lifted: a program for each shape and dtype of observations.
+    """A function of one member's parameters and inputs, lifted over members.
+
+    It has one program for each shape and dtype of observations.
 
     Args:
         compiler: Compiles the programs.
         name: What the function computes, for messages.
-        function: Takes one member's parameters and inputs, `[B, ...]` each.
-        network: Holds the parameters.
+        function: Takes the parameters and the inputs `[B, ...]` of one member.
+        network: The networks whose parameters are used.
     """
 
     def __init__(
@@ -129,22 +139,22 @@ class Lifted:
         self._programs: dict[tuple[torch.Size, torch.dtype], Program] = {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """The function of inputs `[M, B, ...]`."""
+        """Apply the function to inputs `[M, B, ...]`."""
         observation = inputs["observation"]
-        kind = (observation.shape, observation.dtype)
-        program = self._programs.get(kind)
+        key = (observation.shape, observation.dtype)
+        program = self._programs.get(key)
         if program is None:
-            program = self._programs[kind] = self._compiler.program(self._name, self._lifted, self._parameters)
+            program = self._programs[key] = self._compiler.program(self._name, self._lifted, self._parameters)
         output: Tensor = program(inputs)
         return output
 
 
 def usable_mode(mode: str) -> str:
-    """`mode`, or `fx` in place of `inductor` where there is no C++ compiler, which is said in a line."""
+    """Return `mode`, or `fx` instead of `inductor` if no C++ compiler is found. In this case, print a line."""
     if mode == "inductor":
         from qohort.cohort.compiler import has_cpp_compiler
 
         if not has_cpp_compiler():
-            print("compile=inductor needs a C++ compiler and none was found: going on with compile=fx", file=sys.stderr)
+            print("compile=inductor needs a C++ compiler and none was found: using compile=fx", file=sys.stderr)
             return "fx"
     return mode

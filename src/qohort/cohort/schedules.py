@@ -1,4 +1,4 @@
-"""Progress of a cohort, and what depends on it: schedules of numbers, and what is due every N env_steps."""
+"""The progress of a cohort, and what depends on it: schedules, and events that are due every N env_steps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Unit = Literal["env_steps", "gradient_steps", "episodes"]
 
 @dataclass
 class Progress:
-    """How far a cohort has come.
+    """The progress of a cohort.
 
     Attributes:
         budget: The env_steps that a member may take.
-        episodes: Finished episodes of each member, `[M]`.
-        env_steps: Environment steps taken by each member.
-        gradient_steps: Updates of each member.
+        episodes: The number of finished episodes of each member, `[M]`.
+        env_steps: The env_steps taken by each member.
+        gradient_steps: The number of updates of each member.
     """
 
     budget: int
@@ -33,24 +33,24 @@ class Progress:
     gradient_steps: int = 0
 
     def count(self, unit: Unit) -> Floats | float:
-        """How many `unit` each member has behind it: `[M]`, or one number where all have as many."""
+        """Return the count of `unit` so far: per member `[M]` for episodes, else one number for all members."""
         if unit == "episodes":
             return self.episodes.astype(np.float64)
         return float(getattr(self, unit))
 
     def state_dict(self) -> dict[str, Any]:
-        """The three counters."""
+        """Return the three counters."""
         episodes = torch.from_numpy(self.episodes.copy())
         return {"env_steps": self.env_steps, "gradient_steps": self.gradient_steps, "episodes": episodes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         self.env_steps, self.gradient_steps = int(state["env_steps"]), int(state["gradient_steps"])
         self.episodes[:] = state["episodes"].numpy()
 
 
 class Intervals:
-    """What is due every N env_steps.
+    """Tracks events that are due every N env_steps.
 
     Args:
         progress: The cohort's progress.
@@ -59,10 +59,15 @@ class Intervals:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self.last: dict[str, int] = {}
-        """The env_steps at which each thing was last due."""
+        """The env_steps at which each event was last due."""
 
     def due(self, what: str, every: int | None) -> bool:
-        """Whether a multiple of `every` env_steps was reached since this was last true; never where it is None."""
+        """Return whether a multiple of `every` env_steps was reached since the event was last due.
+
+        Args:
+            what: The name of the event.
+            every: The env_steps between events; None for never.
+        """
         now = self._progress.env_steps
         if every is None or now // every == self.last.get(what, 0) // every:
             return False
@@ -70,24 +75,27 @@ class Intervals:
         return True
 
     def state_dict(self) -> dict[str, int]:
-        """The env_steps at which each thing was last due."""
+        """Return the env_steps at which each event was last due."""
         return dict(self.last)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         self.last = dict(state)
 
 
 class Schedule(Protocol):
-    """A number that changes with progress: one of each member, made by `qohort.cohort.held.across_members`."""
+    """A number per member that changes with progress.
+
+    `qohort.cohort.held.across_members` merges the schedules of the members into one.
+    """
 
     def __call__(self, progress: Progress) -> Floats:
-        """The value of each member: `[M]`."""
+        """Return the value of each member, `[M]`."""
 
 
 @dataclass(frozen=True)
 class ConstantSchedule:
-    """The same value throughout.
+    """A constant value.
 
     Attributes:
         value: The value.
@@ -98,20 +106,20 @@ class ConstantSchedule:
     value: Annotated[float, Range(0)]
 
     def __call__(self, progress: Progress) -> Floats:
-        """The value of each member: `[M]`."""
+        """Return the value of each member, `[M]`."""
         return np.full(progress.episodes.shape, self.value)
 
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """From `start` to `end` in a straight line, then `end`.
+    """Interpolates linearly from `start` to `end`, and stays at `end`.
 
     Attributes:
-        start: The value at first.
-        end: The value at the end.
-        fraction: The part of the budget that the way takes; or
-        duration: the count of `per` that it takes. Just one of the two is given.
-        per: What `duration` counts.
+        start: The initial value.
+        end: The final value.
+        fraction: The fraction of the budget until `end` is reached. Set either this or `duration`.
+        duration: The number of `per` until `end` is reached.
+        per: The unit of `duration`: env_steps, gradient_steps or episodes.
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("start", "end")
@@ -126,25 +134,25 @@ class LinearSchedule:
         if (self.fraction is None) == (self.duration is None):
             raise ValueError("give either fraction (of the budget) or duration (a count), and set the other to null")
         if self.fraction is not None and self.per != "env_steps":
-            raise ValueError(f"fraction counts env_steps: with per={self.per} give duration instead")
+            raise ValueError(f"fraction counts the budget's env_steps: with per={self.per}, give duration instead")
 
     def __call__(self, progress: Progress) -> Floats:
-        """The value of each member: `[M]`."""
+        """Return the value of each member, `[M]`."""
         duration = self.duration if self.fraction is None else progress.budget * self.fraction
         assert duration is not None
-        done: Floats = np.minimum(progress.count(self.per) / duration, 1.0)
-        return self.start + (self.end - self.start) * done
+        elapsed: Floats = np.minimum(progress.count(self.per) / duration, 1.0)
+        return self.start + (self.end - self.start) * elapsed
 
 
 @dataclass(frozen=True)
 class MultiplicativeSchedule:
-    """Multiplied by `decay` at every `per`, never below `end`: max(end, start · decayⁿ).
+    """Decays exponentially to a minimum: max(end, start · decayⁿ), where n is the count of `per`.
 
     Attributes:
-        start: The value at first.
-        end: The least value.
-        decay: The factor.
-        per: What is counted: env_steps, gradient_steps or episodes.
+        start: The initial value.
+        end: The minimum value.
+        decay: The factor per count.
+        per: The unit of n: env_steps, gradient_steps or episodes.
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("start", "end", "decay")
@@ -155,5 +163,5 @@ class MultiplicativeSchedule:
     per: Unit = "gradient_steps"
 
     def __call__(self, progress: Progress) -> Floats:
-        """The value of each member: `[M]`."""
+        """Return the value of each member, `[M]`."""
         return np.maximum(self.end, self.start * self.decay ** progress.count(self.per))

@@ -1,4 +1,4 @@
-"""State: what changes while training, of parts and as a whole, split into members' states and merged back."""
+"""The training state: collecting it from the parts of a run, splitting it by member and merging it again."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from torch import Tensor
 
 
 class Stateful(Protocol):
-    """Something that changes while training."""
+    """An object that changes during training."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, in tensors and plain containers."""
+        """Return everything that changes, as tensors and plain containers."""
 
     def load_state_dict(self, state: Any) -> Any:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned, so that training continues exactly from there."""
 
 
 def state_of(parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """The state of each part, by name."""
+    """Return the state of each part by name."""
     return {name: part.state_dict() for name, part in parts.items()}
 
 
 def load_state(parts: Mapping[str, Stateful], state: Mapping[str, Any]) -> None:
-    """Put back what `state_of` took."""
+    """Restore the state that `state_of` returned."""
     for name, part in parts.items():
         part.load_state_dict(state[name])
 
 
 def split_state(state: Any, m: int) -> Any:
-    """Member m's part of a cohort's state, as a cohort of one has it.
+    """Return the state of member m as the state of a cohort of one.
 
-    In a state, tensors with a dimension have a leading member axis, and so has the list under a key
-    `members`; mappings, other lists and tuples are walked through; anything else (counters, text,
-    0-dimensional tensors) is shared by all members.
+    Tensors with at least one dimension, and lists under a key `members`, have a leading member axis. Mappings, other
+    lists and tuples are traversed. Everything else (counters, strings, 0-dimensional tensors) is shared by all members.
+
+    Args:
+        state: The state of a cohort.
+        m: The index of the member.
     """
     if isinstance(state, Tensor) and state.dim() > 0:
         return state[m : m + 1].clone()
@@ -50,10 +53,13 @@ def split_state(state: Any, m: int) -> Any:
 
 
 def merge_states(states: Sequence[Any]) -> Any:
-    """A cohort's state from its members' states: the inverse of `split_state`.
+    """Merge the states of members into the state of their cohort. The inverse of `split_state`.
+
+    Args:
+        states: The state of each member, as a cohort of one.
 
     Raises:
-        ValueError: If what members share differs, for example their number of steps.
+        ValueError: If a value that all members share differs, for example the number of env_steps.
     """
     first = states[0]
     if isinstance(first, Tensor) and first.dim() > 0:

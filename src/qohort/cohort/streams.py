@@ -1,4 +1,4 @@
-"""TODO cohort.streams."""
+"""Random streams: independent, named sources of random numbers for each member."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 STREAMS = ("network", "environments", "exploration", "replay", "noise", "evaluation")
-"""The random streams of a member. Their order is part of every published number: append, never insert."""
+"""The random streams of a member. Their order determines the random numbers, so new streams must be appended."""
 
 
 def member_seed(seed: int, stream: str, *path: int) -> int:
-    """A 64-bit seed for one use of one stream of one member.
+    """Return a seed for one use of one stream of one member.
 
     Args:
         seed: The member's seed.
         stream: One of `STREAMS`.
-        path: What tells the uses of a stream apart, for example (environment index, episode number).
+        path: Distinguishes the uses of a stream, for example (environment index, episode number).
 
     Returns:
-        An integer in [0, 2^63) that depends on the arguments only.
+        An integer in [0, 2^63) that depends only on the arguments.
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream), *path))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class UniformStream:
-    """Numbers uniform in [0, 1) for every member, each from the member's own generator.
+    """Draws numbers uniform in [0, 1) for every member, from the member's own generator.
 
-    Numbers are drawn a block ahead, since a call to each of M generators at every step would cost more than
-    the step. A member's numbers depend on its seed and on how many were taken, not on M.
+    Numbers are drawn in blocks, because calling M generators at every step would cost more than the step itself. The
+    numbers of a member depend on its seed and on the number of draws, not on M.
 
     Args:
         seeds: The members' seeds.
         stream: One of `STREAMS`.
         shape: The shape of one draw of one member.
-        block: The number of draws made at once.
-        path: What tells the uses of a stream apart.
+        block: The number of draws per block.
+        path: Distinguishes the uses of a stream.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class UniformStream:
         self._refill()
 
     def next(self) -> NDArray[np.float64]:
-        """The next draw: `[M, *shape]`."""
+        """Return the next draw, `[M, *shape]`."""
         if self._cursor == self._block.shape[1]:
             self._refill()
         draw: NDArray[np.float64] = self._block[:, self._cursor]
@@ -71,12 +71,12 @@ class UniformStream:
         generator.random(out=out)
 
     def state_dict(self) -> dict[str, Any]:
-        """The generators as they were before the current block, and how much of the block was taken."""
+        """Return the state of the generators before the current block, and the position in the block."""
         states = [state["state"] for state in self._before]
         return {"members": [[str(state["state"]), str(state["inc"])] for state in states], "cursor": self._cursor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         for generator, (value, increment) in zip(self._generators, state["members"], strict=True):
             generator.bit_generator.state = {
                 "bit_generator": "PCG64",
@@ -89,7 +89,7 @@ class UniformStream:
 
 
 class NormalStream(UniformStream):
-    """Standard normal numbers, else as `UniformStream`."""
+    """Draws standard normal numbers. Otherwise equal to `UniformStream`."""
 
     def _fill(self, generator: np.random.Generator, out: NDArray[np.float64]) -> None:
         generator.standard_normal(out=out)

@@ -1,4 +1,4 @@
-"""TODO config.annotations."""
+"""What a type annotation can say about a configuration key besides its type: bounds, length, role."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 Node = Mapping[str, Any]
-"""A group of keys with a `_target_`."""
+"""A group of keys with a `_target_`: the configuration of a component."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Range:
     """Bounds of a number.
 
     Attributes:
-        low: The least value, None for none.
-        high: The greatest value, None for none.
+        low: Lower bound; None for no bound.
+        high: Upper bound; None for no bound.
         above: Whether `low` itself is excluded.
         below: Whether `high` itself is excluded.
     """
@@ -28,7 +28,7 @@ class Range:
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        """Whether a finite number lies within the bounds."""
+        """Return whether a number is finite and within the bounds."""
         if not math.isfinite(value):
             return False
         if self.low is not None and (value <= self.low if self.above else value < self.low):
@@ -36,7 +36,7 @@ class Range:
         return self.high is None or (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
-        """The bounds in words."""
+        """Return the bounds in words, as `above 0 and at most 1`."""
         low = "" if self.low is None else f"above {self.low:g}" if self.above else f"at least {self.low:g}"
         high = "" if self.high is None else f"below {self.high:g}" if self.below else f"at most {self.high:g}"
         return " and ".join(filter(None, (low, high))) or "finite"
@@ -44,18 +44,18 @@ class Range:
 
 @dataclass(frozen=True)
 class Sized:
-    """The least number of elements of a list."""
+    """Minimum number of elements of a list."""
 
     low: int
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a component must be, and what it is given.
+    """The type that a component must have and the arguments that the program passes to it.
 
     Attributes:
-        kind: The class or protocol of what its `_target_` makes.
-        given: The parameters that the program fills in, besides the node's keys.
+        kind: Import path of the class or protocol that the object made by `_target_` must have.
+        given: Names of the parameters that the program passes, besides the node's keys.
     """
 
     kind: str

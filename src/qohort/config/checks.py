@@ -1,8 +1,8 @@
 """Checks of a configuration against annotations: types, bounds, and the signatures of components.
 
-A component (network, replay, exploration, ...) is a node with a `_target_`: its keys are checked against the
-signature of that target, so a class of yours is checked like ours, and every key exists once. Bounds stand beside
-the type, as in `Annotated[int, Range(1)]`, and so does what a component must be: `Annotated[Node, Role(...)]`.
+A component (network, replay, exploration, ...) is a node with a `_target_`. Its keys are checked against the signature
+of that target, so a user's class is checked like Qohort's own and no key is listed twice. Bounds are annotated beside
+the type, as in `Annotated[int, Range(1)]`. So is the role of a component: `Annotated[Node, Role(...)]`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,29 @@ Schema = TypeVar("Schema")
 
 
 HYDRA_KEYS = ("_target_", "_convert_", "_recursive_")
-"""What a component's node may hold besides its target's parameters."""
+"""Keys that a component's node may have besides its target's parameters."""
 
 
 def build_config(schema: type[Schema], config: DictConfig | Mapping[str, Any]) -> Schema:
-    """A dataclass from a configuration, each key checked against its annotation.
+    """Build a dataclass from a configuration and check each key against its annotation.
+
+    Args:
+        schema: The dataclass.
+        config: The configuration.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first invalid key.
     """
     built: Schema = _build(schema, resolve(config) if isinstance(config, DictConfig) else config, "")
     return built
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers, with every reference replaced by what it refers to."""
+    """Return the configuration as plain containers, with all interpolations resolved.
+
+    Raises:
+        ConfigError: If a key has no value or an interpolation cannot be resolved.
+    """
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
@@ -53,12 +61,12 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         key = named = str(error.full_key)
         raw: Any = OmegaConf.to_container(config, resolve=False)
-        with contextlib.suppress(LookupError, TypeError, ValueError):  # of a key that has itself a dot in it
+        with contextlib.suppress(LookupError, TypeError, ValueError):  # raised for a key that contains a dot itself
             for part in key.replace("[", ".").replace("]", "").split("."):
                 raw = raw[int(part)] if isinstance(raw, list) else raw[part]
             named = f"{key}={raw}"
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{named} refers to what is not there ({reason}): give it a value") from error
+        raise ConfigError(f"{named} cannot be resolved ({reason}): give it a value") from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
 
@@ -68,14 +76,14 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
 
     Args:
         node: The node.
-        path: Where it stands, for messages.
-        role: What it must be; None for anything.
+        path: Its key in the configuration, for messages.
+        role: The role that the component must have; None for any.
 
     Returns:
-        The node, its values as the signature asks, and the defaults of what it leaves out.
+        The node with its values converted to the annotated types and its omitted keys set to their defaults.
 
     Raises:
-        ConfigError: If the target does not exist or is of another kind, or a key is unknown, missing, of a wrong
+        ConfigError: If the target does not exist or has the wrong type, or if a key is unknown, missing, of the wrong
             type or out of range.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
@@ -87,23 +95,23 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
     try:
         parameters = inspect.signature(target).parameters
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name} does not say what it takes: use a class or function with a signature") from error
+        raise ConfigError(f"{name} has no signature: use a class or function that has one") from error
     given = role.given if role else ()
     _check_given(parameters, given, name)
     checked = _check_parameters(node, target, parameters, given, path)
     if not given:
-        made = _make(checked, path, node)
+        made = _instantiate(checked, path, node)
         if role:
             _check_kind(made, role, name, made=True)
     return checked
 
 
 def locate(target: Any, name: str) -> Any:
-    """What a `_target_` names.
+    """Import what a `_target_` names.
 
     Args:
         target: The `_target_`.
-        name: How it is called in messages.
+        name: Its name in messages.
 
     Raises:
         ConfigError: If it cannot be imported or called.
@@ -122,33 +130,32 @@ def locate(target: Any, name: str) -> Any:
 
 
 def _check_given(parameters: Mapping[str, inspect.Parameter], given: Sequence[str], name: str) -> None:
-    """Whether a target takes what the program gives."""
+    """Check that a target takes the arguments that the program passes."""
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for parameter in given:
         if parameter not in parameters and not open_ended:
             raise ConfigError(
-                f"{name} does not fit: it must take {' and '.join(given)}, which the program gives, "
-                f"but takes no {parameter}"
+                f"{name} does not fit: the program calls it with {' and '.join(given)}, but it takes no {parameter}"
             )
 
 
 def _check_kind(thing: Any, role: Role, name: str, made: bool) -> None:
-    """Whether a class, or what was made of one, can play a role."""
-    lacking = _lacking(thing, role, made)
-    if lacking:
-        raise ConfigError(f"{name} does not fit: it must make a {role.kind}, but {lacking}")
+    """Check that a class, or with `made` an instance of it, has the type that a role asks for."""
+    reason = _type_mismatch(thing, role, made)
+    if reason:
+        raise ConfigError(f"{name} does not fit: it must make a {role.kind}, but {reason}")
 
 
-def _lacking(thing: Any, role: Role, made: bool) -> str:
-    """What a class, or what was made of it, lacks for its role; empty for nothing."""
+def _type_mismatch(thing: Any, role: Role, made: bool) -> str:
+    """Return why a class, or with `made` an instance of it, does not fit its role; empty if it fits."""
     kind: Any = pydoc.locate(role.kind)
     if not getattr(kind, "_is_protocol", False):
         fits = isinstance(thing, kind) if made else issubclass(thing, kind)
-        return "" if fits else "it is none"
+        return "" if fits else "it does not"
     members = {name for name in (*vars(kind), *kind.__annotations__) if not name.startswith("_") or name == "__call__"}
-    if not made:  # only methods: attributes may come with the instance
+    if not made:  # only methods: attributes may be set in __init__
         members = {name for name in members if inspect.isfunction(vars(kind).get(name))}
-    # Not hasattr: every class has its metaclass's __call__.
+    # hasattr would find the metaclass's __call__ on every class.
     has = {name for one in (type(thing) if made else thing).__mro__ for name in vars(one)}
     lacks = sorted(members - has - set(getattr(thing, "__dict__", ())))
     return f"it has no {', '.join(lacks)}" if lacks else ""
@@ -161,7 +168,7 @@ def _check_parameters(
     given: Sequence[str],
     path: str,
 ) -> dict[str, Any]:
-    """A node's keys against a signature."""
+    """Check a node's keys against a signature and fill in the defaults of omitted ones."""
     hints = _hints(target)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -179,42 +186,45 @@ def _check_parameters(
         if name in node:
             continue
         if default is inspect.Parameter.empty:
-            raise ConfigError(f"{path}.{name} has no value: it must be {_words(hints.get(name, Any))}")
+            raise ConfigError(f"{path}.{name} has no value: it must be {_describe(hints.get(name, Any))}")
         if _is_plain(default):
             checked[name] = _as_written(default, hints.get(name, Any), f"{path}.{name}")
     return checked
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a default could stand in a configuration."""
+    """Return whether a value can be written in a configuration file."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
 def _as_written(default: Any, hint: Any, path: str) -> Any:
-    """A default as it would be if a configuration had it, so that leaving it out and writing it down are the same."""
+    """Convert a default like a configured value, so that an omitted key equals one that is set to its default."""
     written = list(default) if isinstance(default, tuple) else default
     try:
         return check(hint, written, path)
-    except ConfigError:  # a default of its author's that does not keep its own annotation
+    except ConfigError:  # the default does not match its own annotation
         return written
 
 
-def _make(node: Mapping[str, Any], path: str, written: Mapping[str, Any]) -> Any:
-    """Make a component that needs nothing else, to see that its values go together.
+def _instantiate(node: Mapping[str, Any], path: str, written: Mapping[str, Any]) -> Any:
+    """Instantiate a component that needs no further arguments, to check that its values fit together.
 
     Args:
         node: The node, with its defaults.
-        path: Where it stands, for messages.
-        written: The node as the configuration has it.
+        path: Its key in the configuration, for messages.
+        written: The node as it is in the configuration.
+
+    Raises:
+        ConfigError: If the component refuses its arguments.
     """
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or str(error).splitlines()[0]).split())
         values = as_typed({key: value for key, value in written.items() if key not in HYDRA_KEYS})
-        # Where the reason has no value, all are told.
+        # The message lists all values if the reason names none.
         raise ConfigError(f"{path}: {reason}" if "=" in reason else f"{path}={values}: {reason}") from error
 
 
@@ -227,7 +237,7 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _build(schema: type[Any], tree: Any, path: str) -> Any:
-    """A dataclass from a mapping, each key checked: those that need an import last, to tell the others quickly."""
+    """Build a dataclass from a mapping; components are checked last, since their imports are slow."""
     if not isinstance(tree, Mapping):
         keys = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(schema))
         raise ConfigError(f"{path}={as_typed(tree)} is not a group of keys: it has {keys}")
@@ -242,22 +252,25 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
             raise ConfigError(f"unknown key {prefix}{key}={as_typed(value)}: {nearest(str(key), hints, prefix)}")
     for key, hint in hints.items():
         if key not in tree:
-            raise ConfigError(f"{prefix}{key} has no value: it must be {_words(hint)}")
+            raise ConfigError(f"{prefix}{key} has no value: it must be {_describe(hint)}")
     order = sorted(hints, key=lambda key: "Role(" in str(hints[key]))
     return schema(**{key: check(hints[key], tree[key], f"{prefix}{key}") for key in order})
 
 
 def check(hint: Any, value: Any, path: str, bounds: Sequence[Any] = ()) -> Any:
-    """`value` as an annotation asks.
+    """Check a value against an annotation and convert it to the annotated type.
 
     Args:
         hint: The annotation.
-        value: What a configuration has.
-        path: Where it has it, for messages.
-        bounds: What stands beside the type.
+        value: The value in the configuration.
+        path: Its key in the configuration, for messages.
+        bounds: The metadata of the annotation: `Range` or `Sized`.
+
+    Returns:
+        The converted value, with the defaults of components filled in.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first mistake.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -274,7 +287,7 @@ def check(hint: Any, value: Any, path: str, bounds: Sequence[Any] = ()) -> Any:
         return _build(typing.cast(type[Any], hint), value, path)
     if origin in (collections.abc.Mapping, dict):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint)}")
+            raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint)}")
         of = arguments[1] if arguments else Any
         return {key: check(of, one, f"{path}.{key}") for key, one in value.items()}
     if origin in (collections.abc.Sequence, list, tuple):
@@ -287,7 +300,7 @@ def _is_component(hint: Any) -> bool:
 
 
 def _role(hint: Any) -> Role | None:
-    """The role that an annotation gives: written beside the type, or a protocol; None where it is no component's."""
+    """Return the role that an annotation gives, explicitly or as a protocol; None if it is not that of a component."""
     roles = (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Role))
     protocol = Role(f"{hint.__module__}.{hint.__qualname__}") if getattr(hint, "_is_protocol", False) else None
     return next(roles, protocol)
@@ -304,7 +317,7 @@ def _check_union(hint: Any, value: Any, path: str) -> Any:
     arguments = typing.get_args(hint)
     if value is None and type(None) in arguments:
         return None
-    candidates = [argument for argument in arguments if _from_text(argument)]
+    candidates = [argument for argument in arguments if _is_configurable(argument)]
     errors = []
     for candidate in candidates:
         try:
@@ -315,11 +328,11 @@ def _check_union(hint: Any, value: Any, path: str) -> Any:
         return value
     if len(errors) == 1:
         raise ConfigError(f"{errors[0]}{', or null' if type(None) in arguments else ''}")
-    raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint)}")
+    raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint)}")
 
 
-def _from_text(hint: Any) -> bool:
-    """Whether a value of this type can stand in a configuration; one of another class cannot."""
+def _is_configurable(hint: Any) -> bool:
+    """Return whether a value of this type can be written in a configuration file."""
     if typing.get_origin(hint) is not None or hint is Any or _is_component(hint) or dataclasses.is_dataclass(hint):
         return True
     return hint in (*NAMES, list, dict, tuple) or not inspect.isclass(hint)
@@ -328,7 +341,7 @@ def _from_text(hint: Any) -> bool:
 def _check_sequence(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> Any:
     arguments = typing.get_args(hint) or (Any,)
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint)}, as [A,B]")
+        raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint)}, as [A,B]")
     for bound in bounds:
         if isinstance(bound, Sized) and len(value) < bound.low:
             raise ConfigError(f"{path}={as_typed(value)} is too short: it must have at least {bound.low} elements")
@@ -351,7 +364,7 @@ def _check_scalar(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> An
             right = (
                 f", as {int(value)}" if whole else f": quote it, as '{path}=\"{as_typed(value)}\"'" if number else ""
             )
-            raise ConfigError(f"{path}={as_typed(value)} is not {_words(hint, bounds)}{right}")
+            raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint, bounds)}{right}")
         if value == "":
             raise ConfigError(f"{path}='' is empty: it must be some text")
     for bound in bounds:
@@ -360,15 +373,15 @@ def _check_scalar(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> An
     return float(value) if hint is float else value
 
 
-def _words(hint: Any, bounds: Sequence[Any] = ()) -> str:
-    """What a value must be, in words."""
+def _describe(hint: Any, bounds: Sequence[Any] = ()) -> str:
+    """Return in words what a value must be."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if _is_component(hint):
         return "a group of keys with a _target_"
     if origin is Annotated:
-        return _words(arguments[0], arguments[1:])
+        return _describe(arguments[0], arguments[1:])
     if origin in (typing.Union, types.UnionType):
-        names = [_words(one) for one in arguments if one is not type(None) and _from_text(one)]
+        names = [_describe(one) for one in arguments if one is not type(None) and _is_configurable(one)]
         return " or ".join([*names, "null"] if type(None) in arguments else names)
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
@@ -376,6 +389,6 @@ def _words(hint: Any, bounds: Sequence[Any] = ()) -> str:
         return "a group of keys"
     if origin in (collections.abc.Sequence, list, tuple):
         of = arguments[0] if arguments else Any
-        return "a list" if of is Any else f"a list, each {_words(of)}"
+        return "a list" if of is Any else f"a list, each {_describe(of)}"
     ranges = [str(bound) for bound in bounds if isinstance(bound, Range)]
     return NAMES.get(hint, "given") + "".join(f" of {one}" if one.startswith("at") else f" {one}" for one in ranges)

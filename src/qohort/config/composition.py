@@ -1,4 +1,4 @@
-"""Where configurations come from, and composing them: the many jobs of a sweep that choose the same files once."""
+"""Finds and composes configuration files. Jobs of a sweep that choose the same files read them once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CONFIG_DIRECTORY = Path(__file__).parents[3] / "conf"
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a command line's configuration comes from.
+    """The files that a command line's configuration is composed from.
 
     Attributes:
-        name: The primary configuration.
-        directory: Where it lies.
-        added: The directory of `--config-dir`, which comes after it.
+        name: Name of the primary configuration.
+        directory: The directory that holds it.
+        added: The directory of `--config-dir`, searched after `directory`; None for none.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Sources:
 
     @classmethod
     def of(cls, arguments: Namespace, config_name: str) -> Sources | None:
-        """The sources that the options name; None for what only Hydra can find, or miss."""
+        """Return the sources that the command line's options name; None if the primary configuration is not there."""
         own = arguments.config_path
         directory = Path(sys.argv[0]).parent.absolute() / own if own else CONFIG_DIRECTORY
         added = Path(arguments.config_dir).absolute() if arguments.config_dir else None
@@ -50,43 +50,43 @@ class Sources:
 
     @property
     def directories(self) -> list[Path]:
-        """The directories, the first one first."""
+        """The configuration directories, in search order."""
         return [self.directory, *([self.added] if self.added else [])]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration with these overrides and Hydra's node, within `parser_of`."""
+        """Compose the configuration with these overrides, Hydra's node included. Call it within `parser_of`."""
         return hydra.compose(self.name, [*overrides, *self.searchpath], return_hydra_config=True)
 
     def composer(self) -> Callable[[Sequence[str]], DictConfig]:
-        """The same for many, within `parser_of`."""
+        """Return a function that does the same as `compose`, fast for many configurations. Use it in `parser_of`."""
         composer = Composer(GlobalHydra.instance().config_loader(), self.name)
         return lambda overrides: composer([*overrides, *self.searchpath])
 
     @property
     def searchpath(self) -> list[str]:
-        """The override that tells Hydra of the added directory; none where there is none."""
+        """The override that adds `added` to Hydra's search path; empty without it."""
         return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
 
 
 def groups_of(sources: Sources) -> dict[str, Any]:
-    """The groups of a primary configuration, and what is chosen of each; none of one that cannot be read."""
+    """Return the groups of a primary configuration and the default option of each; empty if it cannot be read."""
     try:
         primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
         listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
         return {str(group): choice for entry in listed for group, choice in entry.items()}
-    except Exception:  # Hydra tells what is wrong with the file
+    except Exception:  # Hydra reports what is wrong with the file
         return {}
 
 
 def options_of(group: str, sources: Sources) -> list[str]:
-    """What can be chosen of a group."""
+    """Return the options of a group, sorted by name."""
     found = {path.relative_to(one / group) for one in sources.directories for path in (one / group).rglob("*.yaml")}
     return sorted(path.with_suffix("").as_posix() for path in found)
 
 
 @contextmanager
 def parser_of(sources: Sources) -> Iterator[OverridesParser]:
-    """Hydra's parser of overrides, in a context in which `hydra.compose` can be called, also from within a task."""
+    """Yield Hydra's parser of overrides. `hydra.compose` works inside this context, also within a running task."""
     running = get_gh_backup()
     GlobalHydra.instance().clear()
     try:
@@ -97,15 +97,16 @@ def parser_of(sources: Sources) -> Iterator[OverridesParser]:
 
 
 class Composer:
-    """Composes configurations of one primary configuration, as `hydra.compose` does, but hundreds of them quickly.
+    """Composes many configurations of one primary configuration, equal to those of `hydra.compose` but faster.
 
-    Hydra reads every file again for each configuration. It then sets the keys that overrides name; so for jobs
-    that choose alike of the groups, the keys alone need to be set again.
+    Hydra reads every file again for each configuration and then applies the overrides of single keys. For jobs that
+    choose the same options of all groups, only these keys change, so the files are read once.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's configuration loader.
         config_name: The primary configuration.
-        master: The configuration of the sweep: its own overrides come first, and what it has resolved stays so.
+        master: The configuration of the sweep, if there is one. Its overrides are applied first, and values that its
+            resolvers have cached are kept.
     """
 
     def __init__(self, loader: ConfigLoader, config_name: str, master: DictConfig | None = None) -> None:
@@ -117,7 +118,7 @@ class Composer:
         self._load = cache(self._loaded)
 
     def __call__(self, texts: Sequence[str]) -> DictConfig:
-        """The configuration with these overrides, with Hydra's own node."""
+        """Compose the configuration with these overrides, Hydra's node included."""
         overrides: list[Override] = [self._parse(text) for text in (*self._always, *texts)]
         chosen = tuple(str(one.input_line) for one in overrides if self._chooses(one))
         config = self._load(chosen).copy()
@@ -127,7 +128,7 @@ class Composer:
         return config
 
     def _chooses(self, override: Override) -> bool:
-        """Whether an override chooses among files, for Hydra; `hydra.searchpath` says where they are."""
+        """Return whether an override affects which files are read."""
         key = override.key_or_group
         return key == "hydra.searchpath" or (self._is_group(key) and not isinstance(override.value(), dict))
 
@@ -139,6 +140,6 @@ class Composer:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A job's own configuration, in which references to Hydra's node (`${hydra:...}`) work as in the job."""
+    """Return a job's configuration without Hydra's node; references to it (`${hydra:...}`) resolve as in the job."""
     HydraConfig.instance().set_config(config)
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

@@ -1,17 +1,17 @@
-"""The errors that are told to the user in a line or a table."""
+"""The errors that are reported to the user without a traceback."""
 
 
 class ConfigError(ValueError):
-    """A mistake in the configuration: names the key, the value and what would be right."""
+    """The configuration is invalid. The message names the key, the value and the fix."""
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and has saved itself: the same command goes on from there."""
+    """Training was asked to stop and has saved a checkpoint. The same command resumes it."""
 
 
 class RunsFailed(Exception):
-    """Some members of a cohort did not finish; the others did."""
+    """Some members of a cohort failed; the others are finished."""
 
 
 class SweepFailed(Exception):
-    """Some jobs of a sweep did not finish; the others did."""
+    """Some jobs of a sweep failed; the others are finished."""

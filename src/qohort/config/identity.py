@@ -1,4 +1,4 @@
-"""Identity: which runs are the same experiment, and so share a directory."""
+"""Identity of an experiment: runs with the same `hash8` share a directory."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ NOT_HASHED = (
     *("seed", "output_dir", "overwrite", "retry_failed", "other_code"),
     *("logger", "log_every", "checkpoint", "trainer"),
 )
-"""Keys that do not say what an experiment is: the seed, paths, logging, progress, the device, checkpoints."""
+"""Keys that do not identify an experiment: seed, paths, logging, checkpoints and the arguments of the Trainer."""
 
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:
-    """A member's configuration as plain mappings, as `config.yaml` holds it."""
+    """Return a member's configuration as nested mappings, the content of `config.yaml`."""
     return dataclasses.asdict(config)
 
 
 def experiment_tree(config: TrainConfig) -> dict[str, Any]:
-    """The part of a configuration that says what an experiment is."""
+    """Return the part of a configuration that identifies the experiment: all keys but `NOT_HASHED`."""
     return {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Eight hexadecimal digits of what an experiment is, `hash8` in the names of directories.
+    """Return `hash8`, the eight hexadecimal digits that identify an experiment in directory names.
 
-    Keys that a configuration leaves out count as their defaults (`qohort.config.checks` fills them in), and Qohort's
-    own classes by their names without their modules: moving a file renames no run.
+    Omitted keys count as set to their defaults, which `qohort.config.checks` fills in. Qohort's own classes are hashed
+    by name without their module, so that moving a file does not rename a run.
     """
     tree = _without_modules(experiment_tree(config))
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _without_modules(node: Any) -> Any:
-    """A configuration in which Qohort's classes, and the ids of its environments, have no module."""
+    """Return a configuration in which Qohort's classes and environment ids have no module."""
     if isinstance(node, Mapping):
         return {key: _without_modules(value) for key, value in node.items()}
     if isinstance(node, list | tuple):

@@ -1,7 +1,7 @@
-"""The members that a composed configuration describes, checked: seeds, folds, and what keys mean together.
+"""Checks a composed configuration and returns the configuration of each member.
 
-What a component does not go with it says itself: a class method `incompatibility(config)` of its class returns a message
-or None.
+A component declares which other keys it does not support: its class method `incompatibility(config)` returns a message,
+or None if there is no conflict.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from qohort.config.schema import NOT_FOR_COHORTS, TrainConfig
 
 
 def check_config(config: DictConfig) -> list[TrainConfig]:
-    """Check a composed configuration; the configuration of each member, in the order of `seed`.
+    """Check a composed configuration and return the configuration of each member, in the order of `seed`.
+
+    Args:
+        config: The composed configuration, without Hydra's node.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first mistake.
     """
     plain = config.copy()
     OmegaConf.set_struct(plain, False)
@@ -38,7 +41,7 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     fold = plain.pop("fold", None)
     if OmegaConf.is_missing(plain, "seed") or "seed" not in plain:
         raise ConfigError(f"seed has no value: give {SEED_WORDS}")
-    seeds = _check_seeds(resolve(plain)["seed"], apart=fold is None)
+    seeds = _check_seeds(resolve(plain)["seed"], distinct=fold is None)
     if fold is None:
         first = _member(plain, seeds[0])
         return [dataclasses.replace(first, seed=seed) for seed in seeds]
@@ -59,12 +62,12 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
             raise ConfigError(f"fold: {key} is null for some members and a number for others: give each a number")
     runs = [(seed, json.dumps(entry, sort_keys=True)) for seed, entry in zip(seeds, entries, strict=True)]
     if len(set(runs)) < len(runs):
-        raise ConfigError("fold has the same seed with the same numbers twice: each member must be another run")
+        raise ConfigError("fold has the same seed with the same numbers twice: each member must be a different run")
     return members
 
 
 def _member(config: DictConfig, seed: int) -> TrainConfig:
-    """One member's configuration, checked."""
+    """Build and check the configuration of one member."""
     for key in config.get("trainer") or {}:
         if key in NOT_FOR_COHORTS:
             raise ConfigError(f"trainer.{key} does not go with a cohort: {NOT_FOR_COHORTS[key]}")
@@ -74,7 +77,7 @@ def _member(config: DictConfig, seed: int) -> TrainConfig:
 
 
 def _check_arm(arm: Any) -> str:
-    """A name that can be part of a directory's."""
+    """Check that an arm's name can be part of a directory name."""
     if not isinstance(arm, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", arm):
         raise ConfigError(f"arm={as_typed(arm)} is not a name: use letters, digits, _, ., + and -")
     return arm
@@ -101,15 +104,20 @@ def _check_fold(entry: Any, foldable: Sequence[str]) -> dict[str, float]:
 SEED_WORDS = "an integer of at least 0 or a list of such integers"
 
 
-def _check_seeds(seed: Any, apart: bool = True) -> list[int]:
-    """The seeds as a list; `apart` where they must differ."""
+def _check_seeds(seed: Any, distinct: bool = True) -> list[int]:
+    """Return the seeds as a list.
+
+    Args:
+        seed: The value of `seed`.
+        distinct: Whether all seeds must be different.
+    """
     seeds = seed if isinstance(seed, list) else [seed]
     if not seeds:
         raise ConfigError(f"seed=[] trains nothing: give {SEED_WORDS}")
     for one in seeds:
         if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < 2**63:
             raise ConfigError(f"seed={as_typed(seed)} is not {SEED_WORDS}")
-    if apart and len(set(seeds)) < len(seeds):
+    if distinct and len(set(seeds)) < len(seeds):
         twice = next(one for one in seeds if seeds.count(one) > 1)
         raise ConfigError(
             f"seed={as_typed(seeds)} has {twice} twice: the members of a cohort must have different seeds"
@@ -118,7 +126,7 @@ def _check_seeds(seed: Any, apart: bool = True) -> list[int]:
 
 
 def _check_together(config: TrainConfig) -> None:
-    """Check what no single key can tell."""
+    """Check conditions that involve several keys."""
     if config.trainer.devices != 1:
         raise ConfigError(
             f"trainer.devices={config.trainer.devices} is not supported: a cohort is one program on one device; "

@@ -1,4 +1,4 @@
-"""Words of messages: values as one would type them, and the names nearest to a wrong one."""
+"""Parts of messages: values as they are typed on the command line, and suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MANY = 12
-"""More names than this are not listed where a near one is known."""
+"""All valid names are listed beside a suggestion only if there are at most this many."""
 
 
 def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
-    """The known words nearest to an unknown one, or all of them, as the end of a message.
+    """Return the end of a message about an unknown word: the nearest known words, or all of them.
 
     Args:
-        word: The unknown one.
-        words: The known ones.
-        prefix: Stands before each near one.
+        word: The unknown word.
+        words: The known words.
+        prefix: Put in front of each suggestion.
     """
     known = sorted(words)
     if not known:
@@ -29,7 +29,7 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
 
 
 def as_typed(value: Any) -> str:
-    """A value as one would type it."""
+    """Return a value as it is typed on the command line, cut to 80 characters."""
     text = _typed(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -1,4 +1,4 @@
-"""What was wrong where Hydra refused overrides, in one line that says what would be right."""
+"""Explains in one line why Hydra refused overrides, and how to fix it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from qohort.config.schema import NOT_FOR_COHORTS
 
 
 def explain(error: BaseException, texts: Sequence[str], sources: Sources | None, sweeping: bool = False) -> ConfigError:
-    """What was wrong where Hydra refused overrides.
+    """Return an error that explains why Hydra refused overrides.
 
     Args:
-        error: What it raised.
+        error: The exception that Hydra raised.
         texts: The overrides.
-        sources: Where the configuration comes from.
-        sweeping: Whether several values are meant as a sweep.
+        sources: The files of the configuration; None if unknown.
+        sweeping: Whether the command line has -m, so that several values of a key are a sweep.
     """
     cause = _cause(error)
     if isinstance(cause, ConfigError):
@@ -36,32 +36,32 @@ def explain(error: BaseException, texts: Sequence[str], sources: Sources | None,
     if isinstance(cause, MissingConfigException) and cause.options:
         group, _, choice = str(cause.missing_cfg_file).rpartition("/")
         return ConfigError(f"{group}={choice} is not one of the choices: {nearest(choice, cause.options)}")
-    if isinstance(cause, OSError) and cause.errno is not None:  # OmegaConf raises some without, for files
+    if isinstance(cause, OSError) and cause.errno is not None:  # OmegaConf's own errors about files have no errno
         return ConfigError(f"hydra.run.dir or hydra.sweep.dir cannot be made: {cause}")
-    return ConfigError((sources and _first_mistake(texts, sources, sweeping)) or _told_by_hydra(error, cause, sources))
+    return ConfigError((sources and _first_mistake(texts, sources, sweeping)) or _hydra_message(error, cause, sources))
 
 
 def _first_mistake(texts: Sequence[str], sources: Sources, sweeping: bool) -> str:
-    """The first mistake that can be seen in overrides beside the configuration without them; empty for none."""
+    """Return the first mistake found by comparing the overrides with the default configuration; empty for none."""
     try:
         with parser_of(sources) as parser:
             overrides = [parse_override(parser, text) for text in texts]
             groups = groups_of(sources)
             chosen = [one for one in overrides if _is_choice(one, groups) and not one.is_sweep_override()]
             config = sources.compose([str(one.input_line) for one in chosen])
-    except Exception:  # composing was what went wrong
+    except Exception:  # the configuration itself cannot be composed
         return ""
     others = [one for one in overrides if one not in chosen and not (sweeping and one.is_sweep_override())]
     return next(filter(None, (_mistake(one, config, groups, sources) for one in others)), "")
 
 
 def _is_choice(override: Override, groups: Mapping[str, Any]) -> bool:
-    """Whether an override chooses of a group."""
+    """Return whether an override chooses an option of a group."""
     return override.key_or_group in groups or "/" in override.key_or_group
 
 
-def _told_by_hydra(error: BaseException, cause: BaseException, sources: Sources | None) -> str:
-    """The message of Hydra, with the override or the file that it is about, where it does not say."""
+def _hydra_message(error: BaseException, cause: BaseException, sources: Sources | None) -> str:
+    """Return Hydra's message, with the override or the file that it is about added if missing."""
     text = plain(str(cause))
     about = re.match("Error merging override (.+)", str(error))
     if about and about[1].partition("=")[0] not in text:
@@ -78,7 +78,7 @@ def _told_by_hydra(error: BaseException, cause: BaseException, sources: Sources 
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The first error of a chain that says what was wrong."""
+    """Return the last error of a chain of causes that belongs to Hydra, OmegaConf or Qohort."""
     seen = error
     while isinstance(seen.__cause__, HydraException | OmegaConfBaseException | ConfigError):
         seen = seen.__cause__
@@ -86,13 +86,13 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def plain(text: str) -> str:
-    """Hydra's message without its words for Hydra's users."""
+    """Return Hydra's message without its technical details and advice."""
     text = re.split(r"Config search path|full_key|To append|Set the env|See https|object_type|set env var", text)[0]
     return " ".join(re.sub(r"^In '[^']*': ", "", text).split()).rstrip(",")
 
 
 def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], sources: Sources) -> str:
-    """What is wrong with an override of a configuration; empty for nothing that can be seen."""
+    """Return what is wrong with an override of a configuration; empty if no mistake is found."""
     line, key = str(override.input_line), override.key_or_group
     node, known = _walk(config, key)
     adds = override.is_add() or override.is_force_add()
@@ -104,34 +104,34 @@ def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], 
     value: Any = override.value()
     if override.is_delete():
         if _content(node) is None and value is None:
-            return f"{line} takes away what is null already: leave it out"
+            return f"{line} deletes a key that is null already: leave it out"
         return "" if value is None else f"{line} does not fit: {key} is {as_typed(_content(node))}"
     if override.is_add() and not isinstance(value, dict | list):
-        return f"{line} adds what is there already: write {key}=VALUE without the +"
+        return f"{line} adds a key that exists already: write {key}=VALUE without the +"
     if isinstance(node, DictConfig) and not isinstance(value, dict):
         return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
     if isinstance(node, ListConfig) and isinstance(value, dict):
-        return f"{line} does not fit: {key} must be as {as_typed(_content(node))}"
+        return f"{line} does not fit: {key} must be a list, as {as_typed(_content(node))}"
     if isinstance(node, DictConfig) and not adds and (new := [name for name in value if name not in set(node)]):
         return f"{line} does not fit: {key} has no {new[0]}; write +{key}={{{new[0]}:VALUE}} to add it"
     return ""
 
 
 def _content(node: Any) -> Any:
-    """A node's value, in plain containers."""
+    """Return a node's value as plain containers."""
     if OmegaConf.is_config(node):
         return OmegaConf.to_container(node)
     return node._value() if isinstance(node, Node) else node
 
 
 def _walk(config: DictConfig, key: str) -> tuple[Any, str]:
-    """The node that a key leads to, and the part of the key that exists."""
+    """Return the deepest existing node on the way to a key, and the part of the key that leads to it."""
     node: Any = config
     parts = key.replace("[", ".").replace("]", "").split(".")
     for depth, part in enumerate(parts):
         if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
-        elif isinstance(node, DictConfig) and part in set(node):  # `in` the node alone overlooks what has no value yet
+        elif isinstance(node, DictConfig) and part in set(node):  # `part in node` misses keys that have no value yet
             node = node._get_node(part)
         else:
             return node, ".".join(parts[:depth])
@@ -139,20 +139,20 @@ def _walk(config: DictConfig, key: str) -> tuple[Any, str]:
 
 
 def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, sources: Sources) -> str:
-    """An unknown key, with the nearest right ones.
+    """Return a message about an unknown key that suggests the nearest known ones.
 
     Args:
         override: The override.
         known: The part of its key that exists.
-        node: The node there.
+        node: The node at `known`.
         config: The whole configuration.
-        sources: Where it comes from.
+        sources: The files of the configuration.
     """
     line, key = str(override.input_line).lstrip("+~"), override.key_or_group
     prefix = f"{known}." if known else ""
     word = key[len(prefix) :].split(".")[0]
     if not isinstance(node, DictConfig):
-        return f"unknown key {line}: {known} is {as_typed(_content(node))}, in which there is no {word}"
+        return f"unknown key {line}: {known} is {as_typed(_content(node))} and has no key {word}"
     if known == "trainer" and word in NOT_FOR_COHORTS:
         return f"trainer.{word} does not go with a cohort: {NOT_FOR_COHORTS[word]}"
     if elsewhere := [path for path in _paths(config) if path.endswith(f".{key}")]:
@@ -161,22 +161,22 @@ def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, 
         return f"unknown key {line}: {known}={word} is not chosen here"
     names = {str(name) for name in node if name not in HYDRA_KEYS and name != "hydra"}
     if override.is_delete() and known and not names:
-        return f"unknown key {line}: there is no {word} in {known} to take away"
+        return f"unknown key {line}: there is no {word} in {known} to delete"
     if "_target_" in node and not known.startswith("hydra."):
         parameters = inspect.signature(locate(node["_target_"], known)).parameters
         if word in parameters:
-            return f"{line} is left out by default" + ("" if override.is_delete() else f": write +{line} to give it")
+            return f"{line} is not set by default" + ("" if override.is_delete() else f": write +{line} to set it")
     elif known and not names:
-        return f"{line} is not there by default: write +{line} to add it"
+        return f"{line} is not set by default: write +{line} to add it"
     return (
         f"unknown key {line}: {nearest(word, names, prefix)}"
         if names
-        else f"unknown key {line}: {known} has no keys, as it is chosen"
+        else f"unknown key {line}: the chosen {known} has no keys"
     )
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, but Hydra's own."""
+    """Yield the path of every key of a configuration except Hydra's own."""
     for name in node:
         if name != "hydra":
             yield f"{prefix}{name}"
@@ -185,7 +185,7 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def compose(config_name: str, texts: Sequence[str]) -> DictConfig:
-    """A configuration within a running task, as its own script would have it.
+    """Compose a configuration within a running task, as that configuration's own script would.
 
     Args:
         config_name: The primary configuration, a file in `conf/`.

@@ -1,4 +1,4 @@
-"""Reading overrides: what each says, the jobs that a sweep of them makes, and whether what they choose is there."""
+"""Parses overrides and checks that the options they choose exist."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ LAUNCHERS = {
     "submitit_local": ("submitit", "slurm"),
     "submitit_slurm": ("submitit", "slurm"),
 }
-"""Of each launcher that is not Hydra's own: its plugin, and our extra that brings it."""
+"""For each launcher that Hydra does not include: its plugin, and the extra of Qohort that installs it."""
 
 
 def parse_override(parser: OverridesParser, text: str) -> Override:
-    """One override.
+    """Parse one override.
+
+    Args:
+        parser: Hydra's parser.
+        text: The override, as on the command line.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it cannot be parsed.
     """
     if not re.match(r"~.|[+]{0,2}[^=+~]+=", text):
         raise ConfigError(f"{text!r} is not a setting: write key=value")
@@ -46,10 +50,14 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
 
 
 def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
-    """Check that what is chosen of a group is there.
+    """Check that the options that overrides choose exist.
+
+    Args:
+        overrides: The overrides of one job.
+        sources: The files of the configuration.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If an option does not exist, or its override has the wrong form.
     """
     defaults = groups_of(sources)
     for override in overrides:
@@ -61,10 +69,13 @@ def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
             continue
         if override.is_delete():
             raise ConfigError(
-                f"{override.input_line} takes away what is needed: choose with {group}=NAME among {', '.join(options)}"
+                f"{override.input_line} deletes a group that is needed: write {group}=NAME with one of "
+                f"{', '.join(options)}"
             )
         if override.is_add():
-            raise ConfigError(f"{override.input_line} adds what is there already: write {group}=NAME without the +")
+            raise ConfigError(
+                f"{override.input_line} adds a group that exists already: write {group}=NAME without the +"
+            )
         value: Any = override.value()
         if isinstance(value, list) and len(value) > 1 and not isinstance(defaults[group], ListConfig):
             names = ",".join(map(str, value))

@@ -1,25 +1,22 @@
-"""The schema of a run: every key of `conf/train.yaml`, its type and its bounds. It knows no component."""
+"""The schema of a run: every key of `conf/train.yaml` with its type and bounds. It depends on no component."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Annotated, Any, Literal
 
 from qohort.config.annotations import Count, Node, PositiveInt, Range, Role
 
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """Which environment, and how many of it.
+    """The environment and the number of copies per member.
 
     Attributes:
-        id: A Gymnasium id; `module:Name-v0` imports `module` first, so that it can register its own.
-        num_envs: Environments a member.
-        kwargs: Arguments for `gymnasium.make`.
+        id: A Gymnasium id. `module:Name-v0` imports `module` first, so that it can register the environment.
+        num_envs: Number of environments per member.
+        kwargs: Keyword arguments of `gymnasium.make`.
         wrappers: Wrappers, innermost first: nodes whose `_target_` takes the environment as first argument.
     """
 
@@ -36,13 +33,13 @@ class EnvironmentConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Greedy evaluation while training.
+    """Evaluation during training.
 
     Attributes:
         every: env_steps between evaluations.
-        episodes: Episodes an evaluation.
-        epsilon: The probability of a random action.
-        max_episode_steps: Where an episode without an end is cut, in env_steps.
+        episodes: Number of episodes per evaluation.
+        epsilon: Probability of a random action; 0 for the greedy policy.
+        max_episode_steps: Maximum length of an episode in env_steps.
     """
 
     every: PositiveInt
@@ -53,11 +50,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the whole state is saved.
+    """When checkpoints are saved.
 
     Attributes:
         every: env_steps between checkpoints.
-        minutes: Minutes after which there is one in any case.
+        minutes: Maximum time between checkpoints in minutes.
     """
 
     every: PositiveInt
@@ -66,17 +63,17 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Arguments of Lightning's Trainer, and the two keys that are ours: `threads` and `progress_bar`.
+    """Arguments of Lightning's Trainer, and two keys of Qohort: `threads` and `progress_bar`.
 
     Attributes:
-        accelerator: `cpu`, `gpu`, or `auto`: a GPU where there is one.
+        accelerator: `cpu`, `gpu`, or `auto`: a GPU if there is one.
         devices: Must be 1: a cohort is one program on one device.
-        threads: CPU threads of torch.
-        progress_bar: Whether progress is shown.
+        threads: Number of CPU threads of PyTorch.
+        progress_bar: Whether to show progress.
         profiler: Lightning's profiler; None for none.
-        detect_anomaly: Whether PyTorch looks for NaN in its backward pass.
-        deterministic: Whether PyTorch uses deterministic algorithms only; None leaves its setting.
-        benchmark: Whether cuDNN looks for the fastest algorithm; None leaves its setting.
+        detect_anomaly: Whether PyTorch checks the backward pass for NaN.
+        deterministic: Whether PyTorch uses deterministic algorithms only; None keeps PyTorch's setting.
+        benchmark: Whether cuDNN searches for the fastest algorithms; None keeps PyTorch's setting.
         enable_model_summary: Whether Lightning prints a summary of the networks.
     """
 
@@ -92,45 +89,45 @@ class TrainerConfig:
 
 
 NOT_FOR_COHORTS = {
-    "max_epochs": "the budget is one epoch: set budget",
+    "max_epochs": "a run is one epoch: set budget",
     "max_steps": "the budget decides: set budget",
     "max_time": "a run ends with its budget: set budget",
-    "min_epochs": "the budget is one epoch: set budget",
+    "min_epochs": "a run is one epoch: set budget",
     "min_steps": "the budget decides: set budget",
     "logger": "loggers are chosen by logger=wandb,csv,tensorboard,none",
     "callbacks": "callbacks are chosen by callbacks=NAME, a file in conf/callbacks",
     "gradient_clip_val": "each member's gradient is clipped to max_grad_norm",
     "gradient_clip_algorithm": "each member's gradient is clipped to max_grad_norm",
     "accumulate_grad_batches": "an update is one batch: set batch_size",
-    "log_every_n_steps": "rows are written every log_every env_steps",
-    "val_check_interval": "evaluations are every evaluation.every env_steps",
-    "check_val_every_n_epoch": "evaluations are every evaluation.every env_steps",
+    "log_every_n_steps": "set log_every, in env_steps",
+    "val_check_interval": "set evaluation.every, in env_steps",
+    "check_val_every_n_epoch": "set evaluation.every, in env_steps",
     "limit_train_batches": "the budget decides: set budget",
     "fast_dev_run": "set a small budget",
     "overfit_batches": "the budget decides: set budget",
     "strategy": "a cohort is one program on one device",
-    "num_nodes": "a cohort is one program on one device; a sweep uses several",
+    "num_nodes": "a cohort is one program on one device; run a sweep to use several nodes",
     "sync_batchnorm": "a cohort is one program on one device",
-    "precision": "members are trained in float32, in which they are exact",
-    "plugins": "checkpoints are split between the members",
-    "enable_checkpointing": "checkpoints are set by checkpoint.every and checkpoint.minutes",
-    "enable_progress_bar": "the bar is set by trainer.progress_bar",
-    "default_root_dir": "run directories are below output_dir",
+    "precision": "members are trained in float32, which keeps them exact",
+    "plugins": "Qohort's own plugin splits checkpoints between the members",
+    "enable_checkpointing": "set checkpoint.every and checkpoint.minutes",
+    "enable_progress_bar": "set trainer.progress_bar",
+    "default_root_dir": "set output_dir",
     "use_distributed_sampler": "batches come from the replay",
-    "reload_dataloaders_every_n_epochs": "the budget is one epoch",
-    "inference_mode": "evaluation is not Lightning's here",
-    "num_sanity_val_steps": "evaluation is not Lightning's here",
-    "limit_val_batches": "evaluations have evaluation.episodes episodes",
-    "limit_test_batches": "evaluations have evaluation.episodes episodes",
-    "limit_predict_batches": "evaluations have evaluation.episodes episodes",
-    "barebones": "metrics and checkpoints are needed",
+    "reload_dataloaders_every_n_epochs": "a run is one epoch",
+    "inference_mode": "evaluation does not use Lightning's validation loop",
+    "num_sanity_val_steps": "evaluation does not use Lightning's validation loop",
+    "limit_val_batches": "set evaluation.episodes",
+    "limit_test_batches": "set evaluation.episodes",
+    "limit_predict_batches": "set evaluation.episodes",
+    "barebones": "it turns off metrics and checkpoints, which a run needs",
 }
-"""Arguments of Lightning's Trainer that a cohort does not admit, and what to do instead."""
+"""Arguments of Lightning's Trainer that cohorts do not support, with what to set instead."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The configuration of one member. `conf/train.yaml` says what each key is, and its unit."""
+    """The configuration of one member. `conf/train.yaml` documents each key and its unit."""
 
     seed: Annotated[int, Range(0, 2**63 - 1)]
     agent: str

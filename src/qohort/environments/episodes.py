@@ -1,4 +1,4 @@
-"""Statistics of training episodes."""
+"""The returns and lengths of training episodes."""
 
 from __future__ import annotations
 
@@ -15,50 +15,55 @@ class Episode(NamedTuple):
     """A training episode that has ended."""
 
     member: int
+    """The index of the member."""
     score: float
-    """Its undiscounted return."""
+    """The undiscounted return."""
     length: int
-    """Its env_steps."""
+    """The length in env_steps."""
 
 
 class EpisodeStatistics:
-    """The running episodes of a cohort's environments: what they returned so far, and lately.
+    """Tracks the returns and lengths of the current episodes, and a moving average of the returns.
 
     Args:
-        members: M.
-        num_envs: Environments a member, E.
+        members: The number of members, M.
+        num_envs: Environments per member, E.
     """
 
     def __init__(self, members: int, num_envs: int) -> None:
         self._returns = np.zeros((members, num_envs))
         self._lengths = np.zeros((members, num_envs), dtype=np.int64)
         self.recent = np.full(members, np.nan)
-        """A moving average of each member's episodes' returns, `[M]`, NaN before the first has ended."""
+        """The moving average of each member's returns, `[M]`; NaN before the first episode has ended."""
 
     def add(self, reward: NDArray[np.float64]) -> None:
-        """One step of every environment, its rewards `[M, E]`."""
+        """Add the rewards `[M, E]` of one step of every environment."""
         self._returns += reward
         self._lengths += 1
 
     def end(self, ended: NDArray[np.bool_]) -> list[Episode]:
-        """The episodes that end where `ended [M, E]` says so; others begin there."""
+        """Return the episodes that ended, and start new ones in their place.
+
+        Args:
+            ended: Whether the episode ended, `[M, E]`.
+        """
         episodes = []
         for m, e in np.argwhere(ended).tolist():
             score, length = float(self._returns[m, e]), int(self._lengths[m, e])
-            old = self.recent[m]
-            self.recent[m] = score if np.isnan(old) else 0.95 * old + 0.05 * score
+            average = self.recent[m]
+            self.recent[m] = score if np.isnan(average) else 0.95 * average + 0.05 * score
             episodes.append(Episode(m, score, length))
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         return episodes
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all three."""
+        """Return copies of the returns, the lengths and the moving averages."""
         arrays = {"returns": self._returns, "lengths": self._lengths, "recent": self.recent}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put them back."""
+        """Restore the state that `state_dict` returned."""
         self._returns[:] = state["returns"].numpy()
         self._lengths[:] = state["lengths"].numpy()
         self.recent[:] = state["recent"].numpy()

@@ -1,4 +1,4 @@
-"""Making one environment from its configuration, and checking its spaces."""
+"""Creates one environment from its configuration, and checks its spaces."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from qohort.config.schema import EnvironmentConfig
 
 
 def make_environment(config: EnvironmentConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Make one environment.
+    """Create one environment with its wrappers.
+
+    Args:
+        config: The configuration of the environment.
+        render_mode: Gymnasium's render mode; None for no rendering.
 
     Raises:
-        ConfigError: If Gymnasium does not know the id or refuses an argument.
+        ConfigError: If Gymnasium cannot create the environment, or if a wrapper cannot be applied.
     """
     try:
         kwargs = dict(config.kwargs) | ({"render_mode": render_mode} if render_mode else {})
@@ -25,7 +29,7 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
     except (gym.error.Error, ImportError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
         kind = type(error).__name__
         reason = " ".join(str(error).split()) or kind
-        if isinstance(error, LookupError):  # whose text is the key alone
+        if isinstance(error, LookupError):  # its message is only the key
             reason = f"{kind} {reason}"
         raise ConfigError(
             f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {reason}"
@@ -40,7 +44,11 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
 
 
 def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
-    """Refuse an environment that a Q-network over discrete actions cannot play.
+    """Check that a Q-network over discrete actions supports the spaces of an environment.
+
+    Args:
+        config: The configuration of the environment, for the message.
+        env: The environment.
 
     Raises:
         ConfigError: If the action space is not Discrete, or observations are not Box, Discrete or MultiBinary.

@@ -1,7 +1,8 @@
-"""What a learner is shown of its environments: rewards scaled and clipped, both normalised by running moments.
+"""Preprocessing: scales and clips rewards, and normalises observations and rewards by running statistics.
 
-Moments are those of Stream Q(λ) (Elsayed et al., 2024, algorithms 4 to 6), for any agent. Every member keeps its own,
-and a checkpoint holds them. Who is evaluated sees observations as they would be normalised now, and moves no moment.
+The normalisation is that of Stream Q(λ) (Elsayed et al., 2024, algorithms 4 to 6). It can be combined with any agent.
+Each member has its own statistics, which are saved in checkpoints. Evaluation normalises with the current statistics
+and does not update them.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from qohort.config.schema import TrainConfig
 from qohort.replay.base import Values
 
 EPSILON = 1e-8
-"""Added to variances."""
+"""Added to variances before the square root."""
 
 
 class RunningMoments:
-    """Mean and sample variance of all that each member was given so far (Welford, 1962).
+    """Computes the running mean and sample variance of each member's samples (Welford, 1962).
 
     Args:
-        members: M.
-        shape: Of one sample.
+        members: The number of members, M.
+        shape: The shape of one sample.
     """
 
     def __init__(self, members: int, shape: Sequence[int] = ()) -> None:
@@ -37,51 +38,56 @@ class RunningMoments:
         self._squares = np.zeros_like(self.mean)
 
     def add(self, sample: Floats, where: NDArray[np.bool_]) -> None:
-        """Take in a sample `[M, ...]` of the members `where [M]` says so."""
+        """Add one sample per member.
+
+        Args:
+            sample: The samples, `[M, ...]`.
+            where: The members whose sample is added, `[M]`.
+        """
         where = where.reshape(self._count.shape)
         np.add(self._count, 1, out=self._count, where=where)
-        off = sample - self.mean
-        np.add(self.mean, off / np.maximum(self._count, 1), out=self.mean, where=where)
-        np.add(self._squares, off * (sample - self.mean), out=self._squares, where=where)
+        deviation = sample - self.mean
+        np.add(self.mean, deviation / np.maximum(self._count, 1), out=self.mean, where=where)
+        np.add(self._squares, deviation * (sample - self.mean), out=self._squares, where=where)
 
     @property
     def variance(self) -> Floats:
-        """The sample variance `[M, ...]`, 1 before two samples."""
+        """The sample variance, `[M, ...]`; 1 before the second sample."""
         variance: Floats = np.where(self._count < 2, 1.0, self._squares / np.maximum(self._count - 1, 1))
         return variance
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the counts, the means and the sums of squares."""
+        """Return copies of the counts, the means and the sums of squared deviations."""
         arrays = {"count": self._count, "mean": self.mean, "squares": self._squares}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put them back."""
+        """Restore the state that `state_dict` returned."""
         self._count[:] = state["count"].numpy()
         self.mean[:] = state["mean"].numpy()
         self._squares[:] = state["squares"].numpy()
 
 
 class ObservationNormalizer:
-    """(s - mean) / √(variance + ε), by moments that hold s already.
+    """Normalises observations: (s - mean) / √(variance + ε), where the statistics include s.
 
     Args:
-        members: M.
-        shape: Of one observation.
+        members: The number of members, M.
+        shape: The shape of one observation.
     """
 
     def __init__(self, members: int, shape: Sequence[int]) -> None:
         self._moments = RunningMoments(members, shape)
 
     def __call__(self, observation: NDArray[Any], where: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Take in what environments show, one after the other, and normalise it.
+        """Add observations to the statistics, one environment after the other, and normalise them.
 
         Args:
-            observation: `[M, E, ...]`.
-            where: `[M, E]`, which of it is new: the rest is returned as it is. None for all.
+            observation: The observations, `[M, E, ...]`.
+            where: The observations to add and normalise, `[M, E]`; the others are returned unchanged. None for all.
 
         Returns:
-            `[M, E, ...]`, of the same dtype.
+            The normalised observations, `[M, E, ...]`, with the same dtype.
         """
         normalized = observation.copy()
         for e in range(observation.shape[1]):
@@ -95,12 +101,12 @@ class ObservationNormalizer:
         return normalized
 
     def before(self, values: Values) -> Values:
-        """Action values of observations as environments show them: they are normalised, and not taken in."""
+        """Return a function that normalises observations, without updating the statistics, and calls `values`."""
 
         def normalized_values(observation: Tensor) -> Tensor:
             mean, variance = (
-                torch.from_numpy(one).to(observation.device).unsqueeze(1)
-                for one in (self._moments.mean, self._moments.variance)
+                torch.from_numpy(moment).to(observation.device).unsqueeze(1)
+                for moment in (self._moments.mean, self._moments.variance)
             )
             scaled = (observation.double() - mean) / (variance + EPSILON).sqrt()
             return values(scaled.to(observation.dtype))
@@ -108,22 +114,24 @@ class ObservationNormalizer:
         return normalized_values
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments."""
+        """Return the statistics."""
         return self._moments.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Restore the state that `state_dict` returned."""
         self._moments.load_state_dict(state)
 
 
 class RewardNormalizer:
-    """r / √(variance of the running return + ε), with u ← γ u + r, and u ← r where an episode ends.
+    """Scales rewards: r / √(variance of u + ε), where u ← γ u + r is a running return.
+
+    At the end of an episode, u ← r.
 
     Args:
-        gamma: Each member's discount factor, `[M]`.
-        num_envs: Environments a member, E.
+        gamma: The discount factor of each member, `[M]`.
+        num_envs: Environments per member, E.
 
-    Deviations: 1. the variance is about the running mean, as in the authors' code; the paper prints it about 0.
+    Deviations: 1. The variance is about the running mean, as in the authors' code. In the paper it is about 0.
     """
 
     def __init__(self, gamma: Floats, num_envs: int) -> None:
@@ -132,26 +140,29 @@ class RewardNormalizer:
         self._moments = RunningMoments(len(gamma))
 
     def __call__(self, reward: Floats, ended: NDArray[np.bool_]) -> Floats:
-        """Take in rewards `[M, E]`, one environment's after the other's, and scale them.
+        """Add rewards to the statistics, one environment after the other, and scale them.
 
         Args:
-            reward: Of one step of every environment.
-            ended: Whether the episode ended with it, terminated or truncated.
+            reward: The rewards of one step of every environment, `[M, E]`.
+            ended: Whether the episode ended with the step, terminated or truncated, `[M, E]`.
+
+        Returns:
+            The scaled rewards, `[M, E]`.
         """
         self._returns = self._gamma * np.where(ended, 0.0, self._returns) + reward
-        everyone = np.ones(len(reward), dtype=bool)
+        all_members = np.ones(len(reward), dtype=bool)
         scaled = np.empty_like(reward)
         for e in range(reward.shape[1]):
-            self._moments.add(self._returns[:, e], everyone)
+            self._moments.add(self._returns[:, e], all_members)
             scaled[:, e] = reward[:, e] / np.sqrt(self._moments.variance + EPSILON)
         return scaled
 
     def state_dict(self) -> dict[str, Any]:
-        """The running returns and their moments."""
+        """Return the running returns and their statistics."""
         return {"returns": torch.from_numpy(self._returns.copy()), "moments": self._moments.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Restore the state that `state_dict` returned."""
         self._returns[:] = state["returns"].numpy()
         self._moments.load_state_dict(state["moments"])
 
@@ -160,19 +171,19 @@ class Preprocessed(NamedTuple):
     """One step of every environment after preprocessing."""
 
     reward: Floats
-    """`[M, E]`."""
+    """The reward to learn from, `[M, E]`."""
     next_observation: NDArray[Any]
-    """What the step led to, `[M, E, ...]`."""
+    """The observation after the step, `[M, E, ...]`; where the episode ended, its final observation."""
     observation: NDArray[Any]
-    """What is acted on next: the first of an episode, where one has ended."""
+    """The observation to act on, `[M, E, ...]`; where the episode ended, the first observation of the next one."""
 
 
 class Preprocessing:
-    """All that comes between a cohort's environments and its replay.
+    """Preprocesses what the environments return, before acting and before the replay.
 
     Args:
         members: The members' configurations.
-        space: One environment's observation space.
+        space: The observation space of one environment.
     """
 
     def __init__(self, members: Sequence[TrainConfig], space: spaces.Space[Any]) -> None:
@@ -183,10 +194,10 @@ class Preprocessing:
         if config.normalize_observations:
             self._observations = ObservationNormalizer(len(members), space.shape or ())
         if config.normalize_rewards:
-            self._rewards = RewardNormalizer(np.array([one.gamma for one in members]), config.env.num_envs)
+            self._rewards = RewardNormalizer(np.array([member.gamma for member in members]), config.env.num_envs)
 
     def first(self, observation: NDArray[Any]) -> NDArray[Any]:
-        """The first observations of all, `[M, E, ...]`."""
+        """Preprocess the first observations, `[M, E, ...]`."""
         return observation if self._observations is None else self._observations(observation)
 
     def step(
@@ -196,13 +207,15 @@ class Preprocessing:
         next_observation: NDArray[Any],
         observation: NDArray[Any],
     ) -> Preprocessed:
-        """One step of every environment: arrays `[M, E, ...]`, as environments gave them.
+        """Preprocess one step of every environment.
 
         Args:
-            reward: The rewards.
-            ended: Whether the episode ended, terminated or truncated.
-            next_observation: What the step led to.
-            observation: The same, or where an episode ended the first of the next.
+            reward: The rewards, `[M, E]`.
+            ended: Whether the episode ended, terminated or truncated, `[M, E]`.
+            next_observation: The observations after the step, `[M, E, ...]`; where the episode ended, its final
+                observation.
+            observation: The observations to act on, `[M, E, ...]`; where the episode ended, the first observation of
+                the next one.
         """
         if self._rewards is not None:
             reward = self._rewards(reward, ended)
@@ -212,21 +225,22 @@ class Preprocessing:
             reward = reward.clip(-self._limit, self._limit)
         if self._observations is not None:
             next_observation = self._observations(next_observation)
-            fresh = np.where(ended.reshape(*ended.shape, *[1] * (observation.ndim - 2)), observation, next_observation)
-            observation = self._observations(fresh, ended) if ended.any() else fresh
+            expanded = ended.reshape(*ended.shape, *[1] * (observation.ndim - 2))
+            observation = np.where(expanded, observation, next_observation)
+            observation = self._observations(observation, ended) if ended.any() else observation
         return Preprocessed(reward, next_observation, observation)
 
     def before(self, values: Values) -> Values:
-        """Action values of observations as environments give them."""
+        """Return a function that preprocesses observations, without updating any statistics, and calls `values`."""
         return values if self._observations is None else self._observations.before(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments, where there are any."""
+        """Return the statistics of the normalisations that are switched on."""
         parts = {"observations": self._observations, "rewards": self._rewards}
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Restore the state that `state_dict` returned."""
         if self._observations is not None:
             self._observations.load_state_dict(state["observations"])
         if self._rewards is not None:

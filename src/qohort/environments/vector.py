@@ -1,7 +1,7 @@
-"""The vector environment: stepping environments one after the other, seeding each episode, saving and restoring.
+"""The vector environment: steps the environments of a cohort, seeds each episode, and saves and restores them.
 
-An episode is a pure function of its seed and its actions. So the state of any deterministic environment is
-the seed of the running episode and its actions so far, and it is restored by playing them again.
+An episode is a pure function of its seed and its actions. The state of a deterministic environment is therefore the
+seed of the current episode and the actions so far. It is restored by replaying them.
 """
 
 from __future__ import annotations
@@ -18,36 +18,38 @@ from numpy.typing import NDArray
 from qohort.cohort.streams import member_seed
 
 EpisodeSeed = Callable[[int, int], int]
-"""Environment index and episode number to the seed of the episode."""
+"""A function from environment index and episode number to the seed of the episode."""
 
 
 def episode_seeds(seeds: Sequence[int], num_envs: int, stream: str) -> EpisodeSeed:
-    """The episode seeds of a cohort's environments, which are laid out member by member.
+    """Return the function that seeds the episodes of a cohort's environments.
+
+    The environments are ordered member by member.
 
     Args:
         seeds: The members' seeds.
-        num_envs: Environments a member.
-        stream: Which of the members' streams: `environments` or `evaluation`.
+        num_envs: Environments per member.
+        stream: The random stream of the seeds: `environments` or `evaluation`.
     """
 
     def seed(index: int, episode: int) -> int:
         member, environment = divmod(index, num_envs)
-        # 32 bits: the widest that every environment family takes.
+        # 32 bits, because some environments do not accept larger seeds.
         return member_seed(seeds[member], stream, environment, episode) >> 31
 
     return seed
 
 
 class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
-    """Environments stepped one after the other, each episode started with a seed of its own.
+    """Steps environments one after the other, and starts each episode with its own seed.
 
-    Autoreset is same-step: where an episode ends, the observation returned is the first of the next one, and
-    `info["final_obs"]` holds the true last one (its other rows equal the observations).
+    Autoreset is same-step: where an episode ends, `step` returns the first observation of the next episode, and
+    `info["final_obs"]` has the final observation. The other rows of `info["final_obs"]` equal the observations.
 
     Args:
-        makers: One function an environment.
-        episode_seed: The seed of each episode of each environment.
-        members: M, among whom the environments are divided; each has a state of its own.
+        makers: One function per environment, which creates it.
+        episode_seed: Returns the seed of each episode.
+        members: The number of members, M. Each has the same number of environments.
     """
 
     def __init__(
@@ -78,11 +80,17 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         """Start the next episode of every environment.
 
         Args:
-            seed: Must be None: episodes have their own seeds.
+            seed: Must be None, because `episode_seed` provides the seeds.
             options: Not used.
+
+        Returns:
+            The observations `[num_envs, ...]` and an empty info.
+
+        Raises:
+            ValueError: If `seed` is not None.
         """
         if seed is not None:
-            raise ValueError("episodes are seeded one by one: give episode_seed when making the environments")
+            raise ValueError("episodes are seeded one by one: set episode_seed when creating the vector environment")
         for index in range(self.num_envs):
             self._observations[index] = self._start_episode(index)
         return self._observations.copy(), {}
@@ -90,17 +98,17 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Step every environment, starting the next episode where one ends.
+        """Step every environment. Where an episode ends, start the next one.
 
         Args:
-            actions: One an environment, `[num_envs]`, counted from 0.
+            actions: One action per environment, counted from 0, `[num_envs]`.
 
         Returns:
-            Observations, rewards, terminated, truncated, and an info with `final_obs` where an episode ended.
-            Arrays are overwritten by the next step.
+            Observations, rewards, terminated, truncated, and an info. The info has `final_obs` if an episode ended.
+            The next step overwrites all arrays.
         """
         observations, ended = self._observations, []
-        # NumPy's integers, as any vector environment hands on: Gymnasium checks them quicker than Python's.
+        # Actions stay NumPy integers, because Gymnasium checks these faster than Python's.
         for index, action in enumerate(actions + self._first_action):
             observation, reward, terminated, truncated, _ = self.envs[index].step(action)
             self._actions[index].append(int(action))
@@ -124,28 +132,31 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         return self.envs[index].reset(seed=self._episode_seed(index, self._episodes[index]))[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Of each member's environments the episode number, the actions of the running episode, the observation."""
+        """Return the episode number, the actions of the current episode and the observation of each environment."""
         size = self.num_envs // self._members
         return {
             "members": [
                 {
                     "episodes": self._episodes[first : first + size],
                     "actions": [list(actions) for actions in self._actions[first : first + size]],
-                    "observations": [one.tobytes().hex() for one in self._observations[first : first + size]],
+                    "observations": [row.tobytes().hex() for row in self._observations[first : first + size]],
                 }
                 for first in range(0, self.num_envs, size)
             ]
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[Any]:
-        """Play every running episode again; returns the observations.
+        """Restore the state that `state_dict` returned by replaying the current episodes.
+
+        Returns:
+            The observations, `[num_envs, ...]`.
 
         Raises:
-            RuntimeError: If an episode does not repeat, so that the environment is not deterministic.
+            RuntimeError: If an episode does not repeat, because the environment is not deterministic.
         """
         keys = ("episodes", "actions", "observations")
-        running = [row for member in state["members"] for row in zip(*(member[key] for key in keys), strict=True)]
-        for index, (episode, actions, expected) in enumerate(running):
+        current = [row for member in state["members"] for row in zip(*(member[key] for key in keys), strict=True)]
+        for index, (episode, actions, expected) in enumerate(current):
             self._episodes[index] = episode - 1
             observation = self._start_episode(index)
             for action in actions:

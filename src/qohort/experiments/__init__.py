@@ -1,1 +1,10 @@
-"""TODO experiments."""
+"""Experiments of many runs: sweeps, ablations and hyperparameter tuning.
+
+Files, in reading order:
+    sweep: Folds a sweep into cohorts, launches them and reports failures.
+    ablation: Reads an ablation manifest and makes its arms and their overrides.
+    search_space: Reads the search space of a study.
+    tuning_config: Checks the configuration of a study and composes the runs of its trials.
+    experiment_file: Writes settings as an experiment file.
+    tuning: Runs a study: Optuna proposes trials, successive halving prunes them.
+"""

@@ -1,7 +1,7 @@
-"""Ablations: one manifest declares arms, environments, seeds and budget; the sweep and the report come from it.
+"""Ablations: a manifest declares arms, environments, seeds and budget. The sweep and the report are made from it.
 
-An arm is a label and a list of overrides, as on the command line, and nothing else: what a manifest says becomes the
-overrides of ordinary jobs, which `qohort.experiments.sweep.fold` makes cohorts of.
+An arm is a label and a list of overrides, as on the command line. A manifest is turned into the overrides of ordinary
+jobs, which `qohort.experiments.sweep.fold` groups into cohorts.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FIGURES = ("scores", "differences", "improvement", "curves", "profiles")
 
 @dataclass(frozen=True)
 class EnvironmentChoice:
-    """An environment of an ablation.
+    """An environment of an ablation, as declared in the manifest.
 
     Attributes:
-        low: The score that counts as 0 where environments are put together.
-        high: The score that counts as 1.
-        overrides: Settings of every arm in this environment.
+        low: The return that is 0 in normalised scores.
+        high: The return that is 1 in normalised scores.
+        overrides: Overrides of every arm in this environment.
     """
 
     low: float
@@ -49,13 +49,13 @@ class EnvironmentChoice:
 
 @dataclass(frozen=True)
 class ArmChoice:
-    """An arm as the manifest has it.
+    """An arm, as declared in the manifest.
 
     Attributes:
-        overrides: What makes it.
-        differs: Keys in which it differs from the arm it is compared with, besides those that `overrides` names: what
-            a preset (`agent=rainbow`) changes.
-        title: Its name in tables and figures; null for its label.
+        overrides: The overrides that define the arm.
+        differs: Keys in which the arm differs from the arm it is compared with, besides those that `overrides` names.
+            Needed for presets (`agent=rainbow`), which change keys without naming them.
+        title: Name in tables and figures; null for the label.
     """
 
     overrides: Sequence[str]
@@ -68,9 +68,9 @@ class Show:
     """What a report shows.
 
     Attributes:
-        score: Which column arms are ordered and compared by. The best evaluation is none: it flatters.
-        last: Evaluations in the mean of the last ones.
-        figures: Which figures.
+        score: The score that arms are compared by. The best evaluation is not offered, since it is biased upwards.
+        last: Number of evaluations in the mean of the last evaluations.
+        figures: The figures to draw.
     """
 
     score: Literal["final", "last", "auc"]
@@ -83,15 +83,16 @@ class ManifestConfig:
     """A manifest, `conf/ablation/<name>.yaml`.
 
     Attributes:
-        title: What the ablation asks, in a line.
-        baseline: The arm that others are compared with.
+        title: The title of the report.
+        baseline: The label of the arm that the others are compared with.
         seeds: Hydra's `range(0,30)`, or a list.
         budget: env_steps of every run.
         settings: Overrides of every arm.
-        environments: By the name in `conf/env`.
-        arms: By label.
-        add_one: By arm, by name: overrides on top of that arm's, which make the arm `<arm>_plus_<name>`.
-        leave_one_out: The same for `<arm>_minus_<name>`.
+        environments: The environments, by their name in `conf/env`.
+        arms: The arms, by label.
+        add_one: Arms derived from another arm, by that arm and by name. Their overrides follow those of that arm, and
+            their label is `<arm>_plus_<name>`.
+        leave_one_out: The same with the label `<arm>_minus_<name>`.
         show: What the report shows.
     """
 
@@ -109,14 +110,14 @@ class ManifestConfig:
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm.
+    """An arm of an ablation.
 
     Attributes:
-        label: Its name in directories and files.
-        title: Its name in tables and figures.
-        overrides: What makes it.
-        against: The label of the arm it is compared with; its own where it is compared with none.
-        declared: Keys in which its configuration may differ from that arm's.
+        label: Name in directories and files.
+        title: Name in tables and figures.
+        overrides: The overrides that define the arm.
+        against: The label of the arm it is compared with; its own label for the baseline.
+        declared: Keys in which its configuration may differ from that of `against`.
     """
 
     label: str
@@ -128,13 +129,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A manifest that was read.
+    """An ablation, read from its manifest.
 
     Attributes:
-        name: Its name, as in `ablation=<name>`.
-        manifest: What it says.
-        arms: Its arms, in its order.
-        extra: Overrides that were given besides, which come last.
+        name: Name of the manifest, as in `ablation=<name>`.
+        manifest: The manifest.
+        arms: All arms, in the order of the manifest.
+        extra: Overrides from the command line, applied last.
     """
 
     name: str
@@ -144,7 +145,7 @@ class Ablation:
 
 
 class ArmInEnvironment(NamedTuple):
-    """One arm in one environment, with the overrides that make its runs."""
+    """One arm in one environment, with the overrides of its runs."""
 
     arm: Arm
     environment: str
@@ -152,16 +153,16 @@ class ArmInEnvironment(NamedTuple):
 
 
 def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()) -> Ablation:
-    """Read a manifest.
+    """Read and check a manifest.
 
     Args:
-        name: A file in `conf/ablation`, without its ending.
-        extra: Overrides that were given besides.
-        loader: Composes configurations.
-        search: An override that tells the loader where else to look.
+        name: A file in `conf/ablation`, without its suffix.
+        extra: Overrides from the command line.
+        loader: Hydra's configuration loader.
+        search: The override that adds a directory to Hydra's search path, if there is one.
 
     Raises:
-        ConfigError: If it is not there, or wrong.
+        ConfigError: If the manifest does not exist or is invalid.
     """
     try:
         composed = loader.load_configuration("train", [f"{GROUP}={name}", *search], run_mode=RunMode.RUN)
@@ -169,7 +170,7 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
         known = nearest(name, _manifests(loader, GROUP))
         raise ConfigError(f"ablation={name} is not one of the choices: {known}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"ablation={name}: it cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"ablation={name}: the manifest cannot be read: {' '.join(str(error).split())}") from error
     tree: Any = OmegaConf.to_container(composed.get(GROUP, {}))
     if not tree:
         raise ConfigError(f"ablation={name} is empty: begin the file with the line # @package {GROUP}")
@@ -184,7 +185,7 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
 
 
 def _manifests(loader: ConfigLoader, group: str) -> Iterator[str]:
-    """The names of all manifests in a group and the groups in it."""
+    """Yield the names of all manifests in a group and its subgroups."""
     for option in loader.get_group_options(group):
         yield f"{group}/{option}".removeprefix(f"{GROUP}/")
     for inner in loader.list_groups(group):
@@ -192,7 +193,7 @@ def _manifests(loader: ConfigLoader, group: str) -> Iterator[str]:
 
 
 def _complete(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with what may be left out of it, and without what an inheriting one has set to null."""
+    """Return a manifest with the defaults of omitted keys, and without entries that are set to null."""
     full = {"settings": [], "add_one": {}, "leave_one_out": {}, **tree}
     full["show"] = {"score": "final", "last": 5, "figures": list(FIGURES), **full.get("show", {})}
     if isinstance(full.get("environments"), Mapping):
@@ -212,7 +213,7 @@ def _complete(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _complete_arms(arms: Mapping[str, Any]) -> dict[str, Any]:
-    """Arms, each of which may be a list of overrides alone."""
+    """Return arms as mappings with all keys. In a manifest an arm may be just a list of overrides."""
     return {
         label: {"differs": [], "title": None, **({"overrides": arm} if isinstance(arm, list) else arm)}
         if isinstance(arm, list | Mapping)
@@ -223,22 +224,22 @@ def _complete_arms(arms: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arms(manifest: ManifestConfig) -> Iterator[Arm]:
-    """Every arm of a manifest.
+    """Yield every arm of a manifest.
 
     Raises:
-        ConfigError: If there are none, two with one label, or a mistake in one.
+        ConfigError: If there is no baseline or no environment, if two arms have the same label, or an arm is invalid.
     """
     if manifest.baseline not in manifest.arms:
         raise ConfigError(f"baseline={manifest.baseline} is not an arm: {nearest(manifest.baseline, manifest.arms)}")
     if not manifest.environments:
-        raise ConfigError("environments has none: name at least one of conf/env")
+        raise ConfigError("environments is empty: name at least one file of conf/env")
     for name, choice in manifest.environments.items():
         if not choice.low < choice.high:
             raise ConfigError(f"environments.{name}: low={choice.low:g} must be less than high={choice.high:g}")
     labels = set()
     for arm in (*_free_arms(manifest), *_derived_arms(manifest)):
         if arm.label in labels:
-            raise ConfigError(f"there are two arms {arm.label}: each needs a label of its own")
+            raise ConfigError(f"there are two arms {arm.label}: give each its own label")
         labels.add(arm.label)
         _check_one_value(arm.overrides)
         yield arm
@@ -265,7 +266,7 @@ def _derived_arms(manifest: ManifestConfig) -> Iterator[Arm]:
 
 
 def _keys(texts: Sequence[str]) -> list[str]:
-    """The keys that overrides name, but those of presets, which do not say what they change."""
+    """Return the keys that overrides name, except presets, whose name does not say which keys they change."""
     keys = [override.key_or_group for override in _parse(texts)]
     return [key for key in keys if key not in ("agent", "experiment")]
 
@@ -278,16 +279,16 @@ def _parse(texts: Sequence[str]) -> list[Override]:
 
 
 def _check_one_value(texts: Sequence[str]) -> None:
-    """Refuse sweeps, and what the manifest itself decides, among the overrides of a manifest."""
+    """Refuse sweeps, and keys that the manifest sets elsewhere, among the overrides of a manifest."""
     for override in _parse(texts):
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line} is a sweep: an arm has one value of each key")
         if override.key_or_group in ("seed", "env", "arm", GROUP):
-            raise ConfigError(f"{override.input_line} may not be set here: the manifest's own keys decide it")
+            raise ConfigError(f"{override.input_line} may not be set here: use the manifest's own keys")
 
 
 def _check_extra(texts: Sequence[str]) -> Sequence[str]:
-    """Refuse on the command line what would change which arms there are."""
+    """Refuse overrides of the command line that would change the arms."""
     for override in _parse(texts):
         if override.key_or_group in ("env", "arm", "agent", "experiment"):
             raise ConfigError(f"{override.input_line} does not go with ablation=...: the manifest decides it")
@@ -297,7 +298,10 @@ def _check_extra(texts: Sequence[str]) -> Sequence[str]:
 
 
 def cells(ablation: Ablation) -> list[ArmInEnvironment]:
-    """Every arm in every environment. Of two overrides of a key the later one counts, and the command line is last."""
+    """Return every arm in every environment, with its overrides.
+
+    If a key is overridden twice, the later override counts. Overrides of the command line come last.
+    """
     manifest = ablation.manifest
     seeds = manifest.seeds if isinstance(manifest.seeds, str) else f"[{','.join(map(str, manifest.seeds))}]"
     made = []
@@ -305,12 +309,12 @@ def cells(ablation: Ablation) -> list[ArmInEnvironment]:
         first = [f"env={environment}", f"budget={manifest.budget}", f"seed={seeds}", *manifest.settings]
         for arm in ablation.arms:
             texts = [*first, *choice.overrides, *arm.overrides, *ablation.extra, f"arm={arm.label}"]
-            made.append(ArmInEnvironment(arm, environment, _counting(texts)))
+            made.append(ArmInEnvironment(arm, environment, _last_of_each_key(texts)))
     return made
 
 
-def _counting(texts: Sequence[str]) -> list[str]:
-    """The overrides that count: of two with one key the later, and none of a key that a later ~key takes back."""
+def _last_of_each_key(texts: Sequence[str]) -> list[str]:
+    """Return the last override of each key, and none of a key that a later ~key deletes."""
     last: dict[str, str] = {}
     for override in _parse(texts):
         if override.is_delete() and last.pop(override.key_or_group, None) is not None:
@@ -320,15 +324,15 @@ def _counting(texts: Sequence[str]) -> list[str]:
 
 
 def ablations_in(texts: Sequence[str], loader: ConfigLoader, search: Sequence[str] = ()) -> list[Ablation]:
-    """The ablations that overrides ask for; none where there is no `ablation=` among them.
+    """Return the ablations that overrides name with `ablation=`; empty if they name none.
 
     Args:
         texts: Overrides.
-        loader: Composes configurations.
-        search: An override that tells the loader where else to look.
+        loader: Hydra's configuration loader.
+        search: The override that adds a directory to Hydra's search path, if there is one.
 
     Raises:
-        ConfigError: If one is wrong.
+        ConfigError: If a manifest does not exist or is invalid.
     """
     if not any(text.startswith(f"{GROUP}=") for text in texts):
         return []
@@ -346,18 +350,18 @@ def ablations_in(texts: Sequence[str], loader: ConfigLoader, search: Sequence[st
 
 
 FIXED = ("budget", "env", "evaluation")
-"""What no two arms may differ in: a comparison is at equal budget, on the same task, scored in the same way."""
+"""Keys in which arms may not differ: they are compared at equal budget, on the same task, with the same evaluation."""
 
 
 def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig]) -> None:
-    """Check that each arm differs from the one it is compared with in the declared keys, and in nothing else.
+    """Check that each arm differs from the arm it is compared with in the declared keys only.
 
     Args:
         ablation: The ablation.
-        configs: A configuration of each arm in each environment.
+        configs: The configuration of a run, by label of the arm and by environment.
 
     Raises:
-        ConfigError: If an arm differs in what it does not declare, in the budget, or in nothing.
+        ConfigError: If an arm differs in an undeclared key or in one of `FIXED`, or equals another arm.
     """
     for environment in ablation.manifest.environments:
         seen: dict[str, str] = {}
@@ -370,24 +374,31 @@ def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig
                 if _within(key, FIXED):
                     raise ConfigError(f"{words}: arms may not differ in {', '.join(FIXED)}")
                 if not _within(key, arm.declared):
-                    raise ConfigError(f"{words}, which it does not declare: add {key} to its differs, or mend the arm")
+                    raise ConfigError(f"{words}, which it does not declare: add {key} to its differs, or fix the arm")
             twin = seen.setdefault(repr(sorted(flat(experiment_tree(replace(own, agent="-"))).items())), arm.label)
             if twin != arm.label:
                 raise ConfigError(
                     f"ablation={ablation.name}: arms {twin} and {arm.label} are the same experiment on {environment}: "
-                    "each must have something of its own"
+                    "change or remove one"
                 )
 
 
 def config_difference(theirs: TrainConfig, ours: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two experiments differ, but their names, with both values; null where one has no such key."""
+    """Return the keys in which two experiments differ, with both values; None for a key that one does not have.
+
+    The label of the arm is not compared.
+
+    Args:
+        theirs: The configuration of the first value of each pair.
+        ours: The configuration of the second value of each pair.
+    """
     one, other = (flat(experiment_tree(replace(config, agent="-"))) for config in (theirs, ours))
     keys = dict.fromkeys((*one, *other))
     return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as one mapping with dotted keys."""
+    """Return nested mappings as one mapping with dotted keys."""
     pairs: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""Settings kept under a name: a file of `conf/experiment/` made of overrides."""
+"""Writes settings as an experiment file, so that they can be used as `experiment=<name>`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 
 def override(key: str, value: Any) -> str:
-    """A setting in Hydra's grammar of overrides."""
+    """Return a setting as an override in Hydra's grammar."""
     return f"{key}={_text(value)}"
 
 
@@ -30,12 +30,12 @@ def _text(value: Any) -> str:
 
 
 def experiment_text(settings: Mapping[str, Any], groups: Collection[str], header: Sequence[str]) -> str:
-    """The content of an experiment file.
+    """Return the content of an experiment file.
 
     Args:
-        settings: Values by key, as on the command line; `experiment` is what they are based on.
-        groups: The keys that choose a file of a group.
-        header: What the file opens with, a comment a line.
+        settings: Values by key, as on the command line. `experiment` names the experiment file that they extend.
+        groups: The keys that are groups.
+        header: Lines of the comment at the top of the file.
     """
     base = settings.get("experiment")
     defaults: list[Any] = [] if base is None else [f"/experiment/{base}"]
@@ -52,10 +52,10 @@ def experiment_text(settings: Mapping[str, Any], groups: Collection[str], header
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of scalars in one line, everything else a line each, indented."""
+    """Writes lists of scalars in one line and everything else with one entry per line, indented."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Also what stands in a list."""
+        """Indent the elements of a list too."""
         super().increase_indent(flow, False)
 
 

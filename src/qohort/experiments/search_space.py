@@ -1,4 +1,4 @@
-"""What a study searches: intervals and choices, by the keys of the command line."""
+"""The search space of a study: intervals and choices, by key of the command line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from qohort.config.messages import as_typed
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval to search, of integers if both ends are.
+    """An interval of numbers; of integers if both bounds are integers.
 
     Attributes:
-        low: The least value.
-        high: The greatest value.
-        log: Whether it is searched by the logarithm.
-        step: The distance between values; None for 1, or for all numbers in between.
+        low: Lower bound, included.
+        high: Upper bound, included.
+        log: Whether to sample on a logarithmic scale.
+        step: Distance between values; None for 1 between integers, and for a continuous interval otherwise.
     """
 
     low: int | float
@@ -34,18 +34,18 @@ class Interval:
     step: int | float | None
 
     def distribution(self) -> BaseDistribution:
-        """It in Optuna's terms."""
+        """Return the interval as a distribution of Optuna."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
         if isinstance(self.low, int) and isinstance(self.high, int):
             step = 1 if self.step is None else self.step
             if not isinstance(step, int) or step < 1:
-                raise ValueError("step must be an integer of at least 1, as both ends are integers")
+                raise ValueError("step must be an integer of at least 1, as both bounds are integers")
             return IntDistribution(self.low, self.high, log=self.log, step=step)
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def value(self, proposed: Any) -> Any:
-        """What is tried of a proposal: no more digits than anyone would type."""
+        """Return the value to try for a proposal of Optuna, rounded to a few significant digits."""
         if isinstance(proposed, int):
             return proposed
         if self.step is not None:
@@ -58,7 +58,7 @@ class Interval:
 
     @property
     def samples(self) -> list[Any]:
-        """Values to check beforehand."""
+        """Values that are checked before the study starts."""
         return [self.low, self.high]
 
 
@@ -69,18 +69,18 @@ class Choices:
     choices: Annotated[Sequence[Any], Sized(1)]
 
     def distribution(self) -> BaseDistribution:
-        """It in Optuna's terms: what is no scalar as text, so that it can be stored."""
+        """Return the choices as a distribution of Optuna. Lists and mappings are stored as JSON text."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(list(self._named))
 
     def value(self, proposed: Any) -> Any:
-        """What is tried of a proposal."""
+        """Return the value to try for a proposal of Optuna."""
         return self._named[proposed]
 
     @property
     def samples(self) -> list[Any]:
-        """Values to check beforehand."""
+        """Values that are checked before the study starts."""
         return list(self.choices)
 
     @property
@@ -92,10 +92,13 @@ Space = Mapping[str, Interval | Choices]
 
 
 def read_space(space: Mapping[str, Any]) -> Space:
-    """What is searched, by key.
+    """Read the search space of a study.
+
+    Args:
+        space: The entries of `space` in `conf/tune.yaml`, by key. Entries that are null are left out.
 
     Raises:
-        ConfigError: If an entry describes no interval and no choices.
+        ConfigError: If an entry is neither an interval nor choices, or the space is empty.
     """
     read: dict[str, Interval | Choices] = {}
     for key, entry in space.items():
@@ -103,7 +106,9 @@ def read_space(space: Mapping[str, Any]) -> Space:
         if entry is None:
             continue
         if not isinstance(entry, Mapping) or not {"choices", "low", "high"} & set(entry):
-            raise ConfigError(f"{path}={as_typed(entry)} is no space: write {{low: A, high: B}} or {{choices: [A, B]}}")
+            raise ConfigError(
+                f"{path}={as_typed(entry)} is not a search space: write {{low: A, high: B}} or {{choices: [A, B]}}"
+            )
         if "choices" in entry:
             read[key] = check(Choices, entry, path)
         else:

@@ -1,4 +1,4 @@
-"""Sweeps: what is folded into which cohort, what there is still to do, and what became of it."""
+"""Sweeps: folds runs into cohorts, launches those that are not finished and reports failures."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ Compose = Callable[[Sequence[str]], DictConfig]
 
 
 class SweepRun(NamedTuple):
-    """What may be folded of a run of a sweep.
+    """The part of a sweep's run that can be folded: its seeds and numbers.
 
     Attributes:
-        seeds: Its seeds, since a run may itself be a cohort; None for the configuration's own.
+        seeds: The run's seeds, since a run may itself be a cohort; None for those of the configuration.
         numbers: Its values of foldable keys.
     """
 
@@ -54,10 +54,10 @@ class Cohort:
     """One job of a sweep.
 
     Attributes:
-        overrides: The overrides that its members share.
-        seeds: Each member's seed.
-        folds: Each member's own numbers, by key.
-        config: The composed configuration.
+        overrides: The overrides that all members share.
+        seeds: The seed of each member.
+        folds: The numbers of each member, by key.
+        config: The composed configuration, Hydra's node included.
     """
 
     overrides: tuple[str, ...]
@@ -67,12 +67,18 @@ class Cohort:
 
     @property
     def job(self) -> list[str]:
-        """The overrides for the launcher."""
+        """The overrides of the job, for the launcher."""
         return job_overrides(self.overrides, self.seeds, self.folds)
 
 
 def job_overrides(shared: Sequence[str], seeds: Sequence[int], folds: Sequence[Fold]) -> list[str]:
-    """The overrides of a job with these members."""
+    """Return the overrides of a job.
+
+    Args:
+        shared: The overrides that all members share.
+        seeds: The seed of each member.
+        folds: The numbers of each member, by key.
+    """
     job = [*shared, f"seed=[{','.join(map(str, seeds))}]"]
     if any(folds):
         entries = ["{" + ",".join(f"{key}:{value!r}" for key, value in own.items()) + "}" for own in folds]
@@ -83,20 +89,20 @@ def job_overrides(shared: Sequence[str], seeds: Sequence[int], folds: Sequence[F
 def fold(
     texts: Sequence[str], loader: ConfigLoader, master: DictConfig, only: Sequence[str] | None, max_members: int
 ) -> list[Cohort]:
-    """The cohorts of a sweep.
+    """Fold the runs of a sweep into cohorts.
 
-    Every combination of values is a run, as under Hydra's own sweeper. Runs that are equal but for their seed and
-    for numbers that a member can hold (`qohort.config.folding`) go together, in the order in which they stand.
+    Every combination of values is a run, as with Hydra's own sweeper. Runs that differ only in their seed and in
+    foldable numbers (`qohort.config.folding`) become members of one cohort, in the order of the sweep.
 
     Args:
-        texts: Overrides, sweeps among them.
-        loader: Composes configurations.
+        texts: The overrides of the sweep.
+        loader: Hydra's configuration loader.
         master: The configuration of the sweep itself.
         only: The keys in which members may differ; None for all that their components declare.
-        max_members: Members a cohort may have.
+        max_members: Maximum number of members per cohort.
 
     Raises:
-        ConfigError: If a setting of the sweeper, or a run, is wrong.
+        ConfigError: If a setting of the sweeper or an override is invalid.
     """
     if max_members < 1:
         raise ConfigError(f"hydra.sweeper.max_members={max_members} must be at least 1")
@@ -122,12 +128,12 @@ def fold(
 
 
 def pack(groups: Mapping[tuple[str, ...], Sequence[SweepRun]], compose: Compose, max_members: int) -> list[Cohort]:
-    """The cohorts of runs, each member once, however many runs have it.
+    """Pack runs into cohorts. A member that several runs contain is trained once.
 
     Args:
         groups: The runs, by the overrides that they share.
-        compose: Makes a configuration of overrides.
-        max_members: Members a cohort may have; more are split evenly.
+        compose: Composes a configuration from overrides.
+        max_members: Maximum number of members per cohort; more are split evenly over several cohorts.
     """
     cohorts: list[Cohort] = []
     for shared, runs in groups.items():
@@ -142,17 +148,17 @@ def pack(groups: Mapping[tuple[str, ...], Sequence[SweepRun]], compose: Compose,
 def fold_ablation(
     ablation: Ablation, loader: ConfigLoader, master: DictConfig, only: Sequence[str] | None, max_members: int
 ) -> list[tuple[ArmInEnvironment, list[Cohort]]]:
-    """The cohorts of an ablation's sweep.
+    """Fold the runs of an ablation into cohorts, for each arm in each environment, and check the arms.
 
     Args:
         ablation: The ablation.
-        loader: Composes configurations.
+        loader: Hydra's configuration loader.
         master: The configuration of the sweep itself.
         only: The keys in which members may differ; None for all that their components declare.
-        max_members: Members a cohort may have.
+        max_members: Maximum number of members per cohort.
 
     Raises:
-        ConfigError: If a run is wrong, or an arm differs from the one it is compared with in what it does not declare.
+        ConfigError: If a run is invalid, or an arm differs in undeclared keys from the arm it is compared with.
     """
     planned = [(cell, fold(cell.overrides, loader, master, only, max_members)) for cell in cells(ablation)]
     check_arms(ablation, {(cell.arm.label, cell.environment): _first(cohorts[0]) for cell, cohorts in planned})
@@ -164,27 +170,27 @@ def _first(cohort: Cohort) -> TrainConfig:
 
 
 def sweep_name(texts: Sequence[str]) -> str | None:
-    """What a sweep is called: its overrides, less the seed and what makes no other experiment; None if none is left.
+    """Return the name of a sweep, made from the overrides that define its experiments; None if there are none.
 
-    No clock and no count is in it: the same command, resumed or with more seeds, has the same name.
+    The name contains no seed, time or count, so the same command has the same name when resumed or with more seeds.
 
     Args:
-        texts: Overrides, sweeps among them.
+        texts: The overrides of the sweep.
     """
     overrides = OverridesParser.create().parse_overrides(list(texts))
-    told = [one for one in overrides if re.split("[./]", one.key_or_group)[0] not in ("hydra", *NOT_HASHED)]
-    lines = sorted(str(one.input_line) for one in told if one.key_or_group != "trainer.progress_bar")
+    kept = [one for one in overrides if re.split("[./]", one.key_or_group)[0] not in ("hydra", *NOT_HASHED)]
+    lines = sorted(str(one.input_line) for one in kept if one.key_or_group != "trainer.progress_bar")
     if not lines:
         return None
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
-    return f"{re.sub('[^a-zA-Z0-9_.,=/+-]+', '_', ' '.join(lines))[:100]}-{digest}"  # W&B takes 128 characters
+    return f"{re.sub('[^a-zA-Z0-9_.,=/+-]+', '_', ' '.join(lines))[:100]}-{digest}"  # W&B allows 128 characters
 
 
 Numbers = tuple[tuple[str, float], ...]
 
 
 def _members(runs: Sequence[SweepRun], config: DictConfig) -> list[tuple[int, Numbers]]:
-    """The members of runs, each once."""
+    """Return the distinct members of runs."""
     own_seeds = [config.seed] if isinstance(config.seed, int) else list(config.seed)
     members = {
         (seed, tuple(numbers.items())): None
@@ -195,7 +201,7 @@ def _members(runs: Sequence[SweepRun], config: DictConfig) -> list[tuple[int, Nu
 
 
 def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], compose: Compose) -> Cohort:
-    """The cohort of some members; a number that all of them have is an override as any other."""
+    """Make a cohort of members. A number that all of them share becomes an ordinary override."""
     common = set(members[0][1]).intersection(*(numbers for _, numbers in members))
     texts = shared + tuple(f"{key}={value!r}" for key, value in members[0][1] if (key, value) in common)
     seeds = tuple(seed for seed, _ in members)
@@ -204,7 +210,10 @@ def _cohort(shared: tuple[str, ...], members: Sequence[tuple[int, Numbers]], com
 
 
 def _expand(overrides: Sequence[Override]) -> list[list[tuple[str, str, Any]]]:
-    """Every run of a sweep: key, text and value of each override. Of two overrides of a key the later one counts."""
+    """Return every run of a sweep as key, text and value of each override.
+
+    If a key is overridden twice, the later override counts.
+    """
     values: dict[str, list[tuple[str, str, Any]]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -224,12 +233,12 @@ def _parsed(text: str) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value can be folded, if its key can."""
+    """Return whether a value is a number, which can be folded if its key is foldable."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    """The seeds of a run, which may itself be a cohort."""
+    """Return the seeds of a run, which may itself be a cohort."""
     seeds = value if isinstance(value, list) else [value]
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
         raise ConfigError(f"seed={as_typed(value)} is not an integer of at least 0 or a list of such integers")
@@ -237,15 +246,19 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> list[Sequence[JobReturn]]:
-    """Print the plan, run what is not finished, and tell what failed.
+    """Print the plan, launch the jobs that are not finished, and report failures.
 
     Args:
         cohorts: The jobs.
-        launcher: Runs them.
-        name: The sweep's name, W&B's group of its runs where no other is given.
+        launcher: Hydra's launcher.
+        name: The sweep's name. It is the W&B group of the runs unless `logger.wandb.group` is set.
+
+    Returns:
+        A list with one element, the launcher's results, as Hydra's sweepers return it.
 
     Raises:
-        ConfigError: If a cohort's configuration is wrong; nothing was started then.
+        ConfigError: If a cohort's configuration is invalid; no job was started.
+        Interrupted: If a signal asked to stop; the same command continues.
         SweepFailed: If a job or a member failed; the others are finished.
     """
     planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
@@ -261,38 +274,40 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
         done = sum(member.directory.result() is not None for member in some)
         where = some[0].directory.path.parent
         folded = sorted({key for own in cohort.folds for key in own})
-        words = f", which differ in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
+        words = f", differing in seed{''.join(', ' + key for key in folded)}" if len(some) > 1 else ""
         print(f"  {number}: {len(some)} × {where}{words}" + (f" ({done} finished)" if done else ""), flush=True)
     others = sum(member.directory.result() is not None and other_code(member) is not None for member in members)
     if others:
         print(f"{others} of them {'was' if others == 1 else 'were'} made with other code: overwrite=true trains again")
-    # Starting a job takes seconds: one that is finished is not started.
-    left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_left, some))]
+    # Starting a job takes seconds, so finished ones are not started.
+    left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_unfinished, some))]
     with STOP.waiting():
         try:
-            returns = launcher.launch([_grouped(cohort, name) for cohort in left], initial_job_idx=0) if left else []
+            jobs = [_with_wandb_group(cohort, name) for cohort in left]
+            returns = launcher.launch(jobs, initial_job_idx=0) if left else []
         except (ConfigError, HydraException, Interrupted):
             raise
         except Exception as error:  # a worker was killed, or could not be started
             if STOP.signal is not None:
-                raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left") from error
+                raise Interrupted(f"interrupted by {STOP.signal}: run the same command to continue") from error
             raise SweepFailed(f"the launcher failed: {_reason(error)}") from error
-    _tell_failures(left, returns)
+    _report_failures(left, returns)
     return [returns]
 
 
-def _is_left(member: Member) -> bool:
+def _is_unfinished(member: Member) -> bool:
     return member.config.overwrite or member.directory.result() is None
 
 
-def _grouped(cohort: Cohort, name: str | None) -> list[str]:
-    """The overrides of a job, with the sweep's name as W&B's group where W&B is on and has none."""
+def _with_wandb_group(cohort: Cohort, name: str | None) -> list[str]:
+    """Return the overrides of a job, with the sweep's name as W&B group if W&B is used and no group is set."""
     wandb = OmegaConf.select(cohort.config, "logger.wandb")
     free = name is not None and wandb is not None and "group" in wandb and wandb.group is None
     return [*cohort.job, f"logger.wandb.group='{name}'"] if free else cohort.job
 
 
-def _tell_failures(cohorts: Sequence[Cohort], returns: Sequence[JobReturn]) -> None:
+def _report_failures(cohorts: Sequence[Cohort], returns: Sequence[JobReturn]) -> None:
+    """Raise an error that lists the jobs that did not finish, if any."""
     failures, interrupted = [], False
     for cohort, job in zip(cohorts, returns, strict=True):
         if job.status == JobStatus.COMPLETED:
@@ -310,5 +325,5 @@ def _tell_failures(cohorts: Sequence[Cohort], returns: Sequence[JobReturn]) -> N
 
 
 def _reason(error: BaseException) -> str:
-    told = isinstance(error, ConfigError | Interrupted | RunsFailed)
-    return str(error) if told else f"{type(error).__name__}: {error}"
+    expected = isinstance(error, ConfigError | Interrupted | RunsFailed)
+    return str(error) if expected else f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""Tuning: a trial is a cohort of seeds, trials fold into cohorts, and successive halving over budgets prunes them.
+"""Tuning: Optuna proposes trials, trials are trained on several seeds, and successive halving over budgets prunes them.
 
-Optuna proposes and keeps the study; every run is one of `scripts/train.py`, in its own directory, so whatever was
-trained once is only read again. What is decided follows from the settings and the runs' results alone.
+Trials that differ only in foldable numbers train as one cohort. Every run is an ordinary run in its own directory, so
+finished runs are reused. All decisions depend only on the settings and on the results of the runs.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Winner(NamedTuple):
 
     Attributes:
         trial: Its number.
-        settings: What was searched, as it has it.
-        returns: The last evaluation on each reporting seed.
+        settings: Its values of the searched keys.
+        returns: The final return on each reporting seed.
     """
 
     trial: int
@@ -75,12 +75,15 @@ class Winner(NamedTuple):
 
 
 def tune(config: DictConfig) -> Winner:
-    """Go on with a study to its end, report its winner on other seeds, and keep it as an experiment file.
+    """Run or continue a study, evaluate its best trial on the reporting seeds and write it as an experiment file.
+
+    Args:
+        config: The composed configuration, `conf/tune.yaml`.
 
     Raises:
-        ConfigError: If the configuration is wrong; nothing was written then.
-        Interrupted: If a signal asked to stop, or another process has a part; the same command goes on.
-        RunsFailed: If every trial failed, or a run of the winner on the reporting seeds did.
+        ConfigError: If the configuration is invalid; nothing was written.
+        Interrupted: If a signal asked to stop, or another process is working on the study; the same command continues.
+        RunsFailed: If all trials failed, or a run of the best trial on the reporting seeds failed.
     """
     settings = check_settings(config)
     space = read_space(settings.space)
@@ -98,10 +101,14 @@ def tune(config: DictConfig) -> Winner:
 
 
 def open_study(settings: TuneConfig, directory: Path) -> optuna.Study:
-    """The study of these settings, a new one or the one begun before.
+    """Create the study of these settings, or load it if it exists.
+
+    Args:
+        settings: The study's configuration.
+        directory: The directory of the study's database.
 
     Raises:
-        ConfigError: If there is one of other settings under this name, or an experiment file of other origin.
+        ConfigError: If a study of this name has other settings, or the experiment file was not written by this study.
     """
     import optuna
 
@@ -116,21 +123,21 @@ def open_study(settings: TuneConfig, directory: Path) -> optuna.Study:
     elif before != begun or list(before["space"]) != list(begun["space"]):
         other = ", ".join(key for key in begun if before.get(key) != begun[key]) or "space"
         raise ConfigError(
-            f"name={settings.name} is a study with another {other}: choose another name, or delete {directory}"
+            f"name={settings.name} is a study with another {other}: choose another name or delete {directory}"
         )
     check_target(settings, study.user_attrs.get("written", []))
     return study
 
 
 def check_target(settings: TuneConfig, written: Sequence[str]) -> None:
-    """Check that the experiment file may be written.
+    """Check that the experiment file can be written.
 
     Args:
         settings: The study's configuration.
-        written: Digests of what the study has written there before.
+        written: Digests of the files that the study has written there before.
 
     Raises:
-        ConfigError: If it may not.
+        ConfigError: If it cannot be written, or exists and was not written by this study.
     """
     target = EXPERIMENTS / f"{settings.name}.yaml"
     existing = next(one for one in (target.parent, *target.parent.parents) if one.exists())
@@ -138,21 +145,21 @@ def check_target(settings: TuneConfig, written: Sequence[str]) -> None:
         raise ConfigError(f"name={settings.name}: {target} cannot be written")
     if target.exists() and not settings.overwrite and digest(target.read_text()) not in written:
         raise ConfigError(
-            f"{target} is there already, and not from this study: choose another name, or overwrite=true replaces it"
+            f"{target} exists and was not written by this study: choose another name, or replace it with overwrite=true"
         )
 
 
 def digest(text: str) -> str:
-    """What tells texts apart."""
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Tuning:
-    """A study at work.
+    """Runs a study.
 
     Args:
-        settings: Its configuration, checked.
-        space: What is searched.
+        settings: The study's configuration, checked.
+        space: Its search space.
         study: Optuna's study.
     """
 
@@ -160,7 +167,7 @@ class Tuning:
         self.settings, self.space, self.study = settings, space, study
 
     def finish(self) -> Winner:
-        """Everything that is left, and the winner; see `tune`."""
+        """Run the remaining trials and report the best one; see `tune`."""
         while batch := self.next_batch():
             self.finish_batch(batch)
         best = self.best()
@@ -178,7 +185,7 @@ class Tuning:
     # --- ask ---
 
     def next_batch(self) -> list[FrozenTrial]:
-        """The trials of the batch that is not finished, or of a new one; none where the study is at its end."""
+        """Return the trials of the unfinished batch, or propose a new batch; empty if the study is finished."""
         trials: list[FrozenTrial] = self.study.get_trials()
         first, end = trials[-1].user_attrs["batch"] if trials else (0, 0)
         if len(trials) == end and all(trial.state.is_finished() for trial in trials):
@@ -191,15 +198,19 @@ class Tuning:
     def propose(self, number: int, batch: tuple[int, int]) -> None:
         """Let the sampler propose a trial, and store it.
 
-        It is asked in memory and stored at once, so that a kill leaves no half a proposal; and from a seed of the
-        trial's own, so that what it proposes depends on the trials before alone, not on when a process began.
+        The sampler works on a copy of the study in memory and the trial is stored at once, so that a killed process
+        leaves no partial proposal. It is seeded for each trial, so that a proposal depends only on the trials before.
+
+        Args:
+            number: The trial's number.
+            batch: The numbers of the first trial of its batch and of the first one after it.
         """
         import optuna
 
         seed = int(np.random.SeedSequence([self.settings.sampler_seed, number]).generate_state(1)[0])
         sampler: optuna.samplers.BaseSampler
         if self.settings.sampler == "tpe":
-            # The liar takes trials without a score for bad ones, which keeps those of a batch apart.
+            # constant_liar counts trials without a score as bad, so that the trials of a batch differ.
             sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
@@ -217,13 +228,13 @@ class Tuning:
             )
         )
 
-    # --- train and tell ---
+    # --- train and score ---
 
     def finish_batch(self, batch: Sequence[FrozenTrial]) -> None:
-        """Take a batch from rung to rung, and tell the study.
+        """Train a batch of trials from rung to rung, and store the scores in the study.
 
-        All of it is gone through again after an interruption: runs that are finished are read, and what was told
-        is not told twice.
+        After an interruption the whole batch is processed again: finished runs are read from their directories, and
+        scores that are stored already are not stored twice.
         """
         from optuna.trial import TrialState
 
@@ -254,10 +265,10 @@ class Tuning:
                 return
 
     def refuse(self, trial: FrozenTrial) -> bool:
-        """Whether a trial's values do not go together, each by itself being right; it has failed then."""
+        """Mark a trial as failed if its values, each valid by itself, are invalid together; return whether they are."""
         from optuna.trial import TrialState
 
-        try:  # with the least budget, which asks most
+        try:  # the smallest budget is the most restrictive
             configs_of(self.settings, trial.user_attrs["settings"], self.settings.rungs[0], [0])
         except ConfigError as error:
             self.tell(trial, TrialState.PRUNED, failed=str(error))
@@ -267,19 +278,19 @@ class Tuning:
     def train(
         self, trials: Sequence[Settings], budget: int, where: str, seeds: Sequence[int] = ()
     ) -> list[list[Member]]:
-        """Train what is not finished of some trials at a budget, in as few cohorts as they fold into.
+        """Train the unfinished runs of trials, in as few cohorts as possible.
 
         Args:
-            trials: Each trial's settings.
-            budget: env_steps of a run.
-            where: What it is, for the user.
-            seeds: The seeds; `tuning_seeds` unless given.
+            trials: The settings of each trial.
+            budget: env_steps of each run.
+            where: A description of these trials for the printed line.
+            seeds: The seeds; `tuning_seeds` by default.
 
         Returns:
-            Each trial's members, finished or failed.
+            The members of each trial, finished or failed.
 
         Raises:
-            Interrupted: If a signal asked to stop, or another process trains one of them.
+            Interrupted: If a signal asked to stop, or another process trains one of the runs.
         """
         seeds = seeds or self.settings.tuning_seeds
         members = [members_of(configs_of(self.settings, trial, budget, seeds)) for trial in trials]
@@ -299,11 +310,13 @@ class Tuning:
             finish([member for member in prepare(cohort.config) if not is_done(member)])
         for member in (one for some in members for one in some):
             if not is_done(member):
-                raise Interrupted(f"{member.directory.path} is being trained elsewhere: the same command goes on then")
+                raise Interrupted(
+                    f"{member.directory.path} is being trained elsewhere: run the same command when it is finished"
+                )
         return members
 
     def note(self, trial: FrozenTrial, budget: int, score: float) -> None:
-        """Store a trial's score at a rung, once."""
+        """Store a trial's score at a rung, unless it is stored already."""
         import optuna
 
         if not trial.state.is_finished() and budget not in trial.intermediate_values:
@@ -312,10 +325,16 @@ class Tuning:
     def tell(
         self, trial: FrozenTrial, state: optuna.trial.TrialState, score: float | None = None, failed: str = ""
     ) -> None:
-        """Tell the study how a trial ended, once.
+        """Store the final state of a trial, unless it is stored already.
 
-        A failed one is told as pruned with no score, which the sampler takes for the worst: Optuna's own FAIL would
-        teach it nothing.
+        A failed trial is stored as pruned without a score, which the sampler counts as the worst. It would ignore a
+        trial with Optuna's state FAIL.
+
+        Args:
+            trial: The trial.
+            state: Its final state.
+            score: Its score, if it is complete.
+            failed: The reason, if it failed.
         """
         import optuna
 
@@ -328,12 +347,12 @@ class Tuning:
     # --- report ---
 
     def best(self) -> FrozenTrial | None:
-        """The trial with the best score at the last rung, the first of equal ones."""
+        """Return the trial with the best score at the last rung, the first one of equals; None if none got there."""
         complete = [trial for trial in self.study.get_trials() if trial.state.name == "COMPLETE"]
         return max(complete, key=lambda one: (one.value, -one.number), default=None)
 
     def print_trials(self) -> None:
-        """A row a trial."""
+        """Print a table with one row per trial."""
         best = self.best()
         table = Table(title=self.settings.name, title_justify="left")
         for heading in ("trial", *self.space, *(f"{budget:,}" for budget in self.settings.rungs), ""):
@@ -346,10 +365,10 @@ class Tuning:
             remark = f"failed {failed}" if failed else "best" if best and trial.number == best.number else ""
             table.add_row(str(trial.number), *values, *shown, remark)
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
-        print("scores: IQM of the last evaluations on the tuning seeds, by env_steps; too good for a result")
+        print("scores: IQM of final returns on the tuning seeds, by env_steps; biased upwards, do not report them")
 
     def report(self, best: FrozenTrial) -> Winner:
-        """Train the winner on the reporting seeds; how it does.
+        """Train the best trial on the reporting seeds and return its results.
 
         Raises:
             RunsFailed: If one of the runs failed.
@@ -361,12 +380,12 @@ class Tuning:
         return Winner(best.number, trial, final_returns(members))
 
     def measured(self, returns: Sequence[float]) -> str:
-        """What was measured on the reporting seeds, in words."""
+        """Return the results on the reporting seeds in words."""
         where = f"{_count(len(returns), 'other seed')}, at {self.settings.rungs[-1]:,} env_steps"
         return f"{where}: final return {in_words(returns)}"
 
     def write_experiment(self, winner: Winner) -> None:
-        """Keep the winner as an experiment file."""
+        """Write the best trial as an experiment file."""
         name, count = self.settings.name, len(self.study.get_trials())
         header = [
             f"The best of {_count(count, 'trial')}; on {self.measured(winner.returns)}",
@@ -385,18 +404,18 @@ class Tuning:
 
 
 def is_done(member: Member) -> bool:
-    """Whether there is nothing left to train."""
+    """Return whether a member is finished or has failed."""
     return member.directory.result() is not None or member.directory.failure() is not None
 
 
 def reasons(members: Sequence[Member]) -> list[str]:
-    """Why members failed."""
+    """Return the reasons of the members that failed."""
     failures = [(member.config.seed, member.directory.failure()) for member in members]
     return [f"seed {seed}: {failure['reason']}" for seed, failure in failures if failure is not None]
 
 
 def final_returns(members: Sequence[Member]) -> list[float]:
-    """The last evaluation of each member."""
+    """Return the final return of each finished member."""
     return [float(result["final_return"]) for member in members if (result := member.directory.result()) is not None]
 
 

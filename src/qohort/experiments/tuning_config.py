@@ -1,4 +1,4 @@
-"""The configuration of a study, of its trials' runs, and of the experiment file that keeps a trial."""
+"""The configuration of a study, of the runs of its trials, and of the experiment file that keeps the best one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qohort.experiments.search_space import Space
 from qohort.runs.checking import check_accelerator, check_environment
 
 Settings = Mapping[str, Any]
-"""Values by key of `conf/train.yaml`, as on its command line."""
+"""Values by key of `conf/train.yaml`, as on the command line of scripts/train.py."""
 
 
 Seeds = Annotated[Sequence[Annotated[int, Range(0, 2**63 - 1)]], Sized(1)]
@@ -36,7 +36,7 @@ Seeds = Annotated[Sequence[Annotated[int, Range(0, 2**63 - 1)]], Sized(1)]
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """The configuration of a study. `conf/tune.yaml` says what each key is."""
+    """The configuration of a study. `conf/tune.yaml` documents each key."""
 
     name: str
     train: Mapping[str, Any] | None
@@ -55,59 +55,63 @@ class TuneConfig:
 
 
 BELONGS_TO_THE_STUDY = ("trials", "reporting_seeds", "max_members", "output_dir", "overwrite", "name")
-"""What may be another one when a study goes on."""
+"""Keys that may change when a study is continued."""
 
 
 ELSEWHERE = {
     "budget": "it is set by rungs",
     "seed": "the seeds are tuning_seeds and reporting_seeds",
-    "fold": "what folds is found by itself",
-    "output_dir": "it is a key of the study's own",
-    "overwrite": "finished runs are taken as they are",
-    "retry_failed": "a run that failed is its trial's result",
+    "fold": "trials are folded automatically",
+    "output_dir": "set the study's own output_dir",
+    "overwrite": "finished runs are reused",
+    "retry_failed": "a failed run counts as the result of its trial",
 }
-"""Keys of `conf/train.yaml` that a study sets by itself."""
+"""Keys of `conf/train.yaml` that a study sets itself, with the reason or what to set instead."""
 
 
 def check_settings(config: DictConfig) -> TuneConfig:
-    """The configuration of a study, checked by itself.
+    """Build and check the configuration of a study, except for its search space.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first mistake.
     """
     if util.find_spec("optuna") is None:
         raise ConfigError("optuna is not installed: pip install 'qohort[tune]'")
     settings: TuneConfig = build_config(TuneConfig, config)
     if not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", settings.name):
-        raise ConfigError(f"name={settings.name} names no file: use letters, digits, _ and -, with / for a folder")
+        raise ConfigError(f"name={settings.name} is not a file name: use letters, digits, _ and -, with / for a folder")
     for key, seeds in (("tuning_seeds", settings.tuning_seeds), ("reporting_seeds", settings.reporting_seeds)):
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"{key}={as_typed(seeds)} has a seed twice: each must be another run")
+            raise ConfigError(f"{key}={as_typed(seeds)} has a seed twice: each run needs a different seed")
     if both := sorted(set(settings.tuning_seeds) & set(settings.reporting_seeds)):
         raise ConfigError(
-            f"tuning_seeds and reporting_seeds share {', '.join(map(str, both))}: what was chosen on a seed cannot be "
-            "reported on it, give other seeds"
+            f"tuning_seeds and reporting_seeds share {', '.join(map(str, both))}: report on seeds that were not used "
+            "for tuning"
         )
     if list(settings.rungs) != sorted(set(settings.rungs)):
-        raise ConfigError(f"rungs={as_typed(settings.rungs)} must rise: each is a budget above the one before")
+        raise ConfigError(f"rungs={as_typed(settings.rungs)} must increase: each budget must exceed the one before")
     return settings
 
 
 def check_space(settings: TuneConfig, space: Space) -> None:
-    """Check all that trials can be made of, and that a winner can be kept, before anything is trained.
+    """Check the values of the search space, and that the best trial can be written as an experiment file.
+
+    Args:
+        settings: The study's configuration.
+        space: Its search space.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first mistake; nothing was trained.
     """
     for place, keys in (("train", settings.train or {}), ("space", space)):
         for key in keys:
             if key in ELSEWHERE:
-                raise ConfigError(f"{place}: {key} is not set here: {ELSEWHERE[key]}")
+                raise ConfigError(f"{place}: {key} cannot be set here: {ELSEWHERE[key]}")
     for key in space:
         if key.split(".")[0] in NOT_HASHED:
-            raise ConfigError(f"space: {key} changes no result: set it in train")
+            raise ConfigError(f"space: {key} does not affect results: set it in train")
     first = {key: dimension.samples[0] for key, dimension in space.items()}
-    configs = _configs_or_blame(settings, first)
+    configs = _checked_configs(settings, first)
     check_output(configs[0])
     check_environment(configs[0])
     check_accelerator(configs[0])
@@ -120,8 +124,12 @@ def check_space(settings: TuneConfig, space: Space) -> None:
     check_experiment(settings, experiment_of(settings, first, []), first)
 
 
-def _configs_or_blame(settings: TuneConfig, first: Settings) -> list[TrainConfig]:
-    """The configurations of some trial at the last rung; what is wrong with them, or with those of another rung."""
+def _checked_configs(settings: TuneConfig, first: Settings) -> list[TrainConfig]:
+    """Return the configurations of one trial at the last rung.
+
+    Raises:
+        ConfigError: If a configuration at any rung is invalid; the message names `train`, `space` or `rungs`.
+    """
     try:
         configs = configs_of(settings, first, settings.rungs[-1], settings.tuning_seeds)
     except ConfigError as error:
@@ -139,15 +147,21 @@ def _configs_or_blame(settings: TuneConfig, first: Settings) -> list[TrainConfig
 
 
 def overrides_of(settings: TuneConfig, trial: Settings, budget: int) -> dict[str, Any]:
-    """All that a trial's runs set but their seed."""
+    """Return the values, by key, that the runs of a trial set, except the seed."""
     return {**(settings.train or {}), **trial, "budget": budget, "output_dir": settings.output_dir}
 
 
 def configs_of(settings: TuneConfig, trial: Settings, budget: int, seeds: Sequence[int]) -> list[TrainConfig]:
-    """The configuration of each of a trial's runs.
+    """Return the configuration of each run of a trial.
+
+    Args:
+        settings: The study's configuration.
+        trial: The trial's settings.
+        budget: env_steps of each run.
+        seeds: The seed of each run.
 
     Raises:
-        ConfigError: If there is a mistake in it.
+        ConfigError: If the configuration is invalid.
     """
     tree = overrides_of(settings, trial, budget)
     output_dir = tree.pop("output_dir")
@@ -155,20 +169,20 @@ def configs_of(settings: TuneConfig, trial: Settings, budget: int, seeds: Sequen
     return [replace(config, seed=seed, output_dir=output_dir) for seed in seeds]
 
 
-@functools.cache  # composing takes a tenth of a second, and a trial is looked at several times
+@functools.cache  # composing takes a tenth of a second, and each trial is composed several times
 def _config_of(texts: tuple[str, ...]) -> TrainConfig:
     return check_config(compose("train", [*texts, "seed=0"]))[0]
 
 
 def experiment_of(settings: TuneConfig, trial: Settings, header: Sequence[str]) -> str:
-    """The experiment file of a trial on the reporting seeds, at the last rung."""
+    """Return the text of an experiment file: a trial's settings with the reporting seeds and the last rung's budget."""
     tree = overrides_of(settings, trial, settings.rungs[-1])
     del tree["output_dir"]
     return experiment_text({**tree, "seed": list(settings.reporting_seeds)}, groups_of(Sources("train")), header)
 
 
 def check_experiment(settings: TuneConfig, text: str, trial: Settings) -> None:
-    """Check that an experiment file means the same as the overrides that it is made of.
+    """Check that an experiment file gives the same configuration as the overrides it was made from.
 
     Raises:
         ConfigError: If it does not.
@@ -183,4 +197,4 @@ def check_experiment(settings: TuneConfig, text: str, trial: Settings) -> None:
             compose("train", [f"experiment={name}", override("output_dir", settings.output_dir), place])
         )
     if found != configs_of(settings, trial, settings.rungs[-1], settings.reporting_seeds):
-        raise ConfigError("train and space hold settings that cannot be kept as an experiment file: name whole keys")
+        raise ConfigError("train and space have settings that cannot be written to an experiment file: name whole keys")

@@ -1,1 +1,8 @@
-"""TODO networks."""
+"""Q-networks, written as ordinary modules of one member.
+
+The files in reading order:
+
+- `layers.py`: what a network must provide, and the layers that the networks share.
+- `vectors.py`: table, linear and MLP networks for vectors and discrete observations.
+- `images.py`: convolutional networks and IMPALA's residual network for images.
+"""

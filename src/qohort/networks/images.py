@@ -1,7 +1,7 @@
-"""Q-networks of images: plain convolutions (MinAtar's and Nature's networks) and IMPALA's residual network.
+"""Q-networks for images: plain convolutions (the networks of MinAtar and Nature) and IMPALA's residual network.
 
-A convolution is written as a matrix product of patches: lifted over members, torch's own rounds differently for one
-member and for many.
+A convolution is computed as a matrix product over patches. torch's own convolution, lifted over members, rounds
+differently for one member and for many.
 """
 
 from __future__ import annotations
@@ -23,81 +23,91 @@ Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 def patches(image: Tensor, size: int, stride: int, padding: int = 0, fill: float = 0.0) -> Tensor:
-    """Square patches of images.
+    """Extract square patches from images.
 
-    By an index of pixels, not by slices or `unfold`: their gradients compile for one number of members only.
+    Uses an index of pixels. The gradients of slices and `unfold` compile for a single number of members only.
 
     Args:
-        image: `[B, C, H, W]`.
-        size: Of a patch, in pixels.
-        stride: Between patches, in pixels.
-        padding: Pixels around the image.
-        fill: Their value.
+        image: The images, `[B, C, H, W]`.
+        size: The side of a patch, in pixels.
+        stride: The distance between patches, in pixels.
+        padding: The width of the border around the image, in pixels.
+        fill: The value of the border.
 
     Returns:
-        `[B, C, size², H' W']`.
+        The patches, `[B, C, size², H' W']`.
     """
-    pixel, inside = _places(*image.shape[2:], size, stride, padding)
-    drawn = image.flatten(2)[:, :, torch.from_numpy(pixel).to(image.device)]
+    pixel, inside = _patch_pixels(*image.shape[2:], size, stride, padding)
+    extracted = image.flatten(2)[:, :, torch.from_numpy(pixel).to(image.device)]
     if not padding:
-        return drawn
-    return torch.where(torch.from_numpy(inside).to(image.device), drawn, fill)
+        return extracted
+    return torch.where(torch.from_numpy(inside).to(image.device), extracted, fill)
 
 
 @cache
-def _places(high: int, wide: int, size: int, stride: int, padding: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The pixel at each place of each patch, the nearest one for those around the image, and whether it is inside.
+def _patch_pixels(
+    height: int, width: int, size: int, stride: int, padding: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the pixel index of each position in each patch, and whether the position is inside the image.
 
-    Made by NumPy and not as a part of the function: inductor fails at an index that is computed beside a padded image.
+    A position outside the image gets the nearest pixel. The index is computed by NumPy, because inductor fails if it is
+    computed in the same program as a padded image.
     """
-    down, right = (np.arange(one) * stride - padding for one in sides((high, wide), size, stride, padding))
-    within = np.arange(size)
+    top, left = (np.arange(count) * stride - padding for count in sides((height, width), size, stride, padding))
+    offset = np.arange(size)
     row, column = np.broadcast_arrays(
-        down.reshape(1, 1, -1, 1) + within.reshape(-1, 1, 1, 1), right + within.reshape(1, -1, 1, 1)
+        top.reshape(1, 1, -1, 1) + offset.reshape(-1, 1, 1, 1), left + offset.reshape(1, -1, 1, 1)
     )
-    inside = (row >= 0) & (row < high) & (column >= 0) & (column < wide)
-    pixel = row.clip(0, high - 1) * wide + column.clip(0, wide - 1)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    pixel = row.clip(0, height - 1) * width + column.clip(0, width - 1)
     return pixel.reshape(size * size, -1), inside.reshape(size * size, -1)
 
 
 def sides(shape: Sequence[int], size: int, stride: int, padding: int = 0) -> list[int]:
-    """The height and width of what a kernel makes of an image `[..., H, W]`."""
+    """Return the height and width of a convolution's output for an image `[..., H, W]`.
+
+    Args:
+        shape: The shape of the image.
+        size: The side of the kernel, in pixels.
+        stride: The stride, in pixels.
+        padding: The width of the border around the image, in pixels.
+    """
     return [(side + 2 * padding - size) // stride + 1 for side in shape[-2:]]
 
 
 class Conv(nn.Module):
-    """A convolution, initialised as torch's.
+    """A convolution with torch's initialisation.
 
     Args:
-        inputs: Channels of the input.
-        outputs: Channels of the output.
-        size: Of the kernel, in pixels.
-        stride: Between its places, in pixels.
-        padding: Zeros around the image, in pixels.
+        inputs: The number of input channels.
+        outputs: The number of output channels.
+        size: The side of the kernel, in pixels.
+        stride: The stride, in pixels.
+        padding: The width of the border of zeros around the image, in pixels.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        kernel = nn.Linear(inputs * size * size, outputs)  # the same initialisation
+        kernel = nn.Linear(inputs * size * size, outputs)  # has the same initialisation
         self.weight, self.bias = kernel.weight, kernel.bias
         self._size, self._stride, self._padding = size, stride, padding
 
     def forward(self, image: Tensor) -> Tensor:
-        """`[B, C, H, W]` to `[B, C', H', W']`."""
+        """Map images `[B, C, H, W]` to `[B, C', H', W']`."""
         rows = patches(image, self._size, self._stride, self._padding).flatten(1, 2)  # [B, C size², H' W']
         flat = self.weight @ rows + self.bias.unsqueeze(-1)
         return flat.view(*flat.shape[:2], *sides(image.shape, self._size, self._stride, self._padding))
 
 
 class Pixels(nn.Module):
-    """Observations as images of floats: `[B, ...]` to `[B, C, H, W]`; bytes are divided by 255.
+    """Converts observations `[B, ...]` to float images `[B, C, H, W]`. Unsigned bytes are divided by 255.
 
     Args:
-        space: A `Box` of three axes.
-        channels_last: Whether the channels are its last axis, as MinAtar has them, and not its first.
+        space: The observation space, a `Box` of three axes.
+        channels_last: Whether the channels are the last axis, as in MinAtar, instead of the first.
 
     Raises:
-        ValueError: If the observations are no images.
+        ValueError: If the observations are not images.
     """
 
     def __init__(self, space: spaces.Space[Any], channels_last: bool) -> None:
@@ -110,23 +120,23 @@ class Pixels(nn.Module):
         self.shape = (third, first, second) if channels_last else (first, second, third)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """`[B, ...]` to `[B, C, H, W]`."""
+        """Map observations `[B, ...]` to images `[B, C, H, W]`."""
         image = observation.float()
         image = image if self._scale == 1.0 else image * self._scale
         return image.permute(0, 3, 1, 2) if self._last else image
 
 
 class ConvTorso(nn.Module):
-    """Convolutions with ReLU.
+    """Convolutions with ReLU: the torso of a convolutional network.
 
     Args:
         space: The observation space.
-        convolutions: (channels, kernel, stride) of each.
+        convolutions: The (channels, kernel side, stride) of each convolution.
         channels_last: See `Pixels`.
-        layer_norm: Whether each is normalised over channels and pixels before its ReLU.
+        layer_norm: Whether each convolution is normalised over channels and pixels before its ReLU.
 
     Raises:
-        ValueError: If the observations are no images, or too small for the kernels.
+        ValueError: If the observations are not images, or too small for the kernels.
     """
 
     def __init__(
@@ -152,28 +162,28 @@ class ConvTorso(nn.Module):
         self.width = channels * pixels[0] * pixels[1]
 
     def forward(self, observation: Tensor) -> Tensor:
-        """`[B, ...]` to `[B, width]`."""
+        """Map observations `[B, ...]` to features `[B, width]`."""
         image: Tensor = self.pixels(observation)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            made: Tensor = layer(image)
-            image = norm(made.flatten(1)).view(made.shape).relu()
+            output: Tensor = layer(image)
+            image = norm(output.flatten(1)).view(output.shape).relu()
         return image.flatten(1)
 
 
 class ConvNetwork(QNetwork):
-    """Convolutions, then fully connected layers: the networks of Nature's DQN (Mnih et al., 2015) and of MinAtar.
+    """Convolutions and fully connected layers: the networks of the Nature DQN (Mnih et al., 2015) and of MinAtar.
 
     Args:
-        observation_space: Images.
+        observation_space: A space of images.
         actions: The number of actions.
-        atoms: Outputs an action.
-        convolutions: (channels, kernel, stride) of each convolution.
-        hidden: Units of the fully connected layers; with `dueling`, of each stream's own.
-        channels_last: Whether an observation's last axis has the channels, not its first.
-        layer_norm: Whether the convolutions are normalised; the fully connected layers are not.
-        dueling: Whether there are two streams (Wang et al., 2016).
+        atoms: The number of outputs per action.
+        convolutions: The (channels, kernel side, stride) of each convolution.
+        hidden: The number of units of each fully connected layer. With `dueling`, each stream has its own layers.
+        channels_last: Whether the channels are the last axis of an observation instead of the first.
+        layer_norm: Whether the convolutions are normalised before their ReLU. The fully connected layers are not.
+        dueling: Whether the output has two streams (Wang et al., 2016).
         noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
-        noisy_sigma: σ₀, the noise at first, over √inputs of a layer.
+        noisy_sigma: σ₀; the noise of a layer starts at σ₀ / √inputs.
     """
 
     def __init__(
@@ -195,11 +205,11 @@ class ConvNetwork(QNetwork):
 
 
 class ResidualStage(nn.Module):
-    """A convolution, a maximum over 3 x 3 pixels at every second one, and two residual blocks.
+    """A convolution, 3 x 3 max pooling with stride 2, and two residual blocks.
 
     Args:
-        inputs: Channels of the input.
-        outputs: Channels of the output.
+        inputs: The number of input channels.
+        outputs: The number of output channels.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -208,10 +218,10 @@ class ResidualStage(nn.Module):
         self.blocks = nn.ModuleList(Conv(outputs, outputs, 3, padding=1) for _ in range(4))
 
     def forward(self, image: Tensor) -> Tensor:
-        """`[B, C, H, W]` to `[B, C', H / 2, W / 2]`, halves rounded up."""
-        wide: Tensor = self.first(image)
-        pooled = patches(wide, 3, 2, 1, float("-inf")).amax(2)
-        image = pooled.view(*pooled.shape[:2], *sides(wide.shape, 3, 2, 1))
+        """Map images `[B, C, H, W]` to `[B, C', ⌈H / 2⌉, ⌈W / 2⌉]`."""
+        full: Tensor = self.first(image)
+        pooled = patches(full, 3, 2, 1, float("-inf")).amax(2)
+        image = pooled.view(*pooled.shape[:2], *sides(full.shape, 3, 2, 1))
         for number in (0, 2):
             inner = self.blocks[number](image.relu()).relu()
             image = image + self.blocks[number + 1](inner)
@@ -219,45 +229,48 @@ class ResidualStage(nn.Module):
 
 
 class ImpalaTorso(nn.Module):
-    """IMPALA's residual stages.
+    """The residual stages of IMPALA's network.
 
     Args:
         space: The observation space.
-        channels: Of each stage.
+        channels: The number of channels of each stage.
         channels_last: See `Pixels`.
+
+    Raises:
+        ValueError: If the observations are not images.
     """
 
     def __init__(self, space: spaces.Space[Any], channels: Sequence[int], channels_last: bool) -> None:
         super().__init__()
         self.pixels = Pixels(space, channels_last)
-        before, *pixels = self.pixels.shape
+        inputs, *pixels = self.pixels.shape
         stages: list[nn.Module] = []
         for outputs in channels:
-            stages.append(ResidualStage(before, outputs))
-            before = outputs
+            stages.append(ResidualStage(inputs, outputs))
+            inputs = outputs
             pixels = sides(pixels, 3, 2, 1)
         self.stages = nn.Sequential(*stages)
-        self.width = before * pixels[0] * pixels[1]
+        self.width = inputs * pixels[0] * pixels[1]
 
     def forward(self, observation: Tensor) -> Tensor:
-        """`[B, ...]` to `[B, width]`."""
+        """Map observations `[B, ...]` to features `[B, width]`."""
         image: Tensor = self.stages(self.pixels(observation))
         return image.relu().flatten(1)
 
 
 class ImpalaNetwork(QNetwork):
-    """IMPALA's residual network (Espeholt et al., 2018, figure 3, right), then fully connected layers.
+    """IMPALA's residual network (Espeholt et al., 2018, figure 3, right) and fully connected layers.
 
     Args:
-        observation_space: Images.
+        observation_space: A space of images.
         actions: The number of actions.
-        atoms: Outputs an action.
-        channels: Of each stage; wider ones are multiples of these.
-        hidden: Units of the fully connected layers; with `dueling`, of each stream's own.
-        channels_last: Whether an observation's last axis has the channels, not its first.
-        dueling: Whether there are two streams (Wang et al., 2016).
+        atoms: The number of outputs per action.
+        channels: The number of channels of each stage. Wider variants use multiples of the default.
+        hidden: The number of units of each fully connected layer. With `dueling`, each stream has its own layers.
+        channels_last: Whether the channels are the last axis of an observation instead of the first.
+        dueling: Whether the output has two streams (Wang et al., 2016).
         noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
-        noisy_sigma: σ₀, the noise at first, over √inputs of a layer.
+        noisy_sigma: σ₀; the noise of a layer starts at σ₀ / √inputs.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
-"""Q-networks: ordinary modules of one member.
+"""The layers of Q-networks, and the interface of a Q-network.
 
-A network is a class that takes the observation space, the number of actions and of atoms (outputs an action), and
-any options of its own. It maps `[B, ...]` observations, as the environment gives them, to `[B, actions, atoms]`.
-The value head says what the outputs mean. It must not have data-dependent control flow, since it is lifted over
-members, and a buffer in it is noise: filled with standard normal numbers, a member's own, at each use, and with
-zeros in evaluation.
+A network is a class that takes the observation space, the number of actions, the number of atoms (outputs per action)
+and any options of its own. It is an ordinary module of one member that maps observations `[B, ...]`, as the environment
+returns them, to outputs `[B, actions, atoms]`. The value head defines the meaning of the outputs.
+
+A network is lifted over members, so it must not have data-dependent control flow. Its buffers are noise: each use of
+the network fills them with standard normal numbers from the member's own stream. Evaluation fills them with zeros.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from qohort.config.annotations import Range, Sized
 
 
 class Features(nn.Module):
-    """Observations as a flat float vector: `[B, ...]` to `[B, width]`.
+    """Converts observations `[B, ...]` to flat float vectors `[B, width]`.
 
-    Discrete observations become one-hot vectors, unsigned bytes (images) are divided by 255, everything
-    else is cast to float32 and flattened.
+    Discrete observations become one-hot vectors, and unsigned bytes (images) are divided by 255. All other observations
+    are cast to float32 and flattened.
 
     Args:
         space: The observation space: `Box`, `Discrete` or `MultiBinary`.
@@ -38,7 +39,7 @@ class Features(nn.Module):
         self.width = self._categories or math.prod(space.shape or ())
 
     def forward(self, observation: Tensor) -> Tensor:
-        """`[B, ...]` to `[B, width]`."""
+        """Map observations `[B, ...]` to features `[B, width]`."""
         if self._categories:
             categories = torch.arange(self._first, self._first + self._categories, device=observation.device)
             return (observation.unsqueeze(-1) == categories).float()
@@ -47,7 +48,7 @@ class Features(nn.Module):
 
 
 class Standardised(nn.Module):
-    """Each vector less its mean and over its deviation: layer normalisation without weights.
+    """Layer normalisation without weights: (x - mean) / std over the last axis.
 
     Args:
         eps: Added to the variance.
@@ -58,7 +59,7 @@ class Standardised(nn.Module):
         self._eps = eps
 
     def forward(self, value: Tensor) -> Tensor:
-        """`[..., units]` to `[..., units]`."""
+        """Normalise `[..., units]` over the last axis."""
         centred = value - value.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + self._eps).sqrt()
 
@@ -66,8 +67,8 @@ class Standardised(nn.Module):
 class LayerNorm(Standardised):
     """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations.
 
-    `torch.nn.LayerNorm` can be used in a network too, but cannot be compiled for any number of members, so
-    the whole update is left to TorchScript then.
+    A network may use `torch.nn.LayerNorm` instead. It cannot be compiled for any number of members, so the programs of
+    that network then run in another mode of `compile`.
 
     Args:
         units: The length of the last axis.
@@ -80,15 +81,15 @@ class LayerNorm(Standardised):
         self.bias = nn.Parameter(torch.zeros(units))
 
     def forward(self, value: Tensor) -> Tensor:
-        """`[..., units]` to `[..., units]`."""
+        """Normalise `[..., units]` over the last axis."""
         return super().forward(value) * self.weight + self.bias
 
 
 def linear(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`torch.nn.functional.linear`, with the same bits for one member and for many.
+    """Compute `torch.nn.functional.linear`, bitwise equal for one member and for many.
 
-    A layer of one output would be a matrix-vector product for one member and a matrix product for many, which round
-    differently: two equal outputs are a matrix product for any number.
+    With a single output, torch computes a matrix-vector product for one member and a matrix product for many, which
+    round differently. With two equal outputs, it computes a matrix product for any number of members.
     """
     if weight.shape[0] > 1:
         return nn.functional.linear(value, weight, bias)
@@ -96,22 +97,22 @@ def linear(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Dense(nn.Linear):
-    """`torch.nn.Linear`, which may have a single output."""
+    """`torch.nn.Linear` that is bitwise equal for one member and for many, also with a single output."""
 
     def forward(self, value: Tensor) -> Tensor:
-        """`[..., inputs]` to `[..., outputs]`."""
+        """Map `[..., inputs]` to `[..., outputs]`."""
         return linear(value, self.weight, self.bias)
 
 
 class NoisyLinear(nn.Module):
-    """A linear layer whose weights have learned noise, factorised (Fortunato et al., 2018, eq. 9 to 11, section 3.2).
+    """A linear layer with learned, factorised Gaussian noise (Fortunato et al., 2018, eq. 9 to 11, section 3.2).
 
     y = (μ_w + σ_w ⊙ f(ε_out) f(ε_in)ᵀ) x + μ_b + σ_b ⊙ f(ε_out), with f(ε) = sign(ε) √|ε|.
 
     Args:
         inputs: The length of the input.
         outputs: The length of the output.
-        sigma: σ₀: each σ starts at σ₀ / √inputs.
+        sigma: σ₀; each σ starts at σ₀ / √inputs.
     """
 
     normal_in: Tensor
@@ -128,7 +129,7 @@ class NoisyLinear(nn.Module):
         self.register_buffer("normal_out", torch.zeros(outputs), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
-        """`[..., inputs]` to `[..., outputs]`."""
+        """Map `[..., inputs]` to `[..., outputs]`."""
         noise_in, noise_out = _signed_root(self.normal_in), _signed_root(self.normal_out)
         weight = self.weight + self.weight_sigma * (noise_out.unsqueeze(-1) * noise_in)
         return linear(value, weight, self.bias + self.bias_sigma * noise_out)
@@ -144,11 +145,11 @@ class SpectralLinear(nn.Module):
     Args:
         inputs: The length of the input.
         outputs: The length of the output.
-        iterations: Power iterations at each use.
+        iterations: The number of power iterations per use.
 
-    Deviations: 1. the power iterations start from the same vector at each use, where the paper goes on from the one
-    before: so there is no state besides the parameters, and more than one iteration. They fall short of the largest
-    singular value, in a fresh layer by some 5%.
+    Deviations: 1. The power iterations start from the same vector at each use. In the paper they start from the
+    previous result. The layer therefore has no state besides its parameters, but needs more than one iteration. The
+    estimate is below the largest singular value, by about 5% for a newly initialised layer.
     """
 
     def __init__(self, inputs: int, outputs: int, iterations: int = 5) -> None:
@@ -158,7 +159,7 @@ class SpectralLinear(nn.Module):
         self._iterations = iterations
 
     def forward(self, value: Tensor) -> Tensor:
-        """`[..., inputs]` to `[..., outputs]`."""
+        """Map `[..., inputs]` to `[..., outputs]`."""
         with torch.no_grad():
             left = self.weight.sum(1)
             for _ in range(self._iterations):
@@ -174,29 +175,34 @@ def _unit(vector: Tensor) -> Tensor:
 
 
 Layer = Callable[[int, int], nn.Module]
-"""Makes a fully connected layer of some inputs and outputs."""
+"""A function from the numbers of inputs and outputs to a fully connected layer."""
 
 
 def layer_maker(noisy: bool, sigma: float) -> Layer:
-    """`NoisyLinear` or `torch.nn.Linear`."""
+    """Return a function that builds `NoisyLinear` layers, or `torch.nn.Linear` layers.
+
+    Args:
+        noisy: Whether the layers are noisy.
+        sigma: σ₀ of noisy layers.
+    """
     return (lambda inputs, outputs: NoisyLinear(inputs, outputs, sigma)) if noisy else nn.Linear
 
 
 class ActionValues(nn.Module):
-    """The last layers of a network: features to the outputs of each action.
+    """The output layers of a network, which map features to the outputs of each action.
 
-    Dueling, two streams of layers give V and A, and the outputs are V + A - mean of A over actions, for each atom
+    With `dueling`, two streams compute V and A, and the outputs are V + A - mean of A over actions, for each atom
     (Wang et al., 2016, eq. 9; with atoms: Hessel et al., 2018).
 
-    Deviations: 1. the gradient that both streams give the features is not divided by √2.
+    Deviations: 1. The gradient from the two streams to the features is not divided by √2.
 
     Args:
         width: The length of the features.
         actions: The number of actions.
-        atoms: Outputs an action.
+        atoms: The number of outputs per action.
         dueling: Whether there are two streams.
-        layer: Makes the layers.
-        hidden: Units of each stream's hidden layers.
+        layer: Builds the layers.
+        hidden: The number of units of each hidden layer of a stream.
     """
 
     def __init__(
@@ -215,7 +221,7 @@ class ActionValues(nn.Module):
         self.value = _perceptron(width, hidden, atoms, single) if dueling else None
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[..., width]` to `[..., actions, atoms]`."""
+        """Map features `[..., width]` to outputs `[..., actions, atoms]`."""
         flat: Tensor = self.advantage(features)
         advantage = flat.view(*flat.shape[:-1], *self._shape)
         if self.value is None:
@@ -234,11 +240,11 @@ def _perceptron(width: int, hidden: Sequence[int], outputs: int, layer: Layer) -
 
 
 class QNetwork(nn.Module):
-    """A torso, which makes features of an observation, and an output, which makes values of features.
+    """A Q-network that consists of a torso, which computes features, and output layers.
 
     Args:
-        torso: `[B, ...]` to `[B, width]`; it has a `width`.
-        output: `[..., width]` to `[..., actions, atoms]`.
+        torso: Maps observations `[B, ...]` to features `[B, width]`. It has an attribute `width`.
+        output: Maps features `[..., width]` to outputs `[..., actions, atoms]`.
     """
 
     def __init__(self, torso: nn.Module, output: nn.Module) -> None:
@@ -246,9 +252,10 @@ class QNetwork(nn.Module):
         self.torso, self.output = torso, output
 
     def forward(self, observation: Tensor) -> Tensor:
-        """`[B, ...]` to `[B, actions, atoms]`."""
+        """Map observations `[B, ...]` to outputs `[B, actions, atoms]`."""
         values: Tensor = self.output(self.torso(observation))
         return values
 
 
 Widths = Annotated[Sequence[Annotated[int, Range(1)]], Sized(1)]
+"""The number of units, or channels, of one layer after another."""

@@ -1,4 +1,4 @@
-"""Q-networks of vectors and of discrete observations: table, linear, multilayer perceptrons."""
+"""Q-networks for vectors and discrete observations: table, linear network and multilayer perceptrons."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from qohort.networks.layers import (
 
 
 class TableNetwork(QNetwork):
-    """A table of values, one row a state, all zero at first: tabular Q-learning (Watkins, 1989).
+    """A table of values with one row per state, initialised to zero: tabular Q-learning (Watkins, 1989).
 
     Args:
         observation_space: A `Discrete` space.
         actions: The number of actions.
-        atoms: Outputs an action.
+        atoms: The number of outputs per action.
 
     Raises:
         ValueError: If the observations are not Discrete.
@@ -44,12 +44,12 @@ class TableNetwork(QNetwork):
 
 
 class LinearNetwork(QNetwork):
-    """Values linear in the features, all zero at first.
+    """A linear function of the features, initialised to zero.
 
     Args:
-        observation_space: Any space that `Features` takes.
+        observation_space: A space that `Features` supports.
         actions: The number of actions.
-        atoms: Outputs an action.
+        atoms: The number of outputs per action.
         bias: Whether there is a constant feature.
     """
 
@@ -60,10 +60,10 @@ class LinearNetwork(QNetwork):
 
 def _zero_layer(bias: bool) -> Layer:
     def layer(inputs: int, outputs: int) -> nn.Module:
-        made = nn.Linear(inputs, outputs, bias=bias)
-        for parameter in made.parameters():
+        linear = nn.Linear(inputs, outputs, bias=bias)
+        for parameter in linear.parameters():
             nn.init.zeros_(parameter)
-        return made
+        return linear
 
     return layer
 
@@ -72,12 +72,12 @@ class Perceptron(nn.Module):
     """Hidden layers with ReLU: the torso of an MLP.
 
     Args:
-        observation_space: Any space that `Features` takes.
-        hidden: Units of each layer.
-        layer: Makes a layer; the last one is made by `last`.
-        last: Makes the last layer.
-        norm: Makes what normalises a layer of some units before its ReLU; None for nothing.
-        slope: Of the ReLU below 0.
+        observation_space: A space that `Features` supports.
+        hidden: The number of units of each layer.
+        layer: Builds all layers but the last.
+        last: Builds the last layer.
+        norm: Builds the normalisation of a layer, given its number of units; None for no normalisation.
+        slope: The slope of the ReLU below 0.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Perceptron(nn.Module):
         self.width = width
 
     def forward(self, observation: Tensor) -> Tensor:
-        """`[B, ...]` to `[B, width]`."""
+        """Map observations `[B, ...]` to features `[B, width]`."""
         output: Tensor = self.layers(observation)
         return output
 
@@ -112,18 +112,18 @@ class MLP(QNetwork):
     """A multilayer perceptron with ReLU between its layers and a linear output.
 
     Args:
-        observation_space: Any space that `Features` takes.
+        observation_space: A space that `Features` supports.
         actions: The number of actions.
-        atoms: Outputs an action.
-        hidden: The widths of the hidden layers, in units.
+        atoms: The number of outputs per action.
+        hidden: The number of units of each hidden layer.
         layer_norm: Whether each hidden layer is normalised before its ReLU (Ba et al., 2016).
         spectral_norm: Whether the last hidden layer is divided by its largest singular value (Gogianu et al., 2021).
-        dueling: Whether the output has two streams (Wang et al., 2016), here of one layer each.
+        dueling: Whether the output has two streams (Wang et al., 2016) of one layer each.
         noisy: Whether every layer has learned noise (Fortunato et al., 2018).
-        noisy_sigma: σ₀, the noise at first, over √inputs of a layer.
+        noisy_sigma: σ₀; the noise of a layer starts at σ₀ / √inputs.
 
     Raises:
-        ValueError: If `noisy` and `spectral_norm` are both asked for.
+        ValueError: If `noisy` and `spectral_norm` are both true.
     """
 
     def __init__(
@@ -147,17 +147,17 @@ class MLP(QNetwork):
 
 
 class SparseMLP(QNetwork):
-    """The network of Stream Q(λ): sparse at first, LayerNorm without weights, leaky ReLU (Elsayed et al., 2024).
+    """The network of Stream Q(λ) (Elsayed et al., 2024): sparse initialisation, LayerNorm without weights, leaky ReLU.
 
-    Each unit's weights are uniform within ±1/√inputs but for a part that is 0, other ones for each unit, and its bias
-    is 0 (their algorithm 1).
+    The weights of each unit are uniform in ±1/√inputs. A random fraction of them is set to 0, drawn separately for each
+    unit. Biases are 0 (algorithm 1 of the paper).
 
     Args:
-        observation_space: Any space that `Features` takes.
+        observation_space: A space that `Features` supports.
         actions: The number of actions.
-        atoms: Outputs an action.
-        hidden: The widths of the hidden layers, in units.
-        sparsity: The part of a unit's weights that starts at 0, rounded up to a weight.
+        atoms: The number of outputs per action.
+        hidden: The number of units of each hidden layer.
+        sparsity: The fraction of the weights of each unit that starts at 0. The number of weights is rounded up.
     """
 
     def __init__(
@@ -174,17 +174,21 @@ class SparseMLP(QNetwork):
 
 
 def sparse_layer_maker(sparsity: float) -> Layer:
-    """Makes fully connected layers that are sparse at first; see `SparseMLP`."""
+    """Return a function that builds fully connected layers with sparse initialisation; see `SparseMLP`.
+
+    Args:
+        sparsity: The fraction of the weights of each unit that starts at 0.
+    """
 
     def layer(inputs: int, outputs: int) -> nn.Module:
-        made = nn.Linear(inputs, outputs)
+        linear = nn.Linear(inputs, outputs)
         bound = 1 / math.sqrt(inputs)
         zeros = math.ceil(sparsity * inputs)
         with torch.no_grad():
-            made.weight.uniform_(-bound, bound)
-            for row in made.weight:
+            linear.weight.uniform_(-bound, bound)
+            for row in linear.weight:
                 row[torch.randperm(inputs)[:zeros]] = 0.0
-            made.bias.zero_()
-        return made
+            linear.bias.zero_()
+        return linear
 
     return layer

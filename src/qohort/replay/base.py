@@ -1,4 +1,4 @@
-"""What a replay is: it takes transitions from the environments and gives batches to the update."""
+"""The interface of a replay, which stores transitions and samples batches."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from qohort.cohort.schedules import Progress
 from qohort.config.schema import TrainConfig
 
 Batch = dict[str, Tensor]
-"""A batch of transitions: `[M, B, ...]` for a cohort, `[B, ...]` inside a loss.
+"""A batch of transitions by name: tensors `[M, B, ...]` for a cohort, `[B, ...]` inside a loss.
 
-Always: `observation`, `action`. Then either `reward`, `discount` (γⁿ, 0 where terminated) and `next_observation`, or
-`target`, where the replay has made the target itself. Where there are such: `weight`, the importance weights of
-prioritised replay; `ended`, whether the episode ended with the transition, terminated or truncated; `normal_<use>` and
-`fractions_<use>`, the random numbers of one use of a network (`online`, `target`, `policy`).
+Every batch has `observation` and `action`. It also has either `reward`, `discount` (γⁿ, 0 where terminated) and
+`next_observation`, or `target` if the replay computes the targets itself. Optional entries are:
+
+- `weight`: the importance weights of prioritised replay.
+- `ended`: whether the episode ended with the transition, terminated or truncated.
+- `normal_<use>`, `fractions_<use>`: the random numbers for one use of a network (`online`, `target` or `policy`).
 """
 
 Values = Callable[[Tensor], Tensor]
-"""Observations `[M, B, ...]` to action values `[M, B, A]`."""
+"""A function from observations `[M, B, ...]` to action values `[M, B, A]`."""
 
 
 class Transition(NamedTuple):
-    """One step of every environment of a cohort: arrays `[M, E, ...]`."""
+    """One step of every environment of a cohort, as arrays `[M, E, ...]`."""
 
     observation: NDArray[Any]
     action: NDArray[np.int64]
@@ -39,7 +41,7 @@ class Transition(NamedTuple):
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     next_observation: NDArray[Any]
-    """What was observed after the step: the true last observation where the episode ended."""
+    """The observation after the step; where the episode ended, its final observation."""
 
     @property
     def ended(self) -> NDArray[np.bool_]:
@@ -48,12 +50,10 @@ class Transition(NamedTuple):
 
 
 class Replay(ABC):
-    """Takes transitions, gives batches."""
+    """Base class of the replays."""
 
-    makes_targets: ClassVar[bool] = False
-    """Whether its batches have a `target`, so that nothing is bootstrapped from."""
     newest_only: ClassVar[bool] = False
-    """Whether its batches are the newest transitions, each of them once and in order."""
+    """Whether batches are the newest transitions, each once and in order."""
 
     @abstractmethod
     def add(self, transition: Transition) -> None:
@@ -61,56 +61,60 @@ class Replay(ABC):
 
     @classmethod
     def min_env_steps(cls, config: TrainConfig) -> int:
-        """The env_steps of a member before the first batch can be drawn."""
+        """Return the env_steps that a member needs before the first batch can be sampled."""
         return 1
 
     @classmethod
     def batch_size(cls, config: TrainConfig) -> int:
-        """The number of transitions of a member in a batch, B."""
+        """Return the number of transitions per member in a batch, B."""
         return config.batch_size
 
     @classmethod
     def incompatibility(cls, config: TrainConfig) -> str | None:
-        """What in a configuration does not go with this replay, as a message; None for nothing."""
+        """Return a message if a configuration is incompatible with this replay, else None."""
         return None
 
     @abstractmethod
     def sample(self, progress: Progress) -> Batch:
-        """Draw a batch for every member."""
-
-    def refresh(self, values: Values) -> None:  # noqa: B027 -- most replays do not need it
-        """Called before the batches of each round of updates are drawn.
+        """Sample a batch for every member.
 
         Args:
-            values: Observations `[M, B, ...]` to action values `[M, B, A]`, by the online networks without noise.
+            progress: The cohort's progress, for schedules.
+        """
+
+    def refresh(self, values: Values) -> None:  # noqa: B027 -- most replays do not need it
+        """Called before the batches of each round of updates are sampled.
+
+        Args:
+            values: Maps observations `[M, B, ...]` to action values `[M, B, A]` of the online networks, without noise.
         """
 
     def feed_back(self, td_error: Tensor) -> None:  # noqa: B027 -- most replays do not need it
-        """Take the TD errors `[M, B]` of the newest batch."""
+        """Receive the TD errors `[M, B]` of the last batch."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while training."""
+        """Return everything that changes during training."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """What a replay is given by the run.
+    """The properties of a run that a replay depends on.
 
     Attributes:
-        observation_space: One environment's.
-        num_envs: Environments a member, E.
-        batch_size: Transitions a member in a batch, B.
-        train_every: env_steps of a member between rounds of updates.
-        gamma: Each member's discount factor, `[M]` float32.
-        seeds: Each member's seed.
-        budget: The env_steps that a member may take; no replay needs to hold more.
-        device: Where storage and batches live.
-        compiler: Compiles the drawing of batches.
+        observation_space: The observation space of one environment.
+        num_envs: Environments per member, E.
+        batch_size: Transitions per member in a batch, B.
+        train_every: The env_steps of a member between rounds of updates.
+        gamma: The discount factor of each member, `[M]` float32.
+        seeds: The seed of each member.
+        budget: The env_steps that a member may take. No replay needs a larger capacity.
+        device: The device of the storage and the batches.
+        compiler: Compiles the sampling of batches.
     """
 
     observation_space: spaces.Space[Any]

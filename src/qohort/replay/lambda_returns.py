@@ -1,6 +1,6 @@
-"""λ-returns as targets: from a replay's blocks (DQN(λ)) and from rollouts without a replay (PQN).
+"""λ-returns as targets: from blocks of a replay (DQN(λ)), and from rollouts without a replay (PQN).
 
-A batch of these has its `target`, made when the networks were looked at last; the loss bootstraps from nothing.
+Batches have the entry `target`, computed at the last call of `refresh`. The loss does not bootstrap.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from qohort.replay.base import Batch, Replay, ReplaySpec, Transition, Values
 from qohort.replay.ring import Ring, Storage
 
 ROWS = 512
-"""Observations of a member that networks look at in one call."""
+"""The maximum number of observations per member in one call of the networks."""
 
 
 def lambda_returns(reward: Floats, discount: Floats, value: Floats, decay: Floats) -> Floats:
-    """G_t = r_t + d_t ((1 - λ_t) v_t + λ_t G_{t+1}), where v_t is the value of what follows step t (Sutton, 1988).
+    """Compute λ-returns: G_t = r_t + d_t ((1 - λ_t) v_t + λ_t G_{t+1}) (Sutton, 1988).
 
     Args:
-        reward: `[..., T]`.
-        discount: γ, 0 where terminated.
-        value: max_a Q of what was observed after the step.
-        decay: λ_t, 0 where the return is not to be followed: at an episode's end, or where the next action is not
-            greedy. After the last step there is nothing to follow.
+        reward: The reward r of each step, `[..., T]`.
+        discount: The discount d of each step: γ, 0 where terminated, `[..., T]`.
+        value: The value v of the observation after each step, max_a Q, `[..., T]`.
+        decay: λ of each step, `[..., T]`. It is 0 at the end of an episode, and where the return is cut. The last
+            step bootstraps from its value, whatever its λ.
 
     Returns:
-        G, `[..., T]`.
+        The returns G, `[..., T]`.
     """
     returns = np.empty_like(reward)
     following = value[..., -1]
@@ -48,12 +48,13 @@ def lambda_returns(reward: Floats, discount: Floats, value: Floats, decay: Float
 
 
 def traces(q_lambda: float, ended: NDArray[np.bool_], greedy: NDArray[np.bool_] | None) -> Floats:
-    """λ_t for `lambda_returns`: Peng's Q(λ) (Peng & Williams, 1996), or with `greedy` Watkins's (1989).
+    """Return λ_t for `lambda_returns`: Peng's Q(λ) (Peng & Williams, 1996), or Watkins's Q(λ) (Watkins, 1989).
 
     Args:
         q_lambda: λ.
         ended: Whether the episode ended with the step, `[..., T]`.
-        greedy: Whether the step's own action is greedy, `[..., T]`: where the next one is not, the return is cut.
+        greedy: Whether the action of the step is greedy, `[..., T]`. The return is cut before an action that is not
+            greedy (Watkins). None for no cuts (Peng).
     """
     decay: Floats = np.where(ended, 0.0, q_lambda)
     if greedy is not None:
@@ -62,28 +63,31 @@ def traces(q_lambda: float, ended: NDArray[np.bool_], greedy: NDArray[np.bool_] 
 
 
 def other_targets(config: TrainConfig, name: str) -> str | None:
-    """What in a configuration would have no effect, since a replay makes the targets; None for nothing.
+    """Return a message if a setting has no effect because the replay computes the targets, else None.
 
     Args:
         config: The configuration.
-        name: The replay.
+        name: The name of the replay, for the message.
     """
     head, bootstrap, target = (
         locate(getattr(config, key)["_target_"], f"{key}._target_") for key in ("head", "bootstrap", "target_network")
     )
-    for key, fits, choice in (
+    for key, compatible, choice in (
         ("head", getattr(head, "scalar", False), "squared or huber"),
         ("bootstrap", getattr(bootstrap, "maximum", False), "greedy"),
         ("target_network", not getattr(target, "separate", True), "none"),
     ):
-        if not fits:
-            chosen = getattr(config, key)["_target_"]
-            return f"{key}={chosen} has no effect on the returns that {name} makes: use {key}={choice}"
+        if not compatible:
+            value = getattr(config, key)["_target_"]
+            return f"{key}={value} has no effect on the returns that {name} computes: use {key}={choice}"
     return None
 
 
 def in_rows(values: Values, observation: Tensor) -> Floats:
-    """Action values `[M, N, A]` of observations `[M, N, ...]`, in calls of one shape; the last one is filled up."""
+    """Compute action values `[M, N, A]` of observations `[M, N, ...]` in calls of at most `ROWS` observations.
+
+    All calls have the same shape. The last one is padded.
+    """
     count = observation.shape[1]
     size = min(count, ROWS)
     index = torch.arange(-(-count // size) * size, device=observation.device) % count
@@ -92,11 +96,11 @@ def in_rows(values: Values, observation: Tensor) -> Floats:
 
 
 class Permutations:
-    """Samples without replacement for every member: a permutation after the other, each from the member's stream.
+    """Samples indices without replacement for every member, from one random permutation after another.
 
     Args:
         spec: See `ReplaySpec`.
-        size: The number of things.
+        size: The number of indices.
     """
 
     def __init__(self, spec: ReplaySpec, size: int) -> None:
@@ -105,11 +109,11 @@ class Permutations:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new permutation at the next batch."""
+        """Start a new permutation at the next batch."""
         self._at = self.size
 
     def next(self) -> NDArray[np.int64]:
-        """The next `[M, B]` indices; what is left of a permutation and is no whole batch is left out."""
+        """Return the next `[M, B]` indices. The rest of a permutation that does not fill a batch is dropped."""
         if self._at + self._batch_size > self.size:
             self._order = np.argsort(self._uniforms.next(), axis=1)
             self._at = 0
@@ -118,12 +122,12 @@ class Permutations:
         return index
 
     def state_dict(self) -> dict[str, Any]:
-        """The stream and the running permutation."""
+        """Return the random stream and the current permutation."""
         order = torch.from_numpy(self._order) if self._at < self.size else None
         return {"uniforms": self._uniforms.state_dict(), "at": self._at, "order": order}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         self._uniforms.load_state_dict(state["uniforms"])
         self._at = int(state["at"])
         if state["order"] is not None:
@@ -131,11 +135,11 @@ class Permutations:
 
 
 class Targets:
-    """Transitions with targets of their own, and batches of them.
+    """Stores transitions with their targets, and samples batches from them without replacement.
 
     Args:
         spec: See `ReplaySpec`.
-        size: Transitions of a member.
+        size: The number of transitions per member.
     """
 
     def __init__(self, spec: ReplaySpec, size: int) -> None:
@@ -145,50 +149,54 @@ class Targets:
         self.held: dict[str, Tensor] = {}
 
     def put(self, observation: Tensor, action: Tensor, target: Floats) -> None:
-        """Replace what is held: `[M, size, ...]`, `[M, size]`, `[M, size]`."""
+        """Replace the stored transitions.
+
+        Args:
+            observation: The observations, `[M, size, ...]`.
+            action: The actions, `[M, size]`.
+            target: The targets, `[M, size]`.
+        """
         returns = torch.from_numpy(target).to(self._device, torch.float32)
         self.held = {"observation": observation, "action": action, "target": returns}
         self._permutations.restart()
 
     def batch(self) -> Batch:
-        """The next `[M, B]` of them."""
+        """Return the next batch, `[M, B]`."""
         index = torch.from_numpy(self._permutations.next()).to(self._device)
-        return {name: one[self._members, index] for name, one in self.held.items()}
+        return {name: tensor[self._members, index] for name, tensor in self.held.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is held, and how far it was drawn."""
-        held = {name: one.cpu().clone() for name, one in self.held.items()}
+        """Return the stored transitions and the state of the sampling."""
+        held = {name: tensor.cpu().clone() for name, tensor in self.held.items()}
         return {"held": held, "permutations": self._permutations.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
-        self.held = {name: one.to(self._device) for name, one in state["held"].items()}
+        """Restore the state that `state_dict` returned."""
+        self.held = {name: tensor.to(self._device) for name, tensor in state["held"].items()}
         self._permutations.load_state_dict(state["permutations"])
 
 
 class LambdaReplay(Ring):
-    """DQN(λ): blocks of a replay whose λ-returns are made anew now and then (Daley & Amato, 2019, section 3).
+    """The replay of DQN(λ): blocks of transitions whose λ-returns are refreshed at intervals (Daley & Amato, 2019).
 
-    Every `refresh_every` env_steps `blocks` blocks are drawn uniformly, each `block` consecutive steps of one
-    environment, and the online network's values give the λ-returns of their transitions, each return cut at the end of
-    its block. Until the next time batches go through these without replacement, and again with another order as long
-    as there are updates. A target network would have nothing to do: `target_network=none`.
+    Every `refresh_every` env_steps, `blocks` blocks are sampled uniformly. A block is `block` consecutive steps of one
+    environment. The λ-returns of its transitions are computed from the values of the online network, and end with the
+    block (section 3). Until the next refresh, batches are sampled from these transitions without replacement, in as
+    many passes as the updates need. No target network is used: choose `target_network=none`.
 
     Args:
         spec: See `ReplaySpec`.
-        capacity: Transitions a member, in env_steps; see `Ring`.
+        capacity: Transitions per member; see `Ring`.
         q_lambda: λ.
-        block: Steps of a block.
-        blocks: How many there are.
-        refresh_every: env_steps of a member after which they are drawn anew.
-        watkins: Whether a return is cut before an action that is not greedy (Watkins, 1989), not only at the end of
-            its episode (Peng & Williams, 1996).
+        block: The number of steps in a block.
+        blocks: The number of blocks.
+        refresh_every: The env_steps between refreshes.
+        watkins: Whether a return is cut before an action that is not greedy (Watkins, 1989), and not only at the end
+            of its episode (Peng & Williams, 1996).
 
-    Deviations: 1. by the default settings the updates between two refreshes go through what is held four times, where
-    the paper has one pass. 2. what is held is drawn uniformly; the paper's prioritised cache is left out.
+    Deviations: 1. With the default settings, the updates between two refreshes make four passes over the blocks. The
+    paper makes one. 2. Blocks are sampled uniformly. The paper's prioritised cache is not implemented.
     """
-
-    makes_targets = True
 
     def __init__(
         self,
@@ -211,16 +219,17 @@ class LambdaReplay(Ring):
 
     @classmethod
     def min_env_steps(cls, config: TrainConfig) -> int:
-        """As many env_steps as a block has in each environment."""
+        """Return the env_steps after which each environment has a block of steps."""
         return int(config.replay["block"]) * config.env.num_envs
 
     @classmethod
     def incompatibility(cls, config: TrainConfig) -> str | None:
-        """Whether a batch is larger than all blocks, a block than the replay, or something else makes targets too."""
-        held = config.replay["block"] * config.replay["blocks"]
-        if config.batch_size > held:
+        """Return a message if a batch is larger than all blocks, a block does not fit, or a setting has no effect."""
+        size = config.replay["block"] * config.replay["blocks"]
+        if config.batch_size > size:
             return (
-                f"batch_size={config.batch_size} is more than the {held} transitions of replay.blocks of replay.block"
+                f"batch_size={config.batch_size} is more than the {size} transitions in all blocks: "
+                "raise replay.blocks or replay.block"
             )
         return super().incompatibility(config) or other_targets(config, "LambdaReplay")
 
@@ -231,43 +240,44 @@ class LambdaReplay(Ring):
         super().add(transition)
 
     def refresh(self, values: Values) -> None:
-        """Draw blocks and make their returns, where that is due."""
-        due = self._added // self._every
-        if due == self._refreshed:
+        """Sample new blocks and compute their returns, if this is due."""
+        interval = self._added // self._every
+        if interval == self._refreshed:
             return
-        self._refreshed = due
+        self._refreshed = interval
         slots = self._block_slots()
         flat = slots.reshape(len(slots), -1)
-        drawn = {name: one[np.arange(len(slots))[:, None], flat] for name, one in self._storage.arrays.items()}
-        q = in_rows(values, drawn["next_observation"]).reshape(*slots.shape, -1)
-        reward, continues = (drawn[name].cpu().numpy().reshape(slots.shape) for name in ("reward", "continues"))
-        action = drawn["action"].cpu().numpy().reshape(slots.shape)
+        members = np.arange(len(slots))[:, None]
+        sampled = {name: array[members, flat] for name, array in self._storage.arrays.items()}
+        q = in_rows(values, sampled["next_observation"]).reshape(*slots.shape, -1)
+        reward, continues = (sampled[name].cpu().numpy().reshape(slots.shape) for name in ("reward", "continues"))
+        action = sampled["action"].cpu().numpy().reshape(slots.shape)
         ended = np.take_along_axis(self._ended, flat, 1).reshape(slots.shape)
         greedy = None
-        if self._watkins:  # what follows a step is what the next one began with
-            chosen = np.take_along_axis(q[..., :-1, :], action[..., 1:, None], -1)[..., 0]
-            greedy = np.concatenate([np.ones_like(ended[..., :1]), chosen == q[..., :-1, :].max(-1)], -1)
+        if self._watkins:  # the next observation of a step is the observation of the next step
+            taken = np.take_along_axis(q[..., :-1, :], action[..., 1:, None], -1)[..., 0]
+            greedy = np.concatenate([np.ones_like(ended[..., :1]), taken == q[..., :-1, :].max(-1)], -1)
         decay = traces(self._lambda, ended, greedy)
         returns = lambda_returns(reward.astype(np.float64), self._gamma * continues, q.max(-1), decay)
-        self._targets.put(drawn["observation"], drawn["action"], returns.reshape(flat.shape))
+        self._targets.put(sampled["observation"], sampled["action"], returns.reshape(flat.shape))
 
     def _block_slots(self) -> NDArray[np.int64]:
-        """The slots of new blocks: `[M, blocks, block]`."""
-        held = len(self) // self._num_envs
-        starts = (held - self._block + 1) * self._num_envs
-        place = (self._places.next() * starts).astype(np.int64)
-        row, environment = place // self._num_envs, place % self._num_envs
+        """Sample the slots of new blocks, `[M, blocks, block]`."""
+        stored = len(self) // self._num_envs
+        starts = (stored - self._block + 1) * self._num_envs
+        start = (self._places.next() * starts).astype(np.int64)
+        row, environment = start // self._num_envs, start % self._num_envs
         oldest = self._added // self._num_envs % self._rows if self._added > self.capacity else 0
         rows = (oldest + row[..., None] + np.arange(self._block)) % self._rows
         slots: NDArray[np.int64] = rows * self._num_envs + environment[..., None]
         return slots
 
     def sample(self, progress: Progress) -> Batch:
-        """Draw `[M, B]` transitions of the blocks, with their returns."""
+        """Sample `[M, B]` transitions from the blocks, with their returns."""
         return self._targets.batch()
 
     def state_dict(self) -> dict[str, Any]:
-        """The transitions held, the blocks with their returns, and the streams."""
+        """Return the stored transitions, the blocks with their returns, and the random streams."""
         return {
             **super().state_dict(),
             "ended": torch.from_numpy(self._ended[:, : len(self)].copy()),
@@ -277,7 +287,7 @@ class LambdaReplay(Ring):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         super().load_state_dict(state)
         self._ended[:, : len(self)] = state["ended"].numpy()
         self._refreshed = int(state["refreshed"])
@@ -286,20 +296,18 @@ class LambdaReplay(Ring):
 
 
 class Rollout(Replay):
-    """PQN: λ-returns over a rollout of parallel environments, without a replay (Gallici et al., 2024, algorithm 1).
+    """The rollouts of PQN: λ-returns over parallel environments, without a replay (Gallici et al., 2024, algorithm 1).
 
-    A rollout is the `train_every` env_steps before a round of updates. Its batches go through it without replacement,
-    and again with another order as long as the round has updates: `gradient_steps` = epochs x train_every / batch_size.
+    A rollout is the `train_every` env_steps before a round of updates. Batches are sampled from it without replacement,
+    in as many passes (epochs) as the round needs: `gradient_steps` = epochs x train_every / batch_size.
 
     Args:
         spec: See `ReplaySpec`.
         q_lambda: λ.
 
-    Deviations: 1. a return ends with its episode, and a truncated one is bootstrapped from. 2. of a falling
-    learning rate a round has that of its end, so with `lr_schedule=linear` the last round changes nothing.
+    Deviations: 1. A return ends with its episode, and bootstraps if the episode was truncated. 2. A round uses the
+    learning rate at its end, so with `lr_schedule=linear` the last round has a learning rate of 0.
     """
-
-    makes_targets = True
 
     def __init__(self, spec: ReplaySpec, q_lambda: Annotated[float, Range(0, 1)] = 0.65) -> None:
         size = spec.train_every
@@ -312,15 +320,18 @@ class Rollout(Replay):
 
     @classmethod
     def min_env_steps(cls, config: TrainConfig) -> int:
-        """A rollout."""
+        """Return the length of a rollout."""
         return config.train_every
 
     @classmethod
     def incompatibility(cls, config: TrainConfig) -> str | None:
-        """Whether environments or batches do not divide the rollout, or something else makes targets too."""
-        for key, parts in (("env.num_envs", config.env.num_envs), ("batch_size", config.batch_size)):
-            if config.train_every % parts:
-                return f"train_every={config.train_every} is a rollout here: it must be a multiple of {key}={parts}"
+        """Return a message if the rollout cannot be split evenly, or if a setting has no effect."""
+        for key, divisor in (("env.num_envs", config.env.num_envs), ("batch_size", config.batch_size)):
+            if config.train_every % divisor:
+                return (
+                    f"train_every={config.train_every} is the length of a rollout: "
+                    f"it must be a multiple of {key}={divisor}"
+                )
         return other_targets(config, "Rollout")
 
     def add(self, transition: Transition) -> None:
@@ -331,11 +342,11 @@ class Rollout(Replay):
         self._added += self._num_envs
 
     def refresh(self, values: Values) -> None:
-        """Make the rollout's returns."""
+        """Compute the returns of the rollout."""
         arrays = self._storage.arrays
 
         def by_time(array: NDArray[Any]) -> NDArray[Any]:
-            """`[M, T E]` as `[M, E, T]`."""
+            """Reshape `[M, T * E]` to `[M, E, T]`."""
             return array.reshape(self._shape).transpose(0, 2, 1)
 
         value = by_time(in_rows(values, arrays["next_observation"]).max(-1))
@@ -346,11 +357,11 @@ class Rollout(Replay):
         self._targets.put(arrays["observation"].clone(), arrays["action"].clone(), flat)
 
     def sample(self, progress: Progress) -> Batch:
-        """The next `[M, B]` transitions of the rollout, with their returns."""
+        """Sample `[M, B]` transitions from the rollout, with their returns."""
         return self._targets.batch()
 
     def state_dict(self) -> dict[str, Any]:
-        """The rollout so far, the targets of the one before, and the stream."""
+        """Return the current rollout, the targets of the previous one, and the random stream."""
         return {
             "transitions": self._storage.state_dict(min(self._added, self._size)),
             "ended": torch.from_numpy(self._ended.copy()),
@@ -359,7 +370,7 @@ class Rollout(Replay):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         self._storage.load_state_dict(state["transitions"])
         self._ended[:] = state["ended"].numpy()
         self._added = int(state["added"])

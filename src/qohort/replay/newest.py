@@ -1,4 +1,4 @@
-"""No replay: each batch is the newest transition of each environment."""
+"""Learning without a replay: each batch is the newest transition of each environment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qohort.replay.ring import Storage
 
 
 class NewestTransition(Replay):
-    """No replay: a batch is the newest transition of each environment, B = E (the article's Algorithm 1).
+    """Yields the newest transition of each environment as a batch, B = E.
 
-    Batches tell besides whether the episode `ended` with the transition, `[M, E]`.
+    Used by `experiment=article/approximate_q_learning` and `agent=stream_q`. Batches have the entry `ended`, `[M, E]`.
 
     Args:
-        spec: See `ReplaySpec`; its batch size is not used.
+        spec: See `ReplaySpec`. Its batch size is not used.
     """
 
     newest_only = True
@@ -31,24 +31,24 @@ class NewestTransition(Replay):
 
     @classmethod
     def batch_size(cls, config: TrainConfig) -> int:
-        """A transition of each environment."""
+        """Return one transition per environment."""
         return config.env.num_envs
 
     def add(self, transition: Transition) -> None:
-        """Replace what is held by one step of every environment."""
+        """Replace the stored transitions by one step of every environment."""
         self._storage.write(0, transition)
         self._added += 1
 
     def sample(self, progress: Progress) -> Batch:
-        """The newest transitions: `[M, E]`."""
+        """Return the newest transitions, `[M, E]`."""
         return self._storage.batch(self._index)
 
     def state_dict(self) -> dict[str, Any]:
-        """The transitions held."""
-        held = self._index.shape[1] if self._added else 0
-        return {"transitions": self._storage.state_dict(held), "added": self._added}
+        """Return the stored transitions."""
+        written = self._index.shape[1] if self._added else 0
+        return {"transitions": self._storage.state_dict(written), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         self._storage.load_state_dict(state["transitions"])
         self._added = int(state["added"])

@@ -1,7 +1,7 @@
-"""The ring: storage of a cohort's newest transitions, and uniform replay from it.
+"""The ring buffer that stores the newest transitions of a cohort, and uniform replay from it.
 
-Arrays have a leading member axis. A member's samples come from its own stream, so they do not depend on its
-neighbours.
+Arrays have a leading member axis. Each member samples with its own random stream, so its batches do not depend on the
+other members.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ STORED_DTYPES = {
     "int32": torch.int32,
     "bool": torch.bool,
 }
-"""How observations are stored, by the dtype of their space; other integers as int64."""
+"""The storage dtype of observations by the dtype of their space. Other integers are stored as int64."""
 
 
 def _rows(state: Mapping[str, Any], name: str, index: Tensor) -> Tensor:
-    """What an array holds at `index [M, ...]`: `[M, ..., ...]`."""
+    """Return the entries of an array at slots `index [M, ...]`."""
     array: Tensor = state["arrays"][name]
     first: Tensor = state["first"].view(-1, *[1] * (index.dim() - 1))
     return array.flatten(0, 1).index_select(0, (index + first).flatten()).view(*index.shape, *array.shape[2:])
 
 
 def _gather(state: Mapping[str, Any], index: Tensor) -> Batch:
-    """The transitions at `index [M, B]`, and their discounts."""
-    drawn = {name: _rows(state, name, index) for name in state["arrays"]}
-    drawn["discount"] = drawn.pop("continues") * state["gamma"]
-    return drawn
+    """Return the one-step transitions at slots `index [M, B]`."""
+    batch = {name: _rows(state, name, index) for name in state["arrays"]}
+    batch["discount"] = batch.pop("continues") * state["gamma"]
+    return batch
 
 
 def _gather_windows(state: Mapping[str, Any], index: Tensor, n_step: int, stride: int, capacity: int) -> Batch:
-    """The n-step transitions that begin at `index [M, B]`; a window ends with its episode."""
+    """Return the n-step transitions that start at slots `index [M, B]`. A window ends with its episode."""
     last, running = index, torch.ones_like(index, dtype=torch.bool)
     total = torch.zeros_like(index, dtype=torch.float32)
     discount, power = torch.zeros_like(total), torch.ones_like(total)
@@ -71,14 +71,14 @@ def _gather_windows(state: Mapping[str, Any], index: Tensor, n_step: int, stride
 
 
 class Storage:
-    """Preallocated arrays of transitions `[M, slots, ...]`, written a row of E at a time.
+    """Preallocated arrays of transitions `[M, slots, ...]`, written E slots at a time.
 
     Args:
         spec: See `ReplaySpec`.
-        slots: Transitions a member; a multiple of E.
-        n_step: Steps of the transitions that are drawn.
-        capacity: Where the ring of slots closes.
-        ended: Whether batches tell where episodes ended, terminated or truncated.
+        slots: The number of transitions per member, a multiple of E.
+        n_step: The number of steps of the sampled transitions.
+        capacity: The number of slots after which the ring wraps around; None for `slots`.
+        ended: Whether batches have the entry `ended`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Storage:
         members, shape = len(spec.seeds), spec.observation_space.shape or ()
         dtype = STORED_DTYPES.get(str(spec.observation_space.dtype), torch.int64)
         self.slots = slots
-        empty = {
+        arrays = {
             "observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
             "action": torch.empty((members, slots), dtype=torch.int64, device=spec.device),
             "reward": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
@@ -95,20 +95,20 @@ class Storage:
             "next_observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
         }
         if ended or n_step > 1:
-            empty["ended"] = torch.empty((members, slots), dtype=torch.bool, device=spec.device)
-        self.arrays = empty
+            arrays["ended"] = torch.empty((members, slots), dtype=torch.bool, device=spec.device)
+        self.arrays = arrays
         first = slots * torch.arange(members, device=spec.device).unsqueeze(1)
-        state = {"arrays": empty, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
-        # A GPU has a kernel for each of these few operations: compiling them gains nothing there.
+        state = {"arrays": arrays, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
+        # On a GPU, compiling these few operations gains nothing.
         compiler = spec.compiler if spec.device.type == "cpu" else spec.compiler.without_compiling()
         windows = functools.partial(_gather_windows, n_step=n_step, stride=spec.num_envs, capacity=capacity or slots)
         self._gather = compiler.program("the drawing of batches", windows if n_step > 1 else _gather, state)
         self._device = spec.device
-        # On the CPU rows are written through NumPy, which is several times quicker for a few numbers.
-        self._writable = {name: array.numpy() for name, array in empty.items()} if spec.device.type == "cpu" else None
+        # On the CPU, transitions are written through NumPy, which is several times faster for small arrays.
+        self._writable = {name: array.numpy() for name, array in arrays.items()} if spec.device.type == "cpu" else None
 
     def write(self, slot: int, transition: Transition) -> None:
-        """Write one step of every environment at `slot` and the slots after it."""
+        """Write one step of every environment to the slots from `slot` to `slot + E - 1`."""
         rows = {
             "observation": transition.observation,
             "action": transition.action,
@@ -126,70 +126,71 @@ class Storage:
                 self.arrays[name][:, slot:end] = torch.as_tensor(row).to(self.arrays[name].device, non_blocking=True)
 
     def batch(self, index: NDArray[np.int64] | Tensor) -> Batch:
-        """The transitions that begin at `index [M, B]`, as new tensors."""
+        """Return the transitions that start at slots `index [M, B]`, as new tensors."""
         batch: Batch = self._gather(torch.as_tensor(index).to(self._device))
         return batch
 
     def state_dict(self, written: int) -> dict[str, Tensor]:
-        """Copies of the first `written` slots."""
+        """Return copies of the first `written` slots."""
         return {name: array[:, :written].cpu().clone() for name, array in self.arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` copied."""
+        """Restore the slots that `state_dict` returned."""
         for name, array in self.arrays.items():
             array[:, : state[name].shape[1]] = state[name].to(array.device)
 
 
 class Ring(Replay):
-    """A ring of the newest transitions.
+    """A ring buffer of the newest transitions. Base class of the replays that sample from it.
 
-    Next observations are stored beside observations, the true final one included; terminated and truncated
-    are kept apart: only termination sets the discount to 0.
+    Observations and next observations are both stored, including the final observation of each episode. Termination
+    and truncation are distinguished: only termination sets the discount to 0.
 
-    An n-step transition (Sutton, 1988; in DQN: Hessel et al., 2018) is put together when it is drawn: the discounted
-    sum of rewards up to n steps or to the end of the episode, whichever is first, and what was observed then. Its
-    window crosses neither an episode's end, terminated or truncated, nor the ring's seam: the newest n - 1 steps of
-    each environment are not drawn before the steps after them are there.
+    An n-step transition (Sutton, 1988; in DQN: Hessel et al., 2018) is built when it is sampled. Its reward is the
+    discounted sum of rewards over n steps, or until the end of the episode if that comes first. Its next observation
+    is the observation after the last of these steps. A window never crosses the end of an episode, terminated or
+    truncated. It never crosses the end of the ring either: the newest n - 1 steps of each environment are not sampled
+    before the steps that complete them are stored.
 
     Args:
         spec: See `ReplaySpec`.
-        capacity: Transitions a member, in env_steps; rounded down to a multiple of the environments, so that
-            the ring's seam never parts the environments' rows.
-        n_step: Steps of a transition, n.
+        capacity: Transitions per member. Rounded down to a multiple of the number of environments, so that one step
+            of all environments is stored in consecutive slots.
+        n_step: The number of steps of a transition, n.
     """
 
     def __init__(self, spec: ReplaySpec, capacity: int, n_step: int) -> None:
         self.capacity = capacity // spec.num_envs * spec.num_envs
         self._num_envs, self._batch_size = spec.num_envs, spec.batch_size
         self._incomplete = (n_step - 1) * spec.num_envs
-        # No slot that the budget cannot fill is allocated.
+        # Slots that the budget cannot fill are not allocated.
         slots = min(self.capacity, -(-spec.budget // spec.num_envs) * spec.num_envs)
         self._storage = Storage(spec, slots, n_step, self.capacity)
         self._added = 0
 
     def __len__(self) -> int:
-        """Transitions held for a member."""
+        """The number of stored transitions per member."""
         return min(self._added, self.capacity)
 
     @property
     def complete(self) -> int:
-        """How many of them, the oldest ones, can be drawn."""
+        """The number of stored transitions per member that can be sampled. These are the oldest ones."""
         return len(self) - self._incomplete
 
     @classmethod
     def min_env_steps(cls, config: TrainConfig) -> int:
-        """As many env_steps as complete a batch of transitions."""
+        """Return the env_steps after which `batch_size` transitions are complete."""
         return config.batch_size + (int(config.replay.get("n_step", 1)) - 1) * config.env.num_envs
 
     @classmethod
     def incompatibility(cls, config: TrainConfig) -> str | None:
-        """Whether it cannot hold as much as is needed for a batch."""
+        """Return a message if the capacity is too small for a batch."""
         capacity = config.replay["capacity"]
-        least = cls.min_env_steps(config)
-        if capacity // config.env.num_envs * config.env.num_envs >= least:
+        minimum = cls.min_env_steps(config)
+        if capacity // config.env.num_envs * config.env.num_envs >= minimum:
             return None
-        why = f"batch_size={least}" if least == config.batch_size else f"{least}, which complete one"
-        return f"replay.capacity={capacity} holds less than a batch: give at least {why}"
+        needed = f"batch_size={minimum}" if minimum == config.batch_size else str(minimum)
+        return f"replay.capacity={capacity} holds less than a batch: give at least {needed}"
 
     def add(self, transition: Transition) -> None:
         """Store one step of every environment."""
@@ -197,22 +198,22 @@ class Ring(Replay):
         self._added += self._num_envs
 
     def state_dict(self) -> dict[str, Any]:
-        """The transitions held, and the ring's position."""
+        """Return the stored transitions and the position in the ring."""
         return {"transitions": self._storage.state_dict(len(self)), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         self._storage.load_state_dict(state["transitions"])
         self._added = int(state["added"])
 
 
 class UniformReplay(Ring):
-    """A ring of the newest transitions, sampled uniformly with replacement (Lin, 1992; Mnih et al., 2015).
+    """A ring buffer sampled uniformly with replacement (Lin, 1992; Mnih et al., 2015).
 
     Args:
         spec: See `ReplaySpec`.
-        capacity: Transitions a member, in env_steps; see `Ring`.
-        n_step: Steps of a transition, n.
+        capacity: Transitions per member; see `Ring`.
+        n_step: The number of steps of a transition, n.
     """
 
     def __init__(self, spec: ReplaySpec, capacity: PositiveInt, n_step: PositiveInt = 1) -> None:
@@ -220,17 +221,17 @@ class UniformReplay(Ring):
         self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
 
     def sample(self, progress: Progress) -> Batch:
-        """Draw `[M, B]` transitions, each uniform over those that are complete."""
+        """Sample `[M, B]` transitions uniformly from those that are complete."""
         index = (self._uniforms.next() * self.complete).astype(np.int64)
-        if self._incomplete and self._added > self.capacity:  # then counted from the oldest
+        if self._incomplete and self._added > self.capacity:  # `index` counts from the oldest transition
             index = (index + self._added) % self.capacity
         return self._storage.batch(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """The transitions held, the ring's position and the sampling stream."""
+        """Return the stored transitions, the position in the ring and the random stream."""
         return {**super().state_dict(), "uniforms": self._uniforms.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore the state that `state_dict` returned."""
         super().load_state_dict(state)
         self._uniforms.load_state_dict(state["uniforms"])

@@ -1,4 +1,4 @@
-"""The sum tree: numbers of every member, drawn in proportion to their size."""
+"""The sum tree, which samples indices in proportion to their priorities, for every member."""
 
 from __future__ import annotations
 
@@ -9,86 +9,102 @@ from numpy.typing import NDArray
 from qohort.cohort.schedules import Floats
 
 FAN = 8
-"""Numbers, or nodes, under a node: what a line of a processor's cache holds."""
+"""The number of children of a node: the number of float64 values in one cache line."""
 
 
 SUM, BEFORE, LARGEST = range(3)
-"""What a node keeps of each below it: its sum, the sum of those before it, and its maximum."""
+"""The statistics that a node stores per child: its sum, the sum of the children before it, and its maximum."""
 
 
 class SumTree:
-    """Non-negative float64 numbers of every member, with a tree of their sums and maxima.
+    """Non-negative float64 values of every member, with a tree of their sums and maxima.
 
-    A node keeps, for each of the `FAN` below it, its sum, the sum of those before it, and its maximum: a search looks
-    at one line of the cache a level. A sum is always made anew from what is below it, so it depends on the numbers
-    only and not on their history: nothing drifts.
+    A node stores the sum, the sum of the children before it and the maximum of each of its `FAN` children, so a search
+    reads one cache line per level. A changed sum is recomputed from the children of its node instead of being updated
+    by a difference. It therefore depends only on the current values, and no rounding error accumulates.
 
     Args:
-        members: M.
-        size: Numbers of a member.
+        members: The number of members, M.
+        size: The number of values per member.
     """
 
     def __init__(self, members: int, size: int) -> None:
-        import numba  # not at the top: it takes half a second, and only prioritised replay needs it
+        import numba  # imported here because the import takes half a second, and only prioritised replay needs it
 
         blocks = -(-size // FAN)
-        nodes = [max(1, -(-blocks // FAN))]  # of each level, from the one above the blocks of numbers to the root
+        nodes = [max(1, -(-blocks // FAN))]  # per level, from the one above the blocks of values to the root
         while nodes[-1] > 1:
             nodes.append(-(-nodes[-1] // FAN))
         self.values = _lines(members, blocks * FAN)
-        """The numbers, and zeros beyond `size`: `[M, ...]`."""
-        # The levels lie one after the other, the root last; `first` says where each one begins, and `below` what the
-        # last node, or block of numbers, under it is.
+        """The values, followed by zeros beyond `size`, `[M, ...]`."""
+        # The levels are stored one after the other, the root last. `first` is the start of each level. `below` is the
+        # index of the last node, or block of values, in the level below it.
         self._first = FAN * np.cumsum([0, *nodes[:-1]])
         self._below = np.array([blocks, *nodes[:-1]]) - 1
         self._nodes = _lines(members, 3, FAN * sum(nodes))
         compiled = numba.njit(cache=True)
-        self._find, self._put, self._mend = compiled(_find), compiled(_put), compiled(_mend)
+        self._find, self._put, self._recompute = compiled(_find), compiled(_put), compiled(_recompute)
 
     @property
     def total(self) -> Floats:
-        """The sum of each member's numbers: `[M]`."""
+        """The sum of the values of each member, `[M]`."""
         total: Floats = self._nodes[:, SUM, -1] + self._nodes[:, BEFORE, -1]
         return total
 
     @property
     def maximum(self) -> Floats:
-        """The largest of each member's numbers: `[M]`."""
+        """The largest value of each member, `[M]`."""
         largest: Floats = self._nodes[:, LARGEST, -FAN:].max(1)
         return largest
 
     def find(self, mass: Floats) -> tuple[NDArray[np.int64], Floats]:
-        """Where running sums pass `mass`: the index of each, and the number there, `[M, B]` each.
+        """Find the values at which the cumulative sum exceeds `mass`.
+
+        A value of 0 is never found, even with rounding errors.
 
         Args:
-            mass: `[M, B]`, in [0, total); never a number that is 0 is found, whatever the rounding.
+            mass: The cumulative sums to search for, in [0, total), `[M, B]`.
+
+        Returns:
+            The indices `[M, B]` and the values there `[M, B]`.
         """
         index, value = np.empty(mass.shape, dtype=np.int64), np.empty(mass.shape)
         self._find(self._nodes, self._first, self._below, self.values, mass, index, value)
         return index, value
 
     def put(self, index: NDArray[np.int64], value: Floats) -> None:
-        """Put numbers `[M, B]` at indices `[M, B]`; of two at the same index the later one counts."""
+        """Set the values at indices `[M, B]`. If an index occurs twice, the later value is used.
+
+        Args:
+            index: The indices, `[M, B]`.
+            value: The new values, `[M, B]`.
+        """
         self._put(self.values, index, value)
-        self._mend(self._nodes, self._first, self.values, index)
+        self._recompute(self._nodes, self._first, self.values, index)
 
     def fill(self, start: int, stop: int, value: Floats) -> None:
-        """Put numbers `[M, 1]` or `[M, stop - start]` at the indices from `start` to before `stop`."""
+        """Set the values from `start` to `stop` (exclusive).
+
+        Args:
+            start: The first index.
+            stop: The index after the last one.
+            value: The new values, `[M, 1]` or `[M, stop - start]`.
+        """
         self.values[:, start:stop] = value
         blocks = np.arange(start // FAN, (stop - 1) // FAN + 1)
-        self._mend(self._nodes, self._first, self.values, np.tile(FAN * blocks, (len(self.values), 1)))
+        self._recompute(self._nodes, self._first, self.values, np.tile(FAN * blocks, (len(self.values), 1)))
 
 
 def _lines(*shape: int) -> Floats:
-    """Zeros that begin where a line of the cache does, as PyTorch's memory does and NumPy's does not."""
+    """Return zeros that are aligned to cache lines. PyTorch aligns its memory to them, NumPy does not."""
     zeros: Floats = torch.zeros(shape, dtype=torch.float64).numpy()
     return zeros
 
 
-# Plain loops, compiled by Numba: level by level and not sample by sample, so that the processor has many independent
-# loads under way, and without branches that it would guess wrong. The first look at a line, which the cache mostly has
-# not, is a loop of its own (`seen`): so short that the next hundred looks begin while the first one waits for memory.
-# Indices are unsigned: of others Numba asks at each use whether they are negative.
+# Plain loops, compiled by Numba. They go level by level instead of sample by sample, so that many independent memory
+# loads run at once, and they avoid branches that the CPU would mispredict. The first access to a cache line usually
+# misses the cache. These accesses are in a short loop of their own (`seen`), so that hundreds of them overlap.
+# Indices are unsigned, because Numba checks signed indices for negative values at each use.
 U = np.uint64
 
 
@@ -115,7 +131,7 @@ def _find(
                 place += U(2) * U(before[place + U(2)] <= rest[b])
                 place += U(before[place + U(1)] <= rest[b])
                 rest[b] -= before[place]
-                node[b] = min(fan * node[b] + place - own, U(below[level]))  # beyond it only by rounding
+                node[b] = min(fan * node[b] + place - own, U(below[level]))  # larger only by rounding
         for b in range(samples):
             seen[b] = numbers[fan * node[b]]
         for b in range(samples):
@@ -125,7 +141,7 @@ def _find(
                 total += numbers[place + step]
                 passed += U(total <= rest[b])
             place += passed
-            while numbers[place] == 0 and place > U(0):  # only by rounding, at the end, or where a member has diverged
+            while numbers[place] == 0 and place > U(0):  # only by rounding at the end, or if a member has diverged
                 place -= U(1)
             index[m, b], value[m, b] = place, numbers[place]
 
@@ -137,8 +153,8 @@ def _put(values: Floats, index: NDArray[np.int64], value: Floats) -> None:
             numbers[U(index[m, b])] = value[m, b]
 
 
-def _mend(nodes: Floats, first: NDArray[np.int64], values: Floats, index: NDArray[np.int64]) -> None:
-    """Make the nodes above some numbers `[M, n]` anew; neighbours in `index` that share a node make it once."""
+def _recompute(nodes: Floats, first: NDArray[np.int64], values: Floats, index: NDArray[np.int64]) -> None:
+    """Recompute the nodes above the values at `index [M, n]`. Neighbours in `index` that share a node do so once."""
     fan = U(FAN)
     node = np.empty(index.shape[1], dtype=np.uint64)
     for m in range(index.shape[0]):

@@ -1,4 +1,4 @@
-"""From the scores of an ablation to the numbers that its tables and figures show."""
+"""Computes the statistics of an ablation's arms, which its tables and figures show."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ AGGREGATES = {"IQM": interquartile_mean, "median": median, "mean": mean, "optima
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """An arm in one environment, or in all of them together.
+    """The statistics of an arm in one environment, or over all environments.
 
     Attributes:
         arm: The arm.
-        count: Runs that are counted, and runs that were asked for.
-        aggregates: Of the score that is shown, by the names in `AGGREGATES`: returns in one environment, normalised
-            scores in several; the optimality gap is always of normalised scores. Empty where no run is counted.
-        columns: The IQM of each column of `SCORES`.
-        comparison: Beside the arm it is compared with; None for the baseline, and where either has no run.
-        fewest: The least number of runs of either in an environment.
+        count: Number of counted runs and of planned runs.
+        aggregates: Statistics of the manifest's `show.score`, by the names in `AGGREGATES`. They are of returns in one
+            environment and of normalised scores over several; the optimality gap is always of normalised scores. Empty
+            if no run is counted.
+        columns: The IQM of each score in `SCORES`.
+        comparison: The comparison with the other arm; None for the baseline, or if either arm has no runs.
+        fewest: Smallest number of runs of either arm in an environment.
+        scores: The manifest's `show.score` of each run, `[n]` for each environment.
     """
 
     arm: Arm
@@ -50,22 +52,23 @@ class ArmSummary:
     columns: dict[str, Estimate]
     comparison: Comparison | None
     fewest: int
+    scores: tuple[Array, ...]
 
     @property
     def name(self) -> str:
-        """The arm's title, with the number of runs where some are missing."""
+        """The arm's title, with the number of runs if some are missing."""
         counted, planned = self.count
         return self.arm.title if counted == planned else f"{self.arm.title} ({counted}/{planned} runs)"
 
 
 @dataclass(frozen=True)
 class Place:
-    """An environment, or all of them together.
+    """All arms in one environment, or over all environments.
 
     Attributes:
-        name: Its name.
-        environments: Which environments are in it.
-        arms: Each arm there.
+        name: Name of the environment, or `ACROSS`.
+        environments: The environments.
+        arms: The statistics of each arm.
     """
 
     name: str
@@ -73,30 +76,30 @@ class Place:
     arms: tuple[ArmSummary, ...]
 
     def of(self, label: str) -> ArmSummary:
-        """An arm by its label."""
+        """Return the statistics of an arm by its label."""
         return next(one for one in self.arms if one.arm.label == label)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of an arm: points on the x-axis, and the band there."""
+    """A curve of an arm with its interval, at points `x`, `[points]`."""
 
     x: Array
     band: Band
 
 
 def normalise(ablation: Ablation, environment: str, scores: Array) -> Array:
-    """Scores with an environment's `low` at 0 and its `high` at 1."""
+    """Return normalised scores: the manifest's `low` of the environment becomes 0 and its `high` becomes 1."""
     choice = ablation.manifest.environments[environment]
     return (scores - choice.low) / (choice.high - choice.low)
 
 
 def analyse(ablation: Ablation, scores: Scores, resamples: int) -> list[Place]:
-    """Every environment, and all of them together where there are several.
+    """Compute the statistics of all arms in each environment, and over all environments if there are several.
 
     Args:
         ablation: The ablation.
-        scores: Its runs.
+        scores: The scores of its runs.
         resamples: Bootstrap resamples.
     """
     environments = tuple(ablation.manifest.environments)
@@ -112,7 +115,7 @@ def _place(ablation: Ablation, scores: Scores, name: str, environments: tuple[st
 
 
 def _strata(ablation: Ablation, scores: Scores, arm: str, environments: Sequence[str], column: str) -> list[Array]:
-    """An arm's scores in each environment: returns in one, normalised scores in several."""
+    """Return an arm's scores in each environment: returns for one environment, normalised scores for several."""
     raw = [scores.column(arm, one, column) for one in environments]
     if len(environments) == 1:
         return raw
@@ -125,7 +128,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     ours = _strata(ablation, scores, arm.label, environments, shown)
     theirs = _strata(ablation, scores, arm.against, environments, shown)
     if not all(map(len, ours)):
-        return ArmSummary(arm, count, {}, {}, None, 0)
+        return ArmSummary(arm, count, {}, {}, None, 0, ())
     raw = [scores.column(arm.label, one, shown) for one in environments]
     normalised = [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
     aggregates = {
@@ -140,16 +143,17 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     if arm.label != arm.against and all(map(len, theirs)):
         paired = [scores.seeds(arm.label, one) == scores.seeds(arm.against, one) for one in environments]
         comparison = compare(interquartile_mean, ours, theirs, paired, resamples)
-    return ArmSummary(arm, count, aggregates, columns, comparison, min(map(len, (*ours, *theirs))))
+    fewest = min(map(len, (*ours, *theirs)))
+    return ArmSummary(arm, count, aggregates, columns, comparison, fewest, tuple(ours))
 
 
 def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int) -> dict[str, Curve]:
-    """The IQM of evaluations over env_steps, by arm, for the arms that have runs.
+    """Return the IQM of the evaluations over env_steps, by label of the arm, for arms that have runs.
 
     Args:
-        scores: The runs.
-        environment: Where.
-        arms: Which arms.
+        scores: The scores of the runs.
+        environment: The environment.
+        arms: The arms.
         resamples: Bootstrap resamples.
     """
     made = {}
@@ -163,13 +167,14 @@ def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int
 
 
 def profiles(ablation: Ablation, scores: Scores, resamples: int, points: int = 61) -> dict[str, Curve]:
-    """The performance profile of each arm over all environments, for the arms that have runs in all of them.
+    """Return the performance profile of each arm over all environments, for arms that have runs in all of them.
 
     Args:
         ablation: The ablation.
-        scores: Its runs.
+        scores: The scores of its runs.
         resamples: Bootstrap resamples.
-        points: Thresholds, from just below the lowest normalised score to the highest one or 1, whichever is higher.
+        points: Number of thresholds. They range from the lowest normalised score, or 0 if that is lower, to the
+            highest one, or 1 if that is higher.
     """
     shown, environments = ablation.manifest.show.score, tuple(ablation.manifest.environments)
     strata = {

@@ -1,4 +1,4 @@
-"""Which figures a report has, and what is in their panels."""
+"""Selects the figures of a report and collects the data of their panels."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BOOTSTRAP = "95% bootstrap intervals"
 
 
 def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resamples: int) -> list[Chart]:
-    """The figures that the manifest asks for.
+    """Return the figures that the manifest selects.
 
     Args:
         ablation: The ablation.
-        scores: Its runs.
-        places: What was made of them.
+        scores: The scores of its runs.
+        places: The statistics of its arms.
         resamples: Bootstrap resamples.
     """
     shown = column_name(ablation, ablation.manifest.show.score)
-    asked = ablation.manifest.show.figures
+    selected = ablation.manifest.show.figures
     made = []
     forests: dict[str, tuple[str, str, Callable[[ArmSummary], Estimate | None], Callable[[Place], float | None]]] = {
         "scores": ("IQM of each arm", "return", _iqm, lambda place: _baseline(ablation, place)),
@@ -42,14 +42,14 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
         ),
     }
     for key, (title, axis, value, line) in forests.items():
-        if key in asked:
+        if key in selected:
             compared = key != "scores"
             panels = [_forest(place, axis, value, line(place), compared) for place in places]
             if any(panel.rows for panel in panels):
                 intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
                 diamonds = "orange diamonds: the difference's interval excludes 0"
                 made.append(Chart(key, title, f"{shown}, {count(places)}; {intervals}; {diamonds}", panels))
-    if "curves" in asked:
+    if "curves" in selected:
         for place in places:
             if place.name != ACROSS:
                 found = curves(scores, place.name, ablation.arms, resamples)
@@ -58,28 +58,28 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
                     title = f"Evaluation returns on {place.name}"
                     note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point"
                     made.append(Chart(f"curves_{place.name}", title, note, pairs, ("env_steps", "return")))
-    if "profiles" in asked:
+    if "profiles" in selected:
         pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
         if pairs:
-            title = "Performance profiles: the share of runs above each normalised score"
+            title = "Performance profiles: the fraction of runs above each normalised score"
             note = f"{shown}, {count(places)}; {BOOTSTRAP} at each point"
-            axes = ("normalised score τ", "share of runs above τ")
+            axes = ("normalised score τ", "fraction of runs above τ")
             made.append(Chart("profiles", title, note, pairs, axes))
     return made
 
 
 def count(places: Sequence[Place]) -> str:
-    """How many runs an arm has, in words.
+    """Return the number of runs per arm, in words.
 
     Args:
-        places: What is shown; the last one holds all others.
+        places: The statistics that a figure shows. The last one includes all others.
     """
     arms = places[-1].arms
     counted, planned = sum(one.count[0] for one in arms), sum(one.count[1] for one in arms)
     if counted < planned:
         return f"{counted} of {planned} runs, SOME ARE MISSING"
     words = " or ".join(map(str, sorted({one.count[0] for one in places[0].arms})))
-    return f"{words} runs an arm" + (" in each environment" if len(places) > 1 else "")
+    return f"{words} runs per arm" + (" in each environment" if len(places) > 1 else "")
 
 
 def _iqm(one: ArmSummary) -> Estimate | None:
@@ -107,7 +107,7 @@ def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:
 
 
 def _pairs(place: Place, found: Mapping[str, Curve]) -> list[Pair]:
-    """A panel for each arm that has a curve, beside the arm it is compared with."""
+    """Return a panel for each arm that has a curve, with the curve of the arm it is compared with."""
     pairs = []
     for one in place.arms:
         label, against = one.arm.label, one.arm.against

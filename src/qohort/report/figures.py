@@ -1,6 +1,6 @@
-"""The figures of a report: one style, colours that colour-blind readers can tell apart, labels beside what they name.
+"""Draws the figures of a report in one style, with colours that colour-blind readers can distinguish.
 
-A figure is drawn from its panels at any width: for print, and for a page on a telephone.
+Each figure can be drawn at any width, for print and for narrow screens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GREY = "#595959"
 
 
 WIDE, NARROW = 7.0, 3.7
-"""Inches."""
+"""Widths of figures in inches."""
 
 
 STYLE: Any = {
@@ -47,14 +47,14 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Forest:
-    """Numbers with their intervals, one below the other, in a panel.
+    """A forest plot, one panel of a figure: estimates with their intervals, one per row.
 
     Attributes:
-        title: The panel's.
-        axis: What the numbers are.
-        rows: Names, numbers (None for none), and whether each is told apart from what it is compared with.
-        line: Where a line is drawn to compare with, None for nowhere.
-        limits: The axis' ends, None for those that the numbers have.
+        title: Title of the panel.
+        axis: Label of the x-axis.
+        rows: Name and estimate (None for none) of each row, and whether it differs significantly from its reference.
+        line: Position of the reference line; None for no line.
+        limits: Limits of the x-axis; None to fit the data.
     """
 
     title: str
@@ -66,13 +66,13 @@ class Forest:
 
 @dataclass(frozen=True)
 class Pair:
-    """A curve beside the one it is compared with, in a panel.
+    """An arm's curve and the curve of the arm it is compared with, one panel of a figure.
 
     Attributes:
-        name: The arm's.
+        name: Name of the arm.
         curve: Its curve.
-        other: The name of the other arm; empty where there is none.
-        beside: Its curve.
+        other: Name of the other arm; empty for none.
+        beside: The curve of the other arm; None for none.
     """
 
     name: str
@@ -86,11 +86,11 @@ class Chart:
     """A figure.
 
     Attributes:
-        key: Its file's name.
-        title: What it shows.
-        note: How many runs it is of, and what the intervals are; drawn in it.
-        panels: All of one kind.
-        axes: What the axes of `Pair` panels are.
+        key: Name of its files.
+        title: Title, shown above the figure.
+        note: Number of runs and kind of intervals, drawn inside the figure.
+        panels: The panels, all of one type.
+        axes: Labels of the axes of `Pair` panels.
     """
 
     key: str
@@ -101,12 +101,12 @@ class Chart:
 
 
 def draw(chart: Chart, format: Literal["png", "pdf"], width: float = WIDE) -> bytes:
-    """Draw a figure.
+    """Draw a figure and return the content of its file.
 
     Args:
         chart: The figure.
         format: `png` or `pdf`.
-        width: In inches.
+        width: Width in inches.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, 3), dpi=200, layout="constrained")
@@ -118,7 +118,7 @@ def draw(chart: Chart, format: Literal["png", "pdf"], width: float = WIDE) -> by
             _draw_pairs(figure, pairs, chart.axes, columns=min(len(pairs), 2 if width < WIDE else 4))
         figure.suptitle(_wrapped(chart.note, width), fontsize=7, color=GREY, x=0.01, ha="left")
         file = io.BytesIO()
-        # No dates: the same runs give the same bytes.
+        # Without dates and versions, the same runs give the same bytes.
         metadata = {"CreationDate": None} if format == "pdf" else {"Software": None}
         figure.savefig(file, format=format, metadata=metadata)
     return file.getvalue()
@@ -198,7 +198,7 @@ def _draw_curve(axes: Axes, curve: Curve, color: str, dashes: Any) -> None:
 
 
 def _short(value: float, position: int | None) -> str:
-    """A tick in thousands or millions."""
+    """Return a tick label in thousands or millions."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

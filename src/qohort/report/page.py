@@ -1,4 +1,4 @@
-"""The page of a report: one file with everything in it."""
+"""Renders the page of a report: one HTML file that contains its figures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from qohort.config.messages import as_typed
 from qohort.experiments.ablation import Ablation, Arm, config_difference, flat
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
-from qohort.report.tables import FEWEST, Table
+from qohort.report.tables import Table
 from qohort.runs.manifest import HISTORY
+from qohort.statistics import FEWEST
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as a page has it: drawn once for wide windows and once for narrow ones."""
+    """A figure of the page, drawn for wide and for narrow screens as data URLs."""
 
     chart: Chart
     wide: str
@@ -28,7 +29,7 @@ class Picture:
 
     @classmethod
     def of(cls, chart: Chart, wide: bytes) -> Picture:
-        """A chart that was drawn wide already."""
+        """Make a picture of a chart from its wide PNG; the narrow one is drawn here."""
         return cls(chart, _data(wide), _data(draw(chart, "png", NARROW)))
 
 
@@ -38,7 +39,13 @@ def _data(png: bytes) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """What an arm's configuration has that the other's has not: key, there, here; and in which environments."""
+    """The differences between an arm's configuration and that of the arm it is compared with.
+
+    Attributes:
+        arm: The arm.
+        environments: The environments in which the rows hold; empty for all.
+        rows: Key, value in the other arm and value in the arm.
+    """
 
     arm: Arm
     environments: str
@@ -46,7 +53,7 @@ class Difference:
 
 
 def differences(ablation: Ablation, scores: Scores) -> list[Difference]:
-    """The differences of every arm's resolved configuration from that of the arm it is compared with."""
+    """Return how each arm's resolved configuration differs from that of the arm it is compared with."""
     configs = {(plan.arm.label, plan.environment): plan.config for plan in scores.planned}
     made = []
     for arm in ablation.arms:
@@ -67,7 +74,14 @@ def _value(value: Any) -> str:
 
 
 def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What the runs were made with: by key of `manifest.json`, each value with the number of runs that have it."""
+    """Return the software and hardware of the runs.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        For each key of `manifest.json`, its values with the number of runs that have each.
+    """
     manifests = [flat({key: value for key, value in run.manifest.items() if key not in HISTORY}) for run in runs]
     keys = dict.fromkeys(key for manifest in manifests for key in manifest)
     return [
@@ -84,15 +98,15 @@ def page(
     commands: Sequence[str],
     problems: Sequence[str],
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         ablation: The ablation.
-        scores: Its runs.
+        scores: The scores of its runs.
         tables: The tables.
         pictures: The figures.
-        commands: How to make it again.
-        problems: What is missing.
+        commands: The commands that reproduce the report.
+        problems: A line for each run that is not counted.
     """
     import jinja2
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +25,15 @@ from qohort.config.members import check_config
 from qohort.config.paths import check_directory
 from qohort.experiments.ablation import GROUP, Ablation, read_ablation
 from qohort.experiments.sweep import fold_ablation
-from qohort.report.scores import PlannedRun, Scores, read_scores, scores_csv, tell_problems
+from qohort.report.scores import (
+    PlannedRun,
+    Scores,
+    made_with_other_code,
+    mixed_code,
+    read_scores,
+    scores_csv,
+    tell_problems,
+)
 from qohort.report.tables import Table
 from qohort.runs.checkpoints import write_atomically
 from qohort.runs.members import members_of
@@ -40,6 +48,7 @@ class ReportConfig:
     output_dir: str
     reports_dir: str
     allow_missing: bool
+    other_code: Literal["refuse", "allow"]
     resamples: Annotated[int, Range(100)]
     wandb: bool
 
@@ -71,10 +80,34 @@ def report(config: DictConfig) -> Path:
             allowed = "" if not counted else ", or report the others with allow_missing=true"
             raise ConfigError(f"{words}: run {command} for what is left{allowed}")
         print(f"{words}: every table and figure says how many there are", file=sys.stderr)
+    problems += _check_code(scores, settings)
     directory = Path(settings.reports_dir) / ablation.name
     write(ablation, scores, problems, directory, settings)
     print(f"report of {counted} runs: {directory / 'report.html'}")
     return directory
+
+
+def _check_code(scores: Scores, settings: ReportConfig) -> list[str]:
+    """What is to be said of the code that made the runs, in lines.
+
+    Raises:
+        ConfigError: If it is not one code, and `other_code` does not allow that.
+    """
+    mixed = mixed_code(scores)
+    if mixed:
+        print("\n".join(f"  {line}" for line in mixed), file=sys.stderr)
+        words = f"the runs of ablation={settings.ablation} were made with different code, listed above"
+        if settings.other_code == "refuse":
+            raise ConfigError(
+                f"{words}: train them again with scripts/train.py -m ablation={settings.ablation} overwrite=true, "
+                "or report them all the same with other_code=allow"
+            )
+        print(words, file=sys.stderr)
+        return [f"different code: {line}" for line in mixed]
+    if other := made_with_other_code(scores):
+        print(other, file=sys.stderr)
+        return [other]
+    return []
 
 
 def plan_runs(ablation: Ablation, loader: ConfigLoader, output_dir: str) -> list[PlannedRun]:
@@ -188,4 +221,6 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
         reporting.append(f"'overrides=[{','.join(quoted)}]'")
     if settings.allow_missing:
         reporting.append("allow_missing=true")
+    if settings.other_code == "allow":
+        reporting.append("other_code=allow")
     return [" ".join(train), " ".join(reporting), f"python scripts/verify.py report={directory} sample=3"]

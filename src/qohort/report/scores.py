@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qohort.config.identity import config_hash
+from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, Arm
+from qohort.runs.code import code_hash, component_packages
 from qohort.runs.directory import RunDirectory
 from qohort.statistics import Array
 
@@ -177,6 +178,37 @@ def tell_problems(problems: Sequence[Problem]) -> list[str]:
         f"{kind}, {reason}"
         for (label, environment, kind, reason), seeds in alike.items()
     ]
+
+
+def mixed_code(scores: Scores) -> list[str]:
+    """One line per arm, with the code of its runs, where not all runs were made with the same code.
+
+    Runs whose components come from the same packages are compared with each other: those of a user's own package have
+    another hash than those without it.
+    """
+    groups: dict[tuple[str, ...], dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for runs in scores.finished.values():
+        for run in runs:
+            packages = component_packages(config_tree(run.plan.config))
+            groups[packages][run.plan.arm.label][run.manifest.get("code") or "unknown"] += 1
+    return [
+        f"{label}: "
+        + ", ".join(f"{count} {'run' if count == 1 else 'runs'} of code {code}" for code, count in own.items())
+        for arms in groups.values()
+        if len({code for own in arms.values() for code in own}) > 1
+        for label, own in arms.items()
+    ]
+
+
+def made_with_other_code(scores: Scores) -> str:
+    """A line that says how the code of the runs differs from the code that reports them; empty if it does not."""
+    runs = [run for some in scores.finished.values() for run in some]
+    others = {
+        f"{run.manifest.get('code') or 'unknown'} then, {now} now"
+        for run in runs
+        if run.manifest.get("code") != (now := code_hash(config_tree(run.plan.config)))
+    }
+    return f"the runs were made with other code than this ({'; '.join(sorted(others))})" if others else ""
 
 
 def scores_csv(ablation: Ablation, scores: Scores) -> str:

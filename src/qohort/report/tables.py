@@ -1,4 +1,4 @@
-"""The tables of a report, and how one is written as Markdown, LaTeX and plain text cells."""
+"""The tables of a report, and their formats Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ from dataclasses import dataclass
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, AGGREGATES, ArmSummary, Place
 from qohort.report.scores import SCORES
-from qohort.statistics import Estimate
-
-FEWEST = 5
-"""With fewer runs than this nothing is told apart: their intervals are too narrow."""
-
+from qohort.statistics import FEWEST, Estimate
 
 NOTHING = "–"
-"""Where there is no number."""
+"""Text of a cell without a value."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, and below or after it an interval or a remark."""
+    """A cell of a table: its text, and a note below or after it, such as an interval."""
 
     text: str
     note: str = ""
 
     def __str__(self) -> str:
-        """Both on one line."""
+        """Return text and note on one line."""
         return f"{self.text} {self.note}".rstrip()
 
 
@@ -37,10 +33,10 @@ class Table:
     """A table.
 
     Attributes:
-        key: Its name in files.
-        title: What it shows.
-        columns: The headings.
-        rows: The cells, the arm's name first.
+        key: Identifier in files.
+        title: Title.
+        columns: Headings of the columns.
+        rows: The cells. The first one of a row is the arm.
     """
 
     key: str
@@ -50,7 +46,12 @@ class Table:
 
 
 def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
-    """Every table of a report: scores, comparisons and columns of each place."""
+    """Return the tables of a report: for each environment, and over all, the scores, comparisons and kinds of score.
+
+    Args:
+        ablation: The ablation.
+        places: The statistics of its arms.
+    """
     made = []
     for place in places:
         missing = [one for one in place.arms if one.count[0] < one.count[1]]
@@ -67,7 +68,7 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
             ),
             Table(
                 f"comparison_{_key(place)}",
-                f"{place.name}: each arm beside the one it is compared with, {shown}{remark}",
+                f"{place.name}: comparisons of arms, {shown}{remark}",
                 ("arm", "compared with", "runs", "difference of IQM", "probability of improvement", "seeds needed"),
                 tuple(_comparison(one, place) for one in place.arms if one.arm.label != one.arm.against),
             ),
@@ -86,7 +87,7 @@ def _key(place: Place) -> str:
 
 
 def column_name(ablation: Ablation, name: str) -> str:
-    """What a column of `SCORES` is called."""
+    """Return the heading of a column of `SCORES`."""
     last = ablation.manifest.show.last
     return {
         "final": "final evaluation",
@@ -101,6 +102,9 @@ def _scores(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
         estimate_cell(one.aggregates.get(name), 3 if name == "optimality gap" else decimals(place))
         for name in AGGREGATES
     ]
+    if one.scores and min(map(len, one.scores)) < FEWEST:  # the interval of so few runs would be too narrow
+        runs = ", ".join(number(score, decimals(place)) for scores in one.scores for score in scores)
+        cells[0] = Cell(cells[0].text, f"runs: {runs}")
     return (Cell(one.arm.title), _runs(one), *cells)
 
 
@@ -125,7 +129,10 @@ def _comparison(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
 
 
 def told_apart(one: ArmSummary) -> str:
-    """Whether an arm's difference from the other is told apart from 0: `higher`, `lower`, or nothing."""
+    """Return `higher` or `lower` if the interval of an arm's difference excludes 0, otherwise an empty string.
+
+    It is also empty for fewer than `FEWEST` runs, for which intervals are too narrow.
+    """
     if one.comparison is None or one.fewest < FEWEST:
         return ""
     _, low, high = one.comparison.difference
@@ -133,7 +140,7 @@ def told_apart(one: ArmSummary) -> str:
 
 
 def seeds(needed: float) -> str:
-    """How many seeds are needed, in words."""
+    """Return the number of seeds needed, in words."""
     if math.isnan(needed):
         return NOTHING
     return "no difference seen" if math.isinf(needed) else f"{needed:,.0f}" if needed <= 10_000 else "over 10,000"
@@ -145,13 +152,19 @@ def _runs(one: ArmSummary) -> Cell:
 
 
 def decimals(place: Place) -> int:
-    """Decimals of scores: what two runs differ in should be seen."""
+    """Return the number of decimals of scores: 1 for large scores, 3 for small ones."""
     values = [abs(one.aggregates["mean"].value) for one in place.arms if one.aggregates]
     return 1 if max(values, default=0) >= 10 else 3
 
 
 def estimate_cell(estimate: Estimate | None, digits: int, sign: bool = False) -> Cell:
-    """A number and its interval."""
+    """Return a cell with an estimate and its interval.
+
+    Args:
+        estimate: The estimate; None for an empty cell.
+        digits: Number of decimals.
+        sign: Whether positive numbers have a plus sign.
+    """
     if estimate is None:
         return Cell(NOTHING)
     text = number(estimate.value, digits, sign)
@@ -161,13 +174,13 @@ def estimate_cell(estimate: Estimate | None, digits: int, sign: bool = False) ->
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:
-    """A number with a real minus, and no minus before a zero."""
+    """Return a number as text with a typographic minus sign, and no minus before a zero."""
     rounded = round(value, digits) + 0.0
     return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", "−")
 
 
 def markdown(table: Table) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     head = f"| {' | '.join(table.columns)} |\n|{'---|' * len(table.columns)}\n"
     rows = "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |\n" for row in table.rows)
     return f"**{table.title}**\n\n{head}{rows}"
@@ -191,18 +204,18 @@ SPECIAL = {
 
 
 def latex_text(text: str) -> str:
-    """Text as LaTeX has it."""
+    """Return a text with LaTeX's special characters escaped."""
     return "".join(SPECIAL.get(character, character) for character in text)
 
 
 def _latex_heading(text: str) -> str:
-    """A heading, on several lines where it is wider than its numbers."""
+    """Return a heading in LaTeX, on several lines if it is long."""
     lines = r" \\ ".join(latex_text(line) for line in textwrap.wrap(text, 22))
     return rf"\shortstack[r]{{{lines}}}" if len(text) > 22 else lines
 
 
 def latex(table: Table) -> str:
-    """A table in LaTeX, with booktabs."""
+    """Return a table in LaTeX. It needs the package booktabs."""
     body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
     head = " & ".join(map(_latex_heading, table.columns))
     return (

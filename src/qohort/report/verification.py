@@ -1,4 +1,4 @@
-"""Receipts: runs of a report, drawn at random, trained again and compared with what the report says."""
+"""Verifies a report: trains some of its runs again, chosen at random, and compares the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from qohort.runs.training import train
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """The configuration of a verification. `conf/verify.yaml` says what each key is."""
+    """The configuration of a verification. `conf/verify.yaml` documents each key."""
 
     report: str
     sample: PositiveInt
@@ -45,14 +45,14 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a run that was trained again.
+    """The result of training a run again.
 
     Attributes:
-        row: The run, as the report has it.
-        equal: Whether it ended with its fingerprint.
-        changes: What is different from when it was trained: machine, versions, code.
-        score: Its final evaluation now.
-        rank: Where that lies among the scores that the report has of its arm and environment, between 0 and 1.
+        row: The run's row in the report.
+        equal: Whether the fingerprint is the same.
+        changes: What has changed since the run was trained: machine, versions, code.
+        score: The new final return.
+        rank: Rank of `score` among the report's scores of the same arm and environment, between 0 and 1.
     """
 
     row: Row
@@ -63,11 +63,17 @@ class Verdict:
 
 
 def verify(config: DictConfig) -> list[Verdict]:
-    """Train runs again and compare; what became of each.
+    """Train some runs of a report again and compare them with the report.
+
+    Args:
+        config: The composed configuration, `conf/verify.yaml`.
+
+    Returns:
+        The result of each run.
 
     Raises:
-        ConfigError: If the report, or a run's directory, is not there or not whole; nothing was trained then.
-        RunsFailed: If a run ended otherwise than the report says.
+        ConfigError: If the report or a run's directory is missing or damaged; nothing was trained.
+        RunsFailed: If the results contradict the report.
     """
     settings: VerifyConfig = build_config(VerifyConfig, config)
     rows = read_rows(Path(settings.report).expanduser())
@@ -84,14 +90,17 @@ def verify(config: DictConfig) -> list[Verdict]:
 
 
 def read_rows(report: Path) -> list[Row]:
-    """The runs that a report counts.
+    """Read the rows of the runs that a report counts.
+
+    Args:
+        report: The report's directory.
 
     Raises:
-        ConfigError: If there is no report, or none in it.
+        ConfigError: If there is no report, or it counts no run.
     """
     file = report / "scores.csv"
     if not file.is_file():
-        raise ConfigError(f"report={report} is not a report, it has no scores.csv: make one with scripts/report.py")
+        raise ConfigError(f"report={report} is not a report, it has no scores.csv: write one with scripts/report.py")
     with file.open(newline="") as lines:
         rows: list[Row] = [row for row in csv.DictReader(lines) if row.get("status") == "finished"]
     if not rows:
@@ -100,12 +109,12 @@ def read_rows(report: Path) -> list[Row]:
 
 
 def draw_rows(rows: Sequence[Row], sample: int, seed: int) -> list[Row]:
-    """Runs at random, the same for any order of the rows.
+    """Return rows chosen at random. The choice does not depend on the order of the rows.
 
     Args:
-        rows: Of which.
-        sample: How many; all, where there are fewer.
-        seed: Of the draw.
+        rows: All rows.
+        sample: Number of rows to choose; all if there are fewer.
+        seed: Seed of the choice.
     """
     ordered = sorted(rows, key=lambda row: (row["environment"], row["arm"], int(row["seed"])))
     return random.Random(seed).sample(ordered, min(sample, len(ordered)))
@@ -113,17 +122,17 @@ def draw_rows(rows: Sequence[Row], sample: int, seed: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Original:
-    """A run as it was: its configuration and what it was made with."""
+    """A run of the report: its configuration and its `manifest.json`."""
 
     config: TrainConfig
     manifest: Mapping[str, Any]
 
 
 def load_run(row: Row) -> Original:
-    """The run of a row.
+    """Load the run of a row from its directory.
 
     Raises:
-        ConfigError: If its directory is not there, or not what the report says.
+        ConfigError: If the directory cannot be read, or is not the one in the report.
     """
     directory = RunDirectory(Path(row["directory"]))
     try:
@@ -131,12 +140,12 @@ def load_run(row: Row) -> Original:
         manifest = json.loads((directory.path / "manifest.json").read_text())
         result = directory.result()
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{directory.path} cannot be read, which the report counts: {error}") from error
+        raise ConfigError(f"{directory.path} is in the report but cannot be read: {error}") from error
     if config_hash(config) != row["config_hash"] or config.seed != int(row["seed"]):
         raise ConfigError(f"{directory.path} has a config.yaml that is not the one in the report: {row['config_hash']}")
     if result is None or result["fingerprint"] != row["fingerprint"]:
         raise ConfigError(
-            f"{directory.path} has a result.json that is not the one in the report: make the report again"
+            f"{directory.path} has a result.json that is not the one in the report: write the report again"
         )
     return Original(config, manifest)
 
@@ -145,14 +154,14 @@ def train_again(row: Row, original: Original, rows: Sequence[Row]) -> Verdict:
     """Train a run again, alone, in a temporary directory.
 
     Args:
-        row: The run, as the report has it.
-        original: The run, as its directory has it.
-        rows: All runs of the report.
+        row: The run's row in the report.
+        original: The run, loaded from its directory.
+        rows: All rows of the report.
     """
     trainer = replace(original.config.trainer, progress_bar=False)
     with tempfile.TemporaryDirectory(prefix="qohort-verify-") as folder:
         config = replace(original.config, trainer=trainer, output_dir=folder, logger={}, overwrite=False)
-        with contextlib.redirect_stdout(io.StringIO()):  # its table would be of one seed
+        with contextlib.redirect_stdout(io.StringIO()):  # hides the table of a single seed
             (result,) = train(OmegaConf.create(config_tree(config)))
         (file,) = Path(folder).rglob("manifest.json")
         manifest = json.loads(file.read_text())
@@ -165,7 +174,7 @@ def train_again(row: Row, original: Original, rows: Sequence[Row]) -> Verdict:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is different in two `manifest.json`, but how the runs came about."""
+    """Return the differences between two `manifest.json`, except how the runs were started, in words."""
     one, other = ({key: value for key, value in flat(each).items() if key not in HISTORY} for each in (then, now))
     return [
         f"{key.removeprefix('packages.')} {as_typed(one.get(key))} then, {as_typed(other.get(key))} now"
@@ -175,43 +184,43 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def rank(score: float, recorded: Sequence[float]) -> float:
-    """Where a score lies among others: 0.5 in their middle, near 0 below and near 1 above all; ties count half."""
+    """Return the rank of a score among recorded scores, from near 0 below all to near 1 above all. Ties count half."""
     scores = np.asarray(recorded)
     below, ties = int((scores < score).sum()), int((scores == score).sum())
     return (below + ties / 2 + 0.5) / (len(scores) + 1)
 
 
 def tell(verdict: Verdict) -> str:
-    """A verdict in a line."""
+    """Return a verdict in one line."""
     row = verdict.row
     name = f"{row['arm']} on {row['environment']}, seed {row['seed']}"
     if verdict.equal:
         return f"{name}: the same fingerprint, {row['fingerprint'][:8]}"
     scores = f"final evaluation {verdict.score:g}, in the report {float(row['final']):g}"
     why = f"; what changed: {'; '.join(verdict.changes)}" if verdict.changes else ", and nothing else changed"
-    return f"{name}: ANOTHER FINGERPRINT ({scores}){why}"
+    return f"{name}: DIFFERENT FINGERPRINT ({scores}){why}"
 
 
 def judge(verdicts: Sequence[Verdict], level: float) -> None:
-    """Say what the verdicts come to.
+    """Print whether the verdicts confirm the report.
 
-    Where a run ended otherwise and machine, versions or code changed, the scores are compared: each run's rank among
-    the recorded ones, which is uniform where nothing but chance differs, put together by Stouffer's method.
+    If fingerprints differ and machine, versions or code have changed, the scores are compared. The rank of a run among
+    the recorded scores is uniform if only chance differs; the ranks are combined by Stouffer's method.
 
     Args:
-        verdicts: Of each run.
-        level: How improbable the ranks must be to be called different.
+        verdicts: The verdict on each run.
+        level: Level of the test: the probability of ranks below which the scores count as different.
 
     Raises:
-        RunsFailed: If a run ended otherwise where nothing changed, or the scores are different.
+        RunsFailed: If a fingerprint differs although nothing has changed, or the scores are different.
     """
     from scipy.stats import norm
 
     unexplained = [verdict for verdict in verdicts if not verdict.equal and not verdict.changes]
     if unexplained:
         raise RunsFailed(
-            f"{len(unexplained)} of {len(verdicts)} runs ended otherwise, on the same machine with the same versions: "
-            "the report does not hold"
+            f"{len(unexplained)} of {len(verdicts)} runs have a different result on the same machine with the same "
+            "versions: the report does not hold"
         )
     others = [verdict for verdict in verdicts if not verdict.equal]
     if not others:
@@ -220,9 +229,9 @@ def judge(verdicts: Sequence[Verdict], level: float) -> None:
     total = float(np.sum(norm.ppf([verdict.rank for verdict in others])) / np.sqrt(len(others)))
     probability = 2 * float(norm.sf(abs(total)))
     words = (
-        f"machine, versions or code changed, so the scores of {len(others)} of {len(verdicts)} runs were compared: "
-        f"as far from the report's as these, or farther, they lie by chance with probability {probability:.2f}"
+        f"machine, versions or code changed, so the scores of {len(others)} of {len(verdicts)} runs were compared "
+        f"with those of the report: p = {probability:.2f}"
     )
     if probability < level:
         raise RunsFailed(f"{words}, less than level={level:g}: the report does not hold here")
-    print(f"not contradicted, which is less than verified: {words}")
+    print(f"not contradicted, which is weaker than verified: {words}")

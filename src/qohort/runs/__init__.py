@@ -1,1 +1,20 @@
-"""TODO runs."""
+"""Runs: training members, and everything that a run directory contains.
+
+Files, in reading order:
+    training: Trains the members of a configuration, from their checkpoints if they have any.
+    members: The members of a cohort with their run directories, and the check for results of other code.
+    checking: Checks the environment, network, optimiser, device and loggers before training.
+    directory: A run directory: its path, files, lock and state.
+    manifest: `manifest.json`, what it takes to reproduce a run.
+    code: The hash of the sources that a run was made with.
+    metrics: The definitions of all metrics, and `metrics.jsonl`.
+    loggers: W&B, CSV and TensorBoard, which get the rows of `metrics.jsonl`.
+    checkpoints: Writes and reads checkpoints, one file per member.
+    checkpointing: The callback that saves checkpoints at intervals and when training is asked to stop.
+    interruption: Signals that ask training to stop.
+    progress_bar: The progress bar, or one line per evaluation without a terminal.
+    learning_curve: The learning curve of a run and of a cohort.
+    summary: The table that is printed after training.
+    evaluating: Evaluates a trained member.
+    video: Records a video of an episode.
+"""

@@ -1,14 +1,19 @@
-"""Checks of what a run needs, before any work is done: its environment, network, optimiser, device and loggers."""
+"""Checks a run's environment, network, optimiser, device and loggers before training."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from hydra.utils import instantiate
 
+from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer, mixes_members
-from qohort.agent.q_values import network_maker
+from qohort.agent.q_values import QValues, network_maker
+from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.config.errors import ConfigError
 from qohort.config.messages import nearest
@@ -18,10 +23,11 @@ from qohort.runs.loggers import WANDB_MODES
 
 
 def check_environment(config: TrainConfig) -> None:
-    """Make one environment and one network, to see that they fit together.
+    """Make one environment and one network to check that they fit together, and check the optimiser.
 
     Raises:
-        ConfigError: If the environment cannot be made or played, or the network or the optimiser refuses.
+        ConfigError: If the environment cannot be made, its spaces are not supported, or the network or the optimiser
+            raises an error.
     """
     check_optimizer(config)
     env = make_environment(config.env)
@@ -30,15 +36,18 @@ def check_environment(config: TrainConfig) -> None:
         if config.normalize_observations and getattr(env.observation_space.dtype, "kind", "") != "f":
             space = env.observation_space
             raise ConfigError(
-                f"normalize_observations=true needs observations of floats: env.id={config.env.id} has {space}"
+                f"normalize_observations=true needs observations of floats, but env.id={config.env.id} has {space}: "
+                "set it to false"
             )
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        make = network_maker(config.network, env.observation_space, actions, instantiate(config.head))
-        names = CohortNetwork(make, [0]).parameters_by_name()
+        head: Head = instantiate(config.head)
+        network = CohortNetwork(network_maker(config.network, env.observation_space, actions, head), [0, 1])
+        _check_values(config, network, head, env.observation_space, actions)
+        names = network.parameters_by_name()
         if config.reset_every is not None and not any(map(is_of_output, names)):
             raise ConfigError(
-                f"reset_every={config.reset_every} starts a submodule `output` anew, which "
-                f"network={config.network['_target_']} has not: set it to null"
+                f"reset_every={config.reset_every} resets a submodule `output`, which "
+                f"network={config.network['_target_']} does not have: set it to null"
             )
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
@@ -49,11 +58,26 @@ def check_environment(config: TrainConfig) -> None:
         env.close()
 
 
+def _check_values(
+    config: TrainConfig, network: CohortNetwork, head: Head, space: spaces.Space[Any], actions: int
+) -> None:
+    """Check that a network of two members gives a value to each action of an observation."""
+    name = f"network={config.network['_target_']}"
+    observation = torch.from_numpy(np.zeros((2, 2, *(space.shape or ())), dtype=space.dtype))
+    try:
+        found = tuple(QValues(network, head, Compiler("none"))(observation).shape)
+    except (RuntimeError, IndexError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name} cannot be lifted over members for observations of {space}: {reason}") from error
+    if found != (2, 2, actions):
+        raise ConfigError(f"{name} must map [B, ...] to [B, {actions}, atoms], but its values have shape {found[1:]}")
+
+
 def check_optimizer(config: TrainConfig) -> None:
-    """Try the optimiser on a few numbers.
+    """Test the optimiser on small tensors.
 
     Raises:
-        ConfigError: If it refuses its arguments, or a member's step would depend on the other members.
+        ConfigError: If it raises an error, or a member's step would depend on the other members.
     """
     build = instantiate(config.optimizer, _partial_=True, _convert_="all")
     name = config.optimizer["_target_"]
@@ -65,21 +89,23 @@ def check_optimizer(config: TrainConfig) -> None:
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"optimizer={name}: {' '.join(str(error).split())}") from error
     if mixes:
-        raise ConfigError(f"optimizer={name} looks at whole tensors, so members would not be independent: use another")
+        raise ConfigError(
+            f"optimizer={name} computes over whole tensors, so members would not be independent: use another optimizer"
+        )
 
 
 def check_accelerator(config: TrainConfig) -> None:
-    """Refuse a GPU that is not there.
+    """Check that there is a GPU if the configuration asks for one.
 
     Raises:
-        ConfigError: If `trainer.accelerator=gpu` and torch sees none.
+        ConfigError: If `trainer.accelerator=gpu` and torch finds no GPU.
     """
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here: use cpu, or auto")
+        raise ConfigError("trainer.accelerator=gpu, but torch finds no GPU here: use cpu or auto")
 
 
 def check_tracking(config: TrainConfig) -> None:
-    """Refuse a `WANDB_MODE` that W&B would refuse once training has begun.
+    """Check `WANDB_MODE`, since W&B would refuse a wrong value only after training has started.
 
     Raises:
         ConfigError: If there is no such mode.

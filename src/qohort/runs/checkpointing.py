@@ -1,4 +1,4 @@
-"""Saving a cohort while it trains, and ending it, saved, when it is asked to stop."""
+"""The callback that saves checkpoints during training, and a last one when training is asked to stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qohort.runs.interruption import STOP
 
 
 class Checkpointing(CohortCallback):
-    """Saves at intervals of env_steps and of minutes, and at a signal that asks to stop.
+    """Saves a checkpoint at intervals of env_steps and of minutes, and at a signal that asks to stop.
 
     Args:
         config: The first member's configuration.
@@ -26,23 +26,23 @@ class Checkpointing(CohortCallback):
         self._config = config
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count from here."""
+        """Start the intervals at the current step and time."""
         progress = cast(Any, pl_module).progress
         self._intervals = Intervals(progress)
-        self._intervals.last["checkpoint"] = progress.env_steps
+        self._intervals.last = dict.fromkeys(("checkpoint", "clock"), progress.env_steps)
         self._saved = time.monotonic()
 
     def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
-        """Save where that is due; the end of a run is saved by `qohort.runs.training`.
+        """Save a checkpoint if one is due. `qohort.runs.training` saves the final one.
 
         Raises:
-            Interrupted: If a signal asked to stop; everything is saved.
+            Interrupted: If a signal asked to stop; a checkpoint was saved.
         """
         if module.finished:
             return
         checkpoint = self._config.checkpoint
-        late = time.monotonic() - self._saved > 60 * checkpoint.minutes
-        if self._intervals.due("checkpoint", checkpoint.every) or late:
+        by_clock = self._intervals.due("clock", 100) and time.monotonic() - self._saved > 60 * checkpoint.minutes
+        if self._intervals.due("checkpoint", checkpoint.every) or by_clock:
             self._save(trainer, module)
         if STOP.signal is not None:
             self._stop(trainer, module, STOP.signal)
@@ -58,4 +58,4 @@ class Checkpointing(CohortCallback):
             raise Interrupted(f"{at}: the same command starts over")
         self._save(trainer, module)
         command = "the same command" + (" without overwrite=true" if self._config.overwrite else "")
-        raise Interrupted(f"{at}, and saved: {command} goes on from there")
+        raise Interrupted(f"{at} and saved: {command} resumes the run")

@@ -1,4 +1,4 @@
-"""Checkpoints: a file of its own for each member, whole or not there, through Lightning's `CheckpointIO`."""
+"""Checkpoints: one file per member, written atomically through Lightning's `CheckpointIO`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ from lightning_fabric.plugins import CheckpointIO
 from qohort.cohort.state import merge_states, split_state
 
 FINAL = "final.ckpt"
+"""Name of the checkpoint of a finished run."""
 
 
 TEMPORARY = re.compile(r"[.].*[.]tmp-\w+")
-"""The names of files that are being written."""
+"""Pattern of the names of files that are being written."""
 
 
 KEPT = 2
+"""Number of checkpoints that are kept, besides the final one."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even if the machine stops.
+    """Write a file so that it is complete or absent, even if the machine stops.
 
-    The temporary file is in the same directory, since only a rename within a filesystem is atomic.
+    The temporary file is in the same directory, since a rename is only atomic within a filesystem.
+
+    Args:
+        path: The file.
+        content: Its content.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
     try:
@@ -57,21 +63,21 @@ def _umask() -> int:
 
 
 def step_name(env_steps: int) -> str:
-    """The name of the checkpoint at `env_steps`; names sort by age."""
+    """Return the name of the checkpoint at `env_steps`. Names sort by env_steps."""
     return f"step-{env_steps:012d}.ckpt"
 
 
 def newest_step(directory: Path) -> int | None:
-    """The env_steps of the newest whole checkpoint of a run, None without one; damaged ones are passed over."""
+    """Return the env_steps of the newest undamaged checkpoint of a run; None if there is none."""
     for path in sorted((directory / "checkpoints").glob("step-*.ckpt"), reverse=True):
         if is_whole(path):
             return int(path.stem.partition("-")[2])
-        print(f"qohort: {path} is damaged, and passed over", file=sys.stderr)
+        print(f"qohort: {path} is damaged and was skipped", file=sys.stderr)
     return None
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's every byte is as it was written: torch's format is a zip file, with checksums."""
+    """Return whether a checkpoint is undamaged, by the checksums of its zip format."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -80,10 +86,10 @@ def is_whole(path: Path) -> bool:
 
 
 class MemberCheckpointIO(CheckpointIO):
-    """Splits a cohort's checkpoint into its members', and joins members' checkpoints to a cohort's.
+    """Splits a cohort's checkpoint into one file per member, and merges these files when loading.
 
-    A member's file is what it would be had the member trained alone, so a cohort may be packed otherwise
-    when it is resumed. Lightning's path is a bare name, the same in each member's `checkpoints/`.
+    A member's file is the same as if the member had trained alone, so members can be resumed in another cohort.
+    Lightning's path is only a file name, the same in each member's `checkpoints/`.
 
     Args:
         directories: The members' run directories.
@@ -92,10 +98,10 @@ class MemberCheckpointIO(CheckpointIO):
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = [directory / "checkpoints" for directory in directories]
         self.left_out: set[int] = set()
-        """Members that have failed: nothing more is saved of them."""
+        """Indices of members that have failed and are no longer saved."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write every member's part, and keep the newest two; the final one besides."""
+        """Write the checkpoint of every member, and delete all but the newest `KEPT` and the final one."""
         name = Path(path).name
         for m, directory in enumerate(self._directories):
             if m in self.left_out:
@@ -110,19 +116,19 @@ class MemberCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read every member's part and join them."""
+        """Read the checkpoint of every member and merge them."""
         name = Path(path).name
         parts = [load(directory / name) for directory in self._directories]
         joined: dict[str, Any] = merge_states(parts)
         return joined
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove every member's part."""
+        """Delete the checkpoint of every member."""
         for directory in self._directories:
             (directory / Path(path).name).unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A member's checkpoint, on the CPU; plain tensors, numbers and containers only."""
+    """Load a member's checkpoint to the CPU. It holds only tensors, numbers and containers."""
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return checkpoint

@@ -1,4 +1,4 @@
-"""Code identity: a hash of the sources that made a run, so that no result is offered as that of other code."""
+"""Code identity: a hash of the sources that made a run, which tells results of other code apart."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from typing import Any
 import qohort
 
 ROOMS = ("cohort", "networks", "replay", "environments", "agent")
-"""The parts of Qohort whose code decides what a run ends with."""
+"""The packages of Qohort whose code affects the result of a run."""
 LIBRARIES = ("qohort", "torch", "gymnasium", "pytorch_lightning", "numpy", "ale_py", "minatar", "builtins")
-"""Packages that a component may come from and that are told by their version, or in `ROOMS`."""
+"""Packages whose files are not hashed as a user's code: libraries, identified by their version, and Qohort itself."""
 PATCH_LIMIT = 1 << 20
-"""Bytes of changes that `code.patch` may have."""
+"""Maximum size of `code.patch` in bytes."""
 
 
 def code_hash(config: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of the sources that make a run: Qohort's, and the packages of its components.
+    """Return eight hexadecimal digits that identify the sources of a run: Qohort's and those of its components.
 
-    Comments, docstrings and the place of a file do not count.
+    Comments, docstrings and the location of a file do not change the hash.
 
     Args:
         config: The run's configuration as nested mappings.
     """
-    own = sorted({package for package in _packages(config) if package not in LIBRARIES})
-    return _hash_of(tuple(own))
+    return _hash_of(component_packages(config))
+
+
+def component_packages(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages of a user's own that the components of a configuration, or its environment, come from."""
+    return tuple(sorted({package for package in _packages(config) if package not in LIBRARIES}))
 
 
 @cache
@@ -45,7 +49,7 @@ def _hash_of(packages: tuple[str, ...]) -> str:
 
 
 def _packages(node: Any) -> Iterator[str]:
-    """The top-level packages of the components in a configuration, and of the module that registers its environment."""
+    """Yield the top-level packages of a configuration's components and of the module that registers its environment."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key == "_target_" and isinstance(value, str):
@@ -60,7 +64,7 @@ def _packages(node: Any) -> Iterator[str]:
 
 
 def _files_of(package: str) -> list[Path]:
-    """The sources of a package or module."""
+    """Return the source files of a package or module."""
     spec = find_spec(package)
     if spec is None:
         return []
@@ -70,7 +74,7 @@ def _files_of(package: str) -> list[Path]:
 
 
 def _digest(file: Path) -> str:
-    """The SHA-256 of a file's code."""
+    """Return the SHA-256 of a file's code, without comments and docstrings."""
     text = file.read_text()
     try:
         tree = ast.parse(text)
@@ -78,7 +82,7 @@ def _digest(file: Path) -> str:
         return hashlib.sha256(text.encode()).hexdigest()
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list):  # a string that stands by itself documents what is around it
+        if isinstance(body, list):  # a string statement is a docstring of a function, class, module or attribute
             node.body = [one for one in body if not _is_text(one)]  # type: ignore[attr-defined]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
@@ -88,7 +92,12 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
-    """Git's answer about the repository that Qohort's sources are in; None where there is no git or no repository."""
+    """Run git in the repository of Qohort's sources and return its output; None without git or a repository.
+
+    Args:
+        arguments: The arguments of git.
+        environment: Variables to set in addition to those of this process.
+    """
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -105,15 +114,15 @@ def git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | 
 
 @cache
 def uncommitted_changes() -> str | None:
-    """The changes of Python and YAML files since the newest commit, new files included, as a patch; None for none."""
+    """Return the uncommitted changes of Python and YAML files, new files included, as a patch; None for no changes."""
     top = git("rev-parse", "--show-toplevel")
     if not top or not git("status", "--porcelain"):
         return None
     with tempfile.TemporaryDirectory() as directory:
-        index = {"GIT_INDEX_FILE": f"{directory}/index"}  # so that the user's own is left alone
+        index = {"GIT_INDEX_FILE": f"{directory}/index"}  # leaves the user's index unchanged
         git("-C", top, "read-tree", "HEAD", environment=index)
         git("-C", top, "add", "--all", "--", "*.py", "*.yaml", environment=index)
         patch = git("-C", top, "diff", "--cached", "HEAD", environment=index)
     if not patch:
         return None
-    return patch + "\n" if len(patch) < PATCH_LIMIT else f"The changes are left out: {len(patch):,} bytes.\n"
+    return patch + "\n" if len(patch) < PATCH_LIMIT else f"The patch is too large to be kept: {len(patch):,} bytes.\n"

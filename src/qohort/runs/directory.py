@@ -1,4 +1,4 @@
-"""A run's directory: where it is, what is in it, and whether the run is finished."""
+"""A run directory: its path, its files, its lock, and whether the run is finished."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from qohort.runs.code import uncommitted_changes
 from qohort.runs.manifest import manifest
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
-"""The columns of a metric row that depend on the clock: no fingerprint counts them."""
+"""The columns of a metric row that depend on the clock and are left out of the fingerprint."""
 
 
 class RunDirectory:
@@ -41,39 +41,44 @@ class RunDirectory:
 
     @classmethod
     def of(cls, config: TrainConfig) -> RunDirectory:
-        """The directory of a configuration: equal experiments share all but the last part."""
+        """Return the run directory of a configuration. Runs of one experiment share its parent directory."""
         env = config.env.name.replace("/", "-")
         return cls(Path(config.output_dir) / env / f"{config.agent}-{config_hash(config)}" / f"seed-{config.seed}")
 
     @property
     def metrics(self) -> Path:
-        """The metric rows, one JSON object a line."""
+        """Path of `metrics.jsonl`."""
         return self.path / "metrics.jsonl"
 
     @property
     def final_checkpoint(self) -> Path:
-        """The checkpoint of a finished run."""
+        """Path of the checkpoint of a finished run."""
         return self.path / "checkpoints" / FINAL
 
     def result(self) -> dict[str, Any] | None:
-        """`result.json` of a finished run, None of any other."""
+        """Return the content of `result.json`; None if the run is not finished."""
         return self._read_json("result.json")
 
     def failure(self) -> dict[str, Any] | None:
-        """`failed.json` of a run that failed: at which env_steps, and why. None of any other."""
+        """Return the content of `failed.json`, which has `env_steps` and `reason`; None if the run has not failed."""
         return self._read_json("failed.json")
 
     def write_failure(self, env_steps: int, reason: str) -> None:
-        """Mark the run as failed: it is not resumed, and starts over with `retry_failed=true`."""
+        """Mark the run as failed, so that it is not resumed and starts over only with `retry_failed=true`.
+
+        Args:
+            env_steps: The env_steps at which it failed.
+            reason: Why it failed.
+        """
         self._write_json("failed.json", {"env_steps": env_steps, "reason": reason})
 
     def lock(self) -> bool:
-        """Take the run for this process, until it ends; False where another process has it.
+        """Lock the run for this process; return False if another process holds the lock.
 
-        The system gives the lock back when a process ends, however it ends, so none is ever stale.
+        The operating system releases the lock when the process ends, however it ends, so a lock is never stale.
 
         Raises:
-            ConfigError: If the directory cannot be made.
+            ConfigError: If the directory cannot be created.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,13 +96,13 @@ class RunDirectory:
         return True
 
     def unlock(self) -> None:
-        """Give the run back."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def holder(self) -> str:
-        """Who has the run: process and machine."""
+        """Return which process on which machine holds the lock."""
         return self._lock_file.read_text() or "another process"
 
     @property
@@ -105,36 +110,37 @@ class RunDirectory:
         return self.path.parent / f".{self.path.name}.lock"
 
     def resumable_step(self) -> int | None:
-        """The env_steps at which the run can be resumed, None if it starts from the beginning."""
+        """Return the env_steps from which the run can be resumed; None if it has no checkpoint."""
         return newest_step(self.path)
 
     def is_of_requeued_job(self) -> bool:
-        """Whether this process is a SLURM job that was queued again, and the run was begun before by the same job."""
+        """Return whether this process is a requeued SLURM job that started this run itself before."""
         if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             return False
         return (self._earlier_manifest() or {}).get("slurm_job") == os.environ.get("SLURM_JOB_ID")
 
     def config(self) -> dict[str, Any]:
-        """`config.yaml`."""
+        """Return the content of `config.yaml`."""
         tree: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
         return tree
 
     def prepare(self, config: TrainConfig, command: list[str], step: int) -> None:
-        """Make the directory and write `config.yaml` and `manifest.json`.
+        """Create the directory and write `config.yaml` and `manifest.json`.
+
+        The manifest of a resumed run contains the manifests of its earlier sessions.
 
         Args:
             config: The run's configuration.
             command: The command line.
-            step: The env_steps of the checkpoint that the run goes on from; at 0 it starts clean. The manifest keeps
-                that of each time before, as what was trained until then is its work.
+            step: The env_steps of the checkpoint to resume from; 0 empties the directory.
         """
         if step == 0 and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
-            if checkpoint.name > step_name(step):  # it was passed over: it is damaged
+            if checkpoint.name > step_name(step):  # damaged, since the run does not resume from it
                 checkpoint.unlink()
-        for left_over in self.path.rglob(".*.*"):  # a file that was being written when the process was killed
+        for left_over in self.path.rglob(".*.*"):  # files that were being written when the process was killed
             if TEMPORARY.fullmatch(left_over.name):
                 left_over.unlink()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
@@ -144,36 +150,48 @@ class RunDirectory:
             write_atomically(self.path / "code.patch", patch.encode())
 
     def _resumed(self, step: int) -> list[dict[str, Any]]:
-        """Each time that the run was gone on with: at which env_steps, and the manifest until then."""
+        """Return one entry per resume: its env_steps, and the manifest before it."""
         before = self._earlier_manifest() if step else None
         return [] if before is None else [*before.pop("resumed", []), {"env_steps": step, "before": before}]
 
     def _earlier_manifest(self) -> dict[str, Any] | None:
-        """`manifest.json` as it is; None also where it is damaged, which is no reason not to go on."""
+        """Return the content of `manifest.json`; None if it is missing or damaged, which does not prevent a resume."""
         try:
             return self._read_json("manifest.json")
         except ConfigError:
             return None
 
     def code(self) -> str | None:
-        """The hash of the code that made the run; None where the manifest has none."""
+        """Return the hash of the code that made the run; None if the manifest has none."""
         code: str | None = (self._earlier_manifest() or {}).get("code")
         return code
 
     def note_fallbacks(self, fallbacks: Mapping[str, str]) -> None:
-        """Add to the manifest which programs ran in another compile mode than the one asked for."""
+        """Add to the manifest which programs ran in another compile mode than the configured one.
+
+        Args:
+            fallbacks: The mode that was used instead, by name of the program.
+        """
         if fallbacks:
             self._write_json(
                 "manifest.json", {**(self._earlier_manifest() or {}), "compile_fallbacks": dict(fallbacks)}
             )
 
     def rows(self) -> list[dict[str, Any]]:
-        """The metric rows."""
+        """Return the rows of `metrics.jsonl`."""
         with self.metrics.open() as file:
             return [json.loads(line) for line in file]
 
     def write_result(self, config: TrainConfig, env_steps: int) -> dict[str, Any]:
-        """Write `result.json`, last and atomically: from then on the run is finished."""
+        """Write `result.json`, which marks the run as finished, and delete all but the final checkpoint.
+
+        Args:
+            config: The run's configuration.
+            env_steps: The env_steps taken.
+
+        Returns:
+            The content of `result.json`.
+        """
         rows = self.rows()
         curve = [(row["env_steps"], row["eval/return"]) for row in rows if "eval/return" in row]
         last = rows[-1]
@@ -195,7 +213,11 @@ class RunDirectory:
         return result
 
     def fingerprint(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        """The SHA-256 of the final weights and of the metric rows less wall times."""
+        """Return the SHA-256 of the final weights and of the metric rows without wall times.
+
+        Args:
+            rows: The metric rows.
+        """
         digest = hashlib.sha256()
         weights = torch.load(self.final_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         for name in sorted(weights):
@@ -222,9 +244,10 @@ class RunDirectory:
 
 
 def area_under_curve(curve: list[tuple[int, float]]) -> float:
-    """The mean height of a curve of (env_steps, return) points joined by straight lines.
+    """Return the area under a learning curve divided by its length: the mean return by linear interpolation.
 
-    With a single point, its height.
+    Args:
+        curve: Points (env_steps, return). The result for a single point is its return.
     """
     if len(curve) == 1:
         return curve[0][1]

@@ -1,4 +1,4 @@
-"""Playing with a trained member: loading it from its run directory, evaluating it, filming an episode."""
+"""Evaluation of a trained member: loads it from its run directory, plays episodes and records a video."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from qohort.statistics import FEWEST, estimate, mean
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """The configuration of an evaluation. `conf/evaluate.yaml` says what each key is, and its unit."""
+    """The configuration of an evaluation. `conf/evaluate.yaml` documents each key and its unit."""
 
     run: str
     episodes: PositiveInt
@@ -54,21 +54,27 @@ class EvaluateConfig:
 
 
 class TrainedMember(NamedTuple):
-    """A member as one of its checkpoints has it."""
+    """A member loaded from a checkpoint."""
 
     config: TrainConfig
     checkpoint: Path
     env_steps: int
-    """Where the checkpoint was taken."""
+    """The env_steps at which the checkpoint was saved."""
     values: Values
-    """Its action values: observations `[1, B, ...]` to `[1, B, A]`."""
+    """Its action values: maps observations `[1, B, ...]` to `[1, B, A]`."""
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Play what a configuration asks for, print it and write it; the content of `evaluation.json`.
+    """Evaluate a trained member, print the result and write it to `evaluation.json`.
+
+    Args:
+        config: The composed configuration, `conf/evaluate.yaml`.
+
+    Returns:
+        The content of `evaluation.json`.
 
     Raises:
-        ConfigError: If the configuration or the run directory is wrong; nothing was written then.
+        ConfigError: If the configuration or the run directory is invalid; nothing was written.
     """
     settings = build_config(EvaluateConfig, config)
     device = _device(settings.accelerator)
@@ -102,42 +108,45 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def load_config(directory: RunDirectory) -> TrainConfig:
-    """The configuration that a member was trained with.
+    """Load the configuration that a member was trained with.
 
     Args:
         directory: The member's run directory.
 
     Raises:
-        ConfigError: If it is not a run directory, or its `config.yaml` is not one that this version understands.
+        ConfigError: If it is not a run directory, or its `config.yaml` is not valid for this version.
     """
     path = directory.path
     if not path.is_dir():
-        raise ConfigError(f"run={path} is not a directory: give a run's, <output_dir>/<env>/<agent>-<hash8>/seed-<n>")
+        raise ConfigError(
+            f"run={path} is not a directory: give a run directory, <output_dir>/<env>/<agent>-<hash8>/seed-<n>"
+        )
     if not (path / "config.yaml").is_file():
         runs = [run.parent for depth in ("", "*/", "*/*/") for run in sorted(path.glob(f"{depth}seed-*/config.yaml"))]
         hint = f"did you mean run={runs[0]}?" if runs else "give one that scripts/train.py wrote"
         raise ConfigError(f"run={path} is not a run directory, it has no config.yaml: {hint}")
     if not os.access(path, os.W_OK):
-        raise ConfigError(f"run={path} cannot be written to, and evaluation.json goes there: copy it elsewhere")
+        raise ConfigError(f"run={path} is not writable, but evaluation.json is written there: copy it elsewhere")
     try:
         tree: object = directory.config()
         if not isinstance(tree, dict):
-            raise ConfigError("it holds no keys")
+            raise ConfigError("it has no keys")
         return build_config(TrainConfig, tree)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"run={path} has a config.yaml that cannot be used: {error}") from error
 
 
 def load_member(directory: RunDirectory, config: TrainConfig, device: torch.device) -> TrainedMember:
-    """The member of a run directory, from its final checkpoint or else its newest whole one.
+    """Load a member from its final checkpoint, or else from its newest undamaged one.
 
     Args:
         directory: The member's run directory.
         config: Its configuration.
-        device: Where its network is to be.
+        device: The device for its network.
 
     Raises:
-        ConfigError: If there is no whole checkpoint, its environment cannot be made, or its network does not fit.
+        ConfigError: If there is no undamaged checkpoint, the environment cannot be made, or the network does not fit
+            the checkpoint.
     """
     path, checkpoint = _newest_checkpoint(directory)
     env = make_environment(config.env)
@@ -159,7 +168,7 @@ def load_member(directory: RunDirectory, config: TrainConfig, device: torch.devi
         raise ConfigError(f"run={directory.path}: the network does not fit {path.name}: {error}") from error
     network.to(device)
 
-    # Not compiled: it would take longer than it saves.
+    # Compiling would take longer than it saves.
     values = QValues(network, head, Compiler("none"))
     preprocessing = Preprocessing([config], space)
     state = checkpoint["qohort"]
@@ -180,32 +189,32 @@ def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
             broken.append(f"{path.name} cannot be read ({type(error).__name__})")
             continue
         if broken:
-            print(f"{', '.join(broken)}: going on with {path.name}", file=sys.stderr)
+            print(f"{', '.join(broken)}: using {path.name}", file=sys.stderr)
         return path, checkpoint
-    reason = ", ".join(broken) if broken else "one is written every checkpoint.every env_steps, and at the end"
+    reason = ", ".join(broken) if broken else "one is saved every checkpoint.every env_steps and at the end"
     raise ConfigError(f"run={directory.path} has no {'whole checkpoint' if broken else 'checkpoint yet'}: {reason}")
 
 
 def _device(accelerator: str) -> torch.device:
     available = torch.cuda.is_available()
     if accelerator == "gpu" and not available:
-        raise ConfigError("accelerator=gpu, but torch sees no GPU here: use cpu, or auto")
+        raise ConfigError("accelerator=gpu, but torch finds no GPU here: use cpu or auto")
     return torch.device("cuda" if available and accelerator != "cpu" else "cpu")
 
 
 def play(
     settings: EvaluateConfig, member: TrainedMember, videos: Path, device: torch.device
 ) -> tuple[EpisodeScores, Path | None]:
-    """Play the episodes; the first one is filmed where that is asked for.
+    """Play the episodes, and record the first one if `settings.video` is set.
 
     Args:
-        settings: How many episodes, with which ε and seed.
-        member: Who plays.
-        videos: The directory of videos.
-        device: Where the member's network is.
+        settings: The number of episodes, ε and the seed.
+        member: The trained member.
+        videos: The directory for videos.
+        device: The device of the member's network.
 
     Returns:
-        Returns and lengths `[1, episodes]`, and the video's path.
+        Returns and lengths `[1, episodes]`, and the path of the video or None.
     """
     trained = member.config.evaluation
     evaluation = dataclasses.replace(
@@ -214,7 +223,7 @@ def play(
         epsilon=settings.epsilon,
         max_episode_steps=settings.max_episode_steps or trained.max_episode_steps,
     )
-    # Round 0 is never played while training, so these episodes are new to the run, whatever its seed.
+    # Training never evaluates in round 0, so these episodes are new to the run, whatever its seed.
     arguments = (member.config.env, evaluation, [settings.seed], device)
     if not settings.video:
         with closing(Evaluator(*arguments)) as evaluator:
@@ -232,14 +241,14 @@ def play(
 
 
 class FilmingEvaluator(Evaluator):
-    """An evaluator that films its first episode.
+    """An evaluator that records a video of its first episode.
 
     Args:
-        env: Which environment.
-        evaluation: How many episodes, with which ε.
+        env: The environment.
+        evaluation: The number of episodes and ε.
         seeds: The members' seeds.
-        device: Where the networks are.
-        path: The video, `.mp4` or `.gif`.
+        device: The device of the networks.
+        path: The video file, `.mp4` or `.gif`.
     """
 
     def __init__(
@@ -259,18 +268,18 @@ class FilmingEvaluator(Evaluator):
         unfilmed.close()
 
     def close(self) -> None:
-        """Close every environment, and finish the video."""
+        """Close all environments and finish the video."""
         super().close()
         self._writer.close()
 
 
 def summary(returns: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean, 95% interval of the mean, least and greatest of episodes' returns.
+    """Return mean, 95% interval of the mean, minimum and maximum of episode returns.
 
-    The interval is that of `qohort.statistics`, over episodes; None for fewer episodes than it is given for.
+    The interval is the bootstrap interval of `qohort.statistics` over episodes; None for fewer than `FEWEST` episodes.
 
     Args:
-        returns: `[episodes]`.
+        returns: The returns, `[episodes]`.
     """
     middle = estimate(mean, [returns])
     return {

@@ -1,10 +1,16 @@
-"""Being asked to stop: a signal is noted, and training ends at the next step, saved, with an ordinary exception."""
+"""Stopping: a signal is noted, and training ends at the next step, saved, with an ordinary exception.
+
+A sweep tells its workers by itself: each process that trains for it registers in a directory that the sweep names in the
+environment, whatever launcher has started it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +21,17 @@ from qohort.config.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What asks for a stop: Ctrl-C, a kill, and what SLURM sends before the time is up."""
+SWEEP = "QOHORT_SWEEP"
+"""The environment variable with the directory in which the workers of a sweep register."""
+STOPPED = "stopped"
+"""The file there that says by which signal the sweep was stopped, for workers that register later."""
 
 
 class StopRequest:
-    """Notes the first signal that asks this process to stop, and hands it to the processes it has started.
+    """Notes the first signal that asks this process to stop, and passes it on to the workers of its sweep.
 
-    A second Ctrl-C works as ever. One instance a process, `STOP`, since a signal is the process's.
+    A second Ctrl-C raises KeyboardInterrupt as usual. There is one instance per process, `STOP`, since signals belong to
+    the process.
     """
 
     def __init__(self) -> None:
@@ -28,20 +39,29 @@ class StopRequest:
         self._before: dict[int, Any] = {}
         self._earlier: Any = None
         self._holders = 0
-        self._waits = False
+        self._workers: Path | None = None
+        self._registration: int | None = None
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """As `with STOP`, around jobs that run here or elsewhere: a signal that none of them can get ends the wait."""
-        with self:
-            self._waits = True
+        """Like `with STOP`, around a sweep whose jobs run in this process or in others.
+
+        A signal is passed on to the workers on this machine. If there are none, it ends the wait: what a cluster's
+        queue holds goes on there.
+        """
+        with self, tempfile.TemporaryDirectory(prefix="qohort-sweep-") as directory:
+            self._workers = Path(directory)
+            os.environ[SWEEP] = directory
             try:
                 yield
             finally:
-                self._waits = False
+                del os.environ[SWEEP]
+                self._workers = None
 
     def __enter__(self) -> StopRequest:
         self._holders += 1
+        if self._holders == 1:
+            self._register()
         self.listen()
         return self
 
@@ -53,6 +73,9 @@ class StopRequest:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             self._before.clear()
+            if self._registration is not None:
+                os.close(self._registration)  # which gives the lock back
+                self._registration = None
 
     def listen(self) -> None:
         """Take the signals, also from whoever took them since (Lightning does when it starts)."""
@@ -67,12 +90,28 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
         self._earlier = self._before.get(number)
-        workers = [child for child in _descendants(os.getpid()) if _is_worker(child)]
-        for worker in workers:
+        if self._workers is None:
+            return
+        (self._workers / STOPPED).write_text(self.signal)
+        running = list(_registered(self._workers))
+        for process in running:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGTERM)
-        if self._waits and self._holders == 1 and not workers:
+                os.kill(process, signal.SIGTERM)
+        if self._holders == 1 and not running:
             raise Interrupted(f"interrupted by {self.signal}: what a cluster's queue holds goes on there")
+
+    def _register(self) -> None:
+        """Make this process known to the sweep that it trains for, if there is one on this machine."""
+        directory = os.environ.get(SWEEP)
+        if directory is None:
+            return
+        try:
+            self._registration = os.open(Path(directory) / str(os.getpid()), os.O_RDWR | os.O_CREAT)
+        except OSError:  # the sweep is on another machine, or has ended
+            return
+        fcntl.flock(self._registration, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            self.signal = self.signal or (Path(directory) / STOPPED).read_text()
 
     def hand_on(self) -> None:
         """Give the signal to the handler that was there before, now that everything is saved."""
@@ -83,20 +122,13 @@ class StopRequest:
 STOP = StopRequest()
 
 
-def _descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs, on Linux."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # gone, or another system
-        return []
-    return children + [one for child in children for one in _descendants(child)]
-
-
-def _is_worker(pid: int) -> bool:
-    """Whether a process runs jobs for a launcher: joblib's, Ray's (busy ones) or submitit's on this machine."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return any(name in command for name in (b"loky", b"ray::_run_job", b"submitit.core._submit"))
+def _registered(directory: Path) -> Iterator[int]:
+    """The processes that have registered and run: each holds a lock, which the system gives back when it ends."""
+    for file in directory.iterdir():
+        if not file.name.isdigit():
+            continue
+        with file.open() as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield int(file.name)

@@ -1,4 +1,4 @@
-"""The learning curve of a run, and of a cohort."""
+"""Draws the learning curves of a run and of a cohort."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from qohort.statistics import interquartile_mean
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
-"""Of Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Colours of Okabe and Ito's palette, which colour-blind readers can distinguish."""
 
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def moving_average(scores: Sequence[float], window: int = 20) -> NDArray[np.float64]:
-    """The mean of each score and up to `window - 1` before it."""
+    """Return the moving average: the mean of each score and up to `window - 1` scores before it.
+
+    Args:
+        scores: The scores, `[n]`.
+        window: Number of scores in a full window.
+
+    Returns:
+        `[n]`.
+    """
     sums = np.cumsum(np.concatenate(([0.0], scores)))
     ends = np.arange(1, len(scores) + 1)
     starts = np.maximum(ends - window, 0)
@@ -30,13 +38,13 @@ def moving_average(scores: Sequence[float], window: int = 20) -> NDArray[np.floa
 
 
 def column(rows: Rows, name: str) -> tuple[list[int], list[float]]:
-    """The env_steps and values of the rows that have a metric."""
+    """Return the env_steps and values of the rows that have a metric."""
     kept = [(row["env_steps"], row[name]) for row in rows if row.get(name) is not None]
     return [x for x, _ in kept], [y for _, y in kept]
 
 
 def draw_run(path: Path, rows: Rows, title: str) -> None:
-    """A member's returns by episode, their moving average, and its evaluations.
+    """Draw a member's episode returns, their moving average, and its evaluations.
 
     Args:
         path: The PNG to write.
@@ -53,11 +61,11 @@ def draw_run(path: Path, rows: Rows, title: str) -> None:
 
 
 def draw_cohort(path: Path, members: Sequence[Rows], title: str) -> None:
-    """A cohort's evaluations: a thin line a member, and their interquartile mean.
+    """Draw a cohort's evaluations: a thin line for each member, and the interquartile mean.
 
     Args:
         path: The PNG to write.
-        members: Each run's metric rows.
+        members: The metric rows of each run.
         title: The figure's title.
     """
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""Loggers: where the rows of a member go besides its `metrics.jsonl`."""
+"""Loggers: W&B, CSV and TensorBoard. They get the same rows as `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qohort.runs.interruption import STOP
 
 
 class RunInfo:
-    """What a logger may want to know of a run.
+    """Information about a run for its loggers.
 
     Args:
-        name: What tells it from the others of its group, as `seed-3`.
-        group: What its cohort's runs have in common, as `CartPole-v1/dqn-0123abcd`.
+        name: Name of the run within its group, as `seed-3`.
+        group: Name that all runs of the experiment share, as `CartPole-v1/dqn-0123abcd`.
         job_type: The agent.
         config: The resolved configuration.
     """
@@ -31,27 +31,35 @@ class Sink(Protocol):
     """A logger of one member."""
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Take one row."""
+        """Log one row.
+
+        Args:
+            row: Values by metric; see `qohort.runs.metrics.METRICS`.
+        """
 
     def finish(self, failed: bool) -> None:
-        """Close; no row follows."""
+        """Close the logger after the last row.
+
+        Args:
+            failed: Whether the run failed or was interrupted.
+        """
 
 
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-"""What `WANDB_MODE` may be; the last two are older names of the first two."""
+"""Valid values of `WANDB_MODE`; `dryrun` and `run` are old names of `offline` and `online`."""
 
 
 class WandbSink:
-    """A W&B run, with `env_steps` as its x-axis. Offline unless `WANDB_MODE` says otherwise; keys come from there too.
+    """Logs to a W&B run with `env_steps` as the x-axis. It is offline unless `WANDB_MODE` is set.
 
-    Rows are handed on some at a time: waking W&B's service for each one costs as much as several updates.
+    Rows are sent in batches, since waking W&B's service for each row costs as much as several updates.
 
     Args:
         directory: The run directory; W&B writes to `wandb/` in it.
-        run: What it is of.
+        run: Information about the run.
         project: The W&B project.
-        entity: The W&B user or team, None for the account's own.
-        group: The W&B group, None for that of the run. A sweep gives its own name.
+        entity: The W&B user or team; None for the account's default.
+        group: The W&B group; None for the run's group. A sweep passes its name.
         tags: The run's tags.
     """
 
@@ -78,7 +86,7 @@ class WandbSink:
             dir=directory,
             mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
             reinit="create_new",
-            # A cohort's members share one machine and one terminal: its load and its output are not theirs.
+            # The members of a cohort share a machine and a terminal, so its load and output belong to none of them.
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
         self._run.define_metric("env_steps")
@@ -87,7 +95,7 @@ class WandbSink:
         self._handed_on = time.monotonic()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Take one row; it is with W&B after 100 rows or at the first one after 5 seconds."""
+        """Log one row. Rows are sent to W&B after 100 rows, or with the first row after 5 seconds."""
         self._waiting.append(dict(row))
         if len(self._waiting) >= 100 or time.monotonic() - self._handed_on > 5:
             self._hand_on()
@@ -100,7 +108,7 @@ class WandbSink:
         self._handed_on = time.monotonic()
 
     def finish(self, failed: bool) -> None:
-        """Hand on what is left and finish the run."""
+        """Send the remaining rows and finish the W&B run."""
         with _unless_stopped():
             try:
                 self._hand_on()
@@ -110,9 +118,9 @@ class WandbSink:
 
 @contextlib.contextmanager
 def _unless_stopped() -> Iterator[None]:
-    """Raise errors of W&B's, but not while training stops: SLURM's signal ends W&B's service as it asks us to end.
+    """Suppress errors of W&B if training was asked to stop, since SLURM's signal also ends W&B's service.
 
-    Nothing is lost: the run that goes on makes its W&B run anew.
+    Nothing is lost: the resumed run logs all rows to a new W&B run.
     """
     try:
         yield
@@ -122,12 +130,12 @@ def _unless_stopped() -> Iterator[None]:
 
 
 class LightningSink:
-    """One of Lightning's own loggers, by env_steps.
+    """Logs to one of Lightning's loggers, with env_steps as the step.
 
     Args:
         directory: The run directory.
-        run: What it is of.
-        name: `csv` or `tensorboard`; also the folder in the run directory.
+        run: Information about the run.
+        name: `csv` or `tensorboard`; also the name of the folder in the run directory.
     """
 
     def __init__(self, directory: Path, run: RunInfo, name: Literal["csv", "tensorboard"]) -> None:
@@ -138,9 +146,9 @@ class LightningSink:
         self._logger = kind(save_dir=directory, name=name, version="")
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Take one row."""
+        """Log one row."""
         self._logger.log_metrics(dict(row), step=row["env_steps"])
 
     def finish(self, failed: bool) -> None:
-        """Write what is left."""
+        """Write the remaining rows and close the logger."""
         self._logger.finalize("failed" if failed else "success")

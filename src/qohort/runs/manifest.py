@@ -1,4 +1,4 @@
-"""The manifest: what it takes to reproduce a run."""
+"""The manifest, `manifest.json`: what it takes to reproduce a run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ PACKAGES = (
 
 
 HISTORY = ("command", "slurm_job", "resumed")
-"""What of `manifest.json` says how a run came about, not what it was made with."""
+"""Keys of `manifest.json` about how a run was started, which do not affect its result."""
 
 
 def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
-    """What it takes to reproduce a run."""
+    """Return the content of `manifest.json`, except the earlier sessions of a resumed run.
+
+    Args:
+        config: The run's configuration.
+        command: The command line.
+    """
     return {
         "command": command,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -56,7 +61,7 @@ def _version(package: str) -> str | None:
 
 
 def cpu_name() -> str:
-    """The model of this machine's CPU."""
+    """Return the model of this machine's CPU."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
@@ -65,7 +70,7 @@ def cpu_name() -> str:
 
 
 def command_line() -> list[str]:
-    """The command line, to run it again: as typed, or the job's own in a sweep, whose launcher may run it anywhere."""
+    """Return the command line that runs this job again: as typed, or for a job of a sweep with the job's overrides."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return [f"{HydraConfig.get().job.name}.py", *HydraConfig.get().overrides.task]
     return [Path(sys.argv[0]).name, *sys.argv[1:]]

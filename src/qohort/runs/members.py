@@ -1,4 +1,4 @@
-"""The members of a cohort as runs: where each goes, and whether this code may go on with it."""
+"""The members of a cohort with their run directories, and the check for results of other code."""
 
 from __future__ import annotations
 
@@ -16,38 +16,42 @@ from qohort.runs.directory import RunDirectory
 
 @dataclass
 class Member:
-    """A member of a cohort: what it is and where it goes."""
+    """A member of a cohort: its configuration and its run directory."""
 
     config: TrainConfig
     directory: RunDirectory
 
 
 def members_of(configs: Sequence[TrainConfig]) -> list[Member]:
-    """The members with these configurations, and where they go."""
+    """Return the members with these configurations, with `compile` set to a mode that works on this machine.
+
+    Args:
+        configs: The configuration of each member of a cohort.
+    """
     mode: Any = usable_mode(configs[0].compile)
     ready = [replace(config, compile=mode) for config in configs]
     return [Member(config, RunDirectory.of(config)) for config in ready]
 
 
 def other_code(member: Member) -> str | None:
-    """How the code that made a run differs from the code that runs now, in words; None where it does not."""
+    """Return the code hashes of a run then and now, in words; None if the run was made with the current code."""
     then, now = member.directory.code(), code_hash(config_tree(member.config))
     return None if then == now else f"{then or 'unknown'} then, {now} now"
 
 
 def check_code(members: Sequence[Member]) -> None:
-    """Refuse to resume what other code has begun.
+    """Check that interrupted runs were made with the current code, or that `other_code=allow`.
 
     Raises:
-        ConfigError: If a run is interrupted, was made with other code, and `other_code` does not allow it.
+        ConfigError: If an interrupted run was made with other code and `other_code=refuse`.
     """
     for member in members:
         config, directory = member.config, member.directory
-        begins = config.overwrite or directory.result() is not None or directory.failure() is not None
-        if config.other_code == "allow" or begins or directory.resumable_step() is None:
+        not_resumed = config.overwrite or directory.result() is not None or directory.failure() is not None
+        if config.other_code == "allow" or not_resumed or directory.resumable_step() is None:
             continue
         if made := other_code(member):
             raise ConfigError(
-                f"{directory.path} is interrupted and was made with other code ({made}): other_code=allow resumes it all "
-                "the same, overwrite=true starts over"
+                f"{directory.path} is interrupted and was made with other code ({made}): resume it anyway with "
+                "other_code=allow, or start over with overwrite=true"
             )

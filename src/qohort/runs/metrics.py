@@ -1,4 +1,4 @@
-"""Metrics: what each one means, `metrics.jsonl` as the source of truth, and the loggers fed from it."""
+"""Metrics: the definition of each one, and `metrics.jsonl`, whose rows all loggers get."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ METRICS = {
     "env_steps": "environment steps of this member so far, summed over its environments; the x-axis of every plot",
     "gradient_steps": "updates of this member so far",
     "episodes": "training episodes of this member that have ended so far",
-    "wall_s": "seconds of training so far, those of its whole cohort, of all its sessions where it was resumed",
-    "train/return": "the undiscounted return of a training episode, exploration included; a row an episode, at its end",
-    "train/length": "the env_steps of that episode",
-    "train/loss": "the mean TD loss over the newest batch; this and the next five every `log_every` env_steps",
-    "train/q_mean": "the mean value of the actions in the newest batch, before its update",
-    "train/grad_norm": "the 2-norm of all gradients of the newest update, before clipping",
-    "train/epsilon": "the probability of a random action now, under epsilon-greedy exploration",
-    "train/temperature": "the temperature now, under Boltzmann exploration",
-    "env_steps_per_s": "env_steps a second of this member since the row before",
-    "eval/return": "the mean undiscounted return of the greedy episodes of an evaluation",
-    "eval/length": "the mean env_steps of those episodes",
+    "wall_s": "seconds of training so far, those of the whole cohort; over all sessions of a resumed run",
+    "train/return": "undiscounted return of a training episode, exploration included; one row per episode, at its end",
+    "train/length": "env_steps of that episode",
+    "train/loss": "mean TD loss over the newest batch; logged with the next five metrics every `log_every` env_steps",
+    "train/q_mean": "mean value of the actions in the newest batch, before its update",
+    "train/grad_norm": "2-norm of the gradient of the newest update, before clipping",
+    "train/epsilon": "current probability of a random action, with epsilon-greedy exploration",
+    "train/temperature": "current temperature, with Boltzmann exploration",
+    "env_steps_per_s": "env_steps per second of this member since the previous row of this kind",
+    "eval/return": "mean undiscounted return of the episodes of an evaluation",
+    "eval/length": "mean env_steps of those episodes",
 }
-"""Every metric in words."""
+"""The definition of every metric."""
 
 
 class MemberLog:
-    """One member's `metrics.jsonl`, and the sinks that get the same rows.
+    """Writes one member's rows to `metrics.jsonl` and to its loggers.
 
     Args:
-        file: `metrics.jsonl`.
+        file: Path of `metrics.jsonl`. Rows are appended if it exists.
     """
 
     def __init__(self, file: Path) -> None:
@@ -46,7 +46,7 @@ class MemberLog:
         self.sinks: list[Sink] = []
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Take one row."""
+        """Write one row. Values that are not finite become null."""
         try:
             line = json.dumps(row, allow_nan=False)
         except ValueError:  # JSON has no NaN and no infinity
@@ -57,18 +57,18 @@ class MemberLog:
             sink.log(row)
 
     def offset(self) -> int:
-        """The length of the file in bytes, with everything so far on disk."""
+        """Flush the file to disk and return its length in bytes."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def cut(self, offset: int) -> None:
-        """Cut the file back to `offset` bytes."""
+        """Truncate the file to `offset` bytes."""
         self._file.truncate(offset)
         self._file.seek(offset)
 
     def open_sink(self, sink: Sink) -> None:
-        """Give a new sink the rows so far, and all that follow."""
+        """Add a logger. It gets all rows so far and all later ones."""
         self.sinks.append(sink)
         self._file.flush()
         with self._path.open() as file:
@@ -76,7 +76,11 @@ class MemberLog:
                 sink.log(json.loads(line))
 
     def finish(self, failed: bool) -> None:
-        """Close the file and the sinks, each of them also where another one raises."""
+        """Close the file and all loggers, even if one of them raises an error.
+
+        Args:
+            failed: Whether the run failed or was interrupted.
+        """
         with contextlib.ExitStack() as endings:
             for sink in self.sinks:
                 endings.callback(sink.finish, failed)
@@ -84,10 +88,10 @@ class MemberLog:
 
 
 class CohortRecorder:
-    """The metrics of a cohort.
+    """Writes the metric rows of all members of a cohort.
 
     Args:
-        files: Each member's `metrics.jsonl`.
+        files: Path of `metrics.jsonl` of each member.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -97,7 +101,13 @@ class CohortRecorder:
         self._last_speed = (self._began, 0)
 
     def row(self, member: int, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """One row of one member, with the counters in front."""
+        """Write one row of a member, with the counters first.
+
+        Args:
+            member: Index of the member.
+            progress: The counters.
+            metrics: Values by metric.
+        """
         self.logs[member].log(
             {
                 "env_steps": progress.env_steps,
@@ -109,17 +119,21 @@ class CohortRecorder:
         )
 
     def wall_s(self, member: int) -> float:
-        """Seconds of training of a member, those before a resume included."""
+        """Return a member's seconds of training, including those before a resume."""
         return self._before[member] + time.perf_counter() - self._began
 
     def speed(self, env_steps: int) -> float:
-        """env_steps a second of each member since the last call."""
+        """Return the env_steps per second of each member since the last call.
+
+        Args:
+            env_steps: The current env_steps.
+        """
         now, (then, before) = time.perf_counter(), self._last_speed
         self._last_speed = (now, env_steps)
         return round((env_steps - before) / (now - then), 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far each file is written, and each member's seconds."""
+        """Return the length of each file and the wall time of each member."""
         return {
             "members": [
                 {"offset": log.offset(), "wall_s": self.wall_s(member)} for member, log in enumerate(self.logs)
@@ -128,7 +142,7 @@ class CohortRecorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut the files back to where `state` was taken."""
+        """Restore the wall times, and truncate the files to their length when `state` was saved."""
         for log, member in zip(self.logs, state["members"], strict=True):
             log.cut(member["offset"])
         self._before = [member["wall_s"] for member in state["members"]]
@@ -136,7 +150,11 @@ class CohortRecorder:
         self._last_speed = (self._began, int(state["speed_from"]))
 
     def finish(self, failed: Container[int]) -> None:
-        """Close every file and every sink, also where one raises; those of `failed` members as failed."""
+        """Close all files and loggers, even if one of them raises an error.
+
+        Args:
+            failed: Indices of the members that failed or were interrupted.
+        """
         with contextlib.ExitStack() as endings:
             for m, log in enumerate(self.logs):
                 endings.callback(log.finish, m in failed)

@@ -1,4 +1,4 @@
-"""What a user sees while a cohort trains: a progress bar, or a line an evaluation where there is no terminal."""
+"""Shows the progress of a cohort: a progress bar, or one line per evaluation without a terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from qohort.agent.callbacks import CohortCallback, Learner
 
 
 class CohortProgress(CohortCallback):
-    """Shows env_steps, env_steps a second and the recent return of a cohort.
+    """Shows env_steps, env_steps per second and the recent return of a cohort.
 
-    In a terminal it is a live bar. Elsewhere it is a line at each evaluation, so that log files stay readable.
+    In a terminal it is a progress bar. Elsewhere it prints one line per evaluation, so that log files stay readable.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -36,7 +36,7 @@ class CohortProgress(CohortCallback):
         )
 
     def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
-        """Move the bar now and then, or write a line where an evaluation was made."""
+        """Update the bar every 100 env_steps, or print a line if there was an evaluation."""
         if module.progress.env_steps - self._seen >= 100:
             self._seen = module.progress.env_steps
             self._update(module)
@@ -46,15 +46,15 @@ class CohortProgress(CohortCallback):
             self._bar.set_postfix_str(self._status(module), refresh=False)
             self._bar.update(module.progress.env_steps - self._bar.n)
         elif module.evaluated_at > self._evaluated:
-            self._line(module)
+            self._print_line(module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar, once the module has made its last evaluation."""
+        """Close the bar after the module's last evaluation."""
         module = cast(Learner, pl_module)
         self._update(module)
         self._bar.close()
 
-    def _line(self, module: Learner) -> None:
+    def _print_line(self, module: Learner) -> None:
         self._evaluated = module.evaluated_at
         print(f"{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {self._status(module)}", flush=True)
 

@@ -1,4 +1,4 @@
-"""The summary after training: a table, the IQM with its interval, the learning curve of the cohort."""
+"""The summary after training: a table of results, the IQM with its interval, and the cohort's learning curve."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from qohort.statistics import in_words
 
 
 def run_title(config: TrainConfig) -> str:
-    """What a run is called in figures."""
+    """Return the title of a run in figures."""
     return f"{config.agent} on {config.env.name}, seed {config.seed}"
 
 
 def summarise(finished: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
-    """Print a table for each set of finished runs that differ only in their seed, and draw its curve."""
+    """Print a table for each set of finished runs that differ only in their seed, and draw their learning curve.
+
+    Args:
+        finished: The configuration and directory of each finished run.
+    """
     alike: dict[Path, list[tuple[TrainConfig, RunDirectory]]] = defaultdict(list)
     for config, directory in finished:
         alike[directory.path.parent].append((config, directory))
@@ -31,7 +35,7 @@ def summarise(finished: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
 
 
 def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
-    """A row a seed, the IQM with its interval, and where everything is."""
+    """Print a table with one row per seed, the IQM with its interval, and the directories."""
     results = [result for _, directory in runs if (result := directory.result()) is not None]
     config = runs[0][0]
     title = f"{config.agent} on {config.env.name}"

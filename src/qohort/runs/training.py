@@ -1,4 +1,4 @@
-"""Training from a configuration: who is in the cohort, where it goes, and what it ends with."""
+"""Trains the members of a configuration: checks them, resumes interrupted ones and writes their results."""
 
 from __future__ import annotations
 
@@ -35,14 +35,20 @@ from qohort.runs.summary import run_title, summarise
 
 
 def train(config: DictConfig) -> list[dict[str, Any]]:
-    """Train what a configuration describes, as far as it is not finished; each finished member's `result.json`.
+    """Train the members of a configuration that are not finished, and print a summary.
 
-    Finished members are reported, interrupted ones resumed from their newest checkpoint, those that stand at
-    the same step together. A member that another process trains is left to it.
+    Interrupted members are resumed from their newest checkpoint; those at the same step are trained together. Members
+    that another process is training are skipped.
+
+    Args:
+        config: The composed configuration, `conf/train.yaml`.
+
+    Returns:
+        The content of `result.json` of each finished member.
 
     Raises:
-        ConfigError: If the configuration is wrong; nothing was written then.
-        Interrupted: If a signal asked to stop; every member is saved.
+        ConfigError: If the configuration is invalid; nothing was written.
+        Interrupted: If a signal asked to stop; every member has a checkpoint.
         RunsFailed: If members have failed; the others are finished.
     """
     members = prepare(config)
@@ -52,31 +58,40 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
     failures = [(member, member.directory.failure()) for member in members]
     reasons = [f"{member.directory.path}: {failure['reason']}" for member, failure in failures if failure is not None]
     if reasons:
-        raise RunsFailed(f"{len(reasons)} of {len(members)} runs failed (retry_failed=true): " + "; ".join(reasons))
+        raise RunsFailed(
+            f"{len(reasons)} of {len(members)} runs failed (retry_failed=true starts them over): " + "; ".join(reasons)
+        )
     return [result for member in finished if (result := member.directory.result()) is not None]
 
 
 def finish(members: Sequence[Member]) -> None:
-    """Train members as far as they are not finished; those that fail, and those of another process, are passed over.
+    """Train the members that are not finished.
+
+    Training continues without members that fail. Members that another process is training are skipped.
 
     Raises:
-        Interrupted: If a signal asked to stop; every member is saved.
+        Interrupted: If a signal asked to stop; every member has a checkpoint.
     """
     with STOP, contextlib.ExitStack() as locks:
         waiting: dict[int, list[Member]] = defaultdict(list)
         for member in members:
-            if _is_open(member, locks):
+            if _lock_unfinished(member, locks):
                 waiting[member.directory.resumable_step() or 0].append(member)
         for step in sorted(waiting, reverse=True):
             if STOP.signal is not None:
-                raise Interrupted(f"interrupted by {STOP.signal}: the same command does what is left")
+                raise Interrupted(f"interrupted by {STOP.signal}: run the same command to continue")
             train_cohort(waiting[step], step)
 
 
-def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
-    """Whether there is something to train of a member, which is then locked; says why, where there is not."""
+def _lock_unfinished(member: Member, locks: contextlib.ExitStack) -> bool:
+    """Lock a member that has to be trained and return True; otherwise print the reason and return False.
+
+    Args:
+        member: The member.
+        locks: Releases the lock.
+    """
     directory, name = member.directory, f"seed {member.config.seed}"
-    # A job that SLURM has queued again goes on with what it has itself begun.
+    # A requeued SLURM job resumes its own runs even with overwrite=true.
     overwrite = member.config.overwrite and not directory.is_of_requeued_job()
     if directory.result() is not None and not overwrite:
         made = other_code(member)
@@ -89,7 +104,7 @@ def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
     locks.callback(directory.unlock)
     if overwrite:
         shutil.rmtree(directory.path, ignore_errors=True)
-    if directory.result() is not None:  # finished while we asked
+    if directory.result() is not None:  # another process finished it before the lock was taken
         return False
     if directory.failure() is not None:
         if not member.config.retry_failed:
@@ -100,10 +115,13 @@ def _is_open(member: Member, locks: contextlib.ExitStack) -> bool:
 
 
 def prepare(config: DictConfig) -> list[Member]:
-    """Check everything that can be checked before any work is done.
+    """Check a configuration and its environment, and return its members. Nothing is written.
+
+    Args:
+        config: The composed configuration.
 
     Raises:
-        ConfigError: At the first mistake.
+        ConfigError: On the first mistake.
     """
     configs = check_config(config)
     check_accelerator(configs[0])
@@ -115,11 +133,11 @@ def prepare(config: DictConfig) -> list[Member]:
 
 
 def train_cohort(members: Sequence[Member], step: int) -> None:
-    """Train members that stand at the same step, from there to the end.
+    """Train members that are at the same step until their budget is spent, and write their results.
 
     Args:
-        members: The members; each directory is made ready here.
-        step: Where they stand, 0 for the beginning.
+        members: The members. Their directories are prepared here.
+        step: The env_steps of the checkpoint to resume from; 0 starts from the beginning.
     """
     config = members[0].config
     torch.set_num_threads(config.trainer.threads)
@@ -163,22 +181,22 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
 
 
 class AllFailed(Exception):
-    """No member is left to train."""
+    """All members of the cohort have failed."""
 
 
 class LoggersOpen(pl.Callback):
-    """Opens the loggers once the metrics are as the checkpoint left them, so that they get every row once.
+    """Opens the loggers after the metrics are restored from the checkpoint, so that they get every row once.
 
     Args:
-        members: The cohort.
-        recorder: Its metrics.
+        members: The members of the cohort.
+        recorder: Their metrics.
     """
 
     def __init__(self, members: Sequence[Member], recorder: CohortRecorder) -> None:
         self._members, self._recorder = members, recorder
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open them, and take the signals back from Lightning."""
+        """Open the loggers, and restore the signal handlers that Lightning has replaced."""
         STOP.listen()
         for member, log in zip(self._members, self._recorder.logs, strict=True):
             path, config = member.directory.path, member.config
@@ -189,7 +207,12 @@ class LoggersOpen(pl.Callback):
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
-    """Lightning's Trainer for a cohort: one epoch, which is the budget."""
+    """Make Lightning's Trainer for a cohort. It trains one epoch, which is the budget.
+
+    Args:
+        members: The members of the cohort.
+        checkpoints: Saves and loads their checkpoints.
+    """
     first = members[0].config
     callbacks: list[pl.Callback] = [instantiate(node, _convert_="all") for node in first.callbacks.values()]
     callbacks += [Checkpointing(first), *([CohortProgress()] if first.trainer.progress_bar else [])]
@@ -198,7 +221,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    # The loop behind the dataset is restored exactly; Lightning looks for that in the loader.
+    # The loop behind the dataset is restored exactly, but Lightning expects this state in the dataloader.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     return pl.Trainer(
         accelerator=first.trainer.accelerator,
@@ -213,7 +236,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
         deterministic=first.trainer.deterministic,
         benchmark=first.trainer.benchmark,
         callbacks=callbacks,
-        # One process, whoever started it: Lightning must neither count SLURM's tasks nor queue its jobs again.
+        # Always a single process: Lightning must not count SLURM's tasks or requeue its jobs.
         plugins=[checkpoints, LightningEnvironment()],
         default_root_dir=members[0].directory.path,
     )

@@ -1,4 +1,4 @@
-"""TODO runs.video."""
+"""Records videos of an environment."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from qohort.environments.making import make_environment
 
 
 class FrameWriter(Protocol):
-    """Takes a video's frames."""
+    """Writes the frames of a video, as imageio's writers do."""
 
     def append_data(self, im: NDArray[np.uint8]) -> None:
-        """The next frame: `[height, width, 3]`."""
+        """Write the next frame, `[height, width, 3]`."""
 
     def close(self) -> None:
-        """No more frames come."""
+        """Finish the video."""
 
 
 class Film(gym.Wrapper[Any, Any, Any, Any]):
-    """Writes a frame of every state of an environment.
+    """A wrapper that writes one frame per state of an environment to a video.
 
     Args:
-        env: An environment that renders `rgb_array`.
-        writer: Takes the frames.
+        env: An environment with `render_mode="rgb_array"`.
+        writer: Writes the frames.
     """
 
     def __init__(self, env: gym.Env[Any, Any], writer: FrameWriter) -> None:
@@ -39,24 +39,24 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         self._writer = writer
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset, and write the first frame."""
+        """Reset the environment and write the first frame."""
         outcome = self.env.reset(seed=seed, options=options)
         self._writer.append_data(self.env.render())  # type: ignore[arg-type]
         return outcome
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and write a frame."""
+        """Take a step and write a frame."""
         outcome = self.env.step(action)
         self._writer.append_data(self.env.render())  # type: ignore[arg-type]
         return outcome
 
 
 def open_writer(path: Path, fps: float) -> FrameWriter:
-    """A writer of a video.
+    """Open a video file for writing.
 
     Args:
-        path: An `.mp4`, which ffmpeg encodes, or a `.gif`.
-        fps: Frames a second.
+        path: An `.mp4` file, which needs ffmpeg, or a `.gif` file.
+        fps: Frames per second.
     """
     import imageio.v2 as imageio
 
@@ -64,13 +64,13 @@ def open_writer(path: Path, fps: float) -> FrameWriter:
     if path.suffix == ".gif":
         writer = imageio.get_writer(path, mode="I", duration=1000 / fps, loop=0)
     else:
-        # H.264 needs even sides; imageio's own 16 would distort the picture for players nobody uses any more.
+        # H.264 needs even sides. imageio's default of 16, for old players, would rescale the picture.
         writer = imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_log_level="error")
     return writer
 
 
 def has_ffmpeg() -> bool:
-    """Whether imageio finds an ffmpeg that runs."""
+    """Return whether imageio finds a working ffmpeg."""
     try:
         import imageio_ffmpeg
 
@@ -81,13 +81,17 @@ def has_ffmpeg() -> bool:
 
 
 def check_filming(env: EnvironmentConfig, seed: int) -> None:
-    """Refuse an environment that cannot render frames.
+    """Check that an environment can render frames.
+
+    Args:
+        env: The environment.
+        seed: The seed of its first episode.
 
     Raises:
-        ConfigError: If it cannot be made, or does not render an array `[height, width, 3]`.
+        ConfigError: If it cannot be made, or does not render arrays `[height, width, 3]`.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames only: it need not look for a screen
-    make_environment(env).close()  # so that an environment that cannot be made at all says so itself
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no screen to render frames
+    make_environment(env).close()  # an environment that cannot be made at all raises its own error
     problem = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,7 +103,7 @@ def check_filming(env: EnvironmentConfig, seed: int) -> None:
             finally:
                 made.close()
             if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[-1] != 3:
-                problem = f"render() gives {type(frame).__name__}, not frames"
+                problem = f"render() returns {type(frame).__name__}, not frames"
         except Exception as error:  # an environment's renderer may raise anything
             problem = str(error) or type(error).__name__
     if problem:

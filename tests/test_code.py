@@ -1,0 +1,121 @@
+"""A result made with other code is never passed off as this code's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qohort.runs import code
+
+ROOT = Path(__file__).parents[1]
+SHORT = (
+    *("budget=300", "learning_starts=60", "batch_size=16", "evaluation.every=150", "evaluation.episodes=2", "seed=3"),
+    *("compile=none", "logger=none", "trainer.progress_bar=false", "network.hidden=[8]", "checkpoint.every=100"),
+)
+CONFIG = {"head": {"_target_": "qohort.agent.heads.Expected"}, "env": {"id": "CartPole-v1"}}
+
+
+def digest(tmp_path, text):
+    file = tmp_path / "some.py"
+    file.write_text(text)
+    return code._digest(file)
+
+
+def test_comments_docstrings_and_layout_do_not_count(tmp_path):
+    plain = "X = 1\n\n\ndef f(a):\n    return a + X\n"
+    dressed = '"""A module."""\nX = 1  # one\n"""What X is."""\n\ndef f(a):\n    """Add."""\n\n    return a+X\n'
+    assert digest(tmp_path, plain) == digest(tmp_path, dressed)
+    assert digest(tmp_path, plain) != digest(tmp_path, plain.replace("a + X", "a - X"))
+    assert digest(tmp_path, "not python (") != digest(tmp_path, "nor this (")
+
+
+def test_the_packages_of_components_and_environments_count(tmp_path, monkeypatch):
+    (tmp_path / "ownlab").mkdir()
+    for name in ("__init__", "losses"):
+        (tmp_path / "ownlab" / f"{name}.py").write_text("A = 1\n")
+    (tmp_path / "ownenv.py").write_text("B = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {"head": {"_target_": "ownlab.losses.Own"}, "env": {"id": "ownenv:Own-v0", "wrappers": []}}
+    assert code.component_packages(CONFIG) == ()
+    assert code.component_packages(own) == ("ownenv", "ownlab")
+    assert code.component_packages({"optimizer": {"_target_": "torch.optim.SGD"}}) == ()
+    hashes = {code.code_hash(CONFIG), code.code_hash(own)}
+    for changed in ("ownlab/losses.py", "ownenv.py"):
+        (tmp_path / changed).write_text("A = 2\n")
+        code._hash_of.cache_clear()
+        hashes.add(code.code_hash(own))
+    assert len(hashes) == 4
+    code._hash_of.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A clone of the project, to edit."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("src", "conf", "scripts"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], cwd=copy, check=True)
+    return copy
+
+
+def train(copy, directory, *overrides):
+    environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    command = [sys.executable, "scripts/train.py", *SHORT, f"output_dir={directory}", *overrides]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def only(directory, name):
+    (file,) = directory.glob(f"*/*/seed-3/{name}")
+    return json.loads(file.read_text())
+
+
+def test_a_loss_is_edited_and_the_same_command_run_again(copy, tmp_path):
+    """The finished run is not offered as the new code's; an interrupted one is not resumed half old, half new."""
+    assert train(copy, tmp_path / "a").returncode == 0
+    before = only(tmp_path / "a", "manifest.json")
+    assert before["git_dirty"] is False
+    assert not list((tmp_path / "a").rglob("code.patch"))
+    again = train(copy, tmp_path / "a")
+    assert "seed 3 is finished already: " in again.stdout
+    killed = train(copy, tmp_path / "b", "budget=100000", "checkpoint.every=200", "+env.kwargs.max_episode_steps=boom")
+    assert killed.returncode == 2
+
+    heads = copy / "src" / "qohort" / "agent" / "heads.py"
+    original = heads.read_text()
+    heads.write_text(original.replace("return error.square() if", "return 2 * error.square() if"))
+    assert heads.read_text() != original
+    try:
+        told = train(copy, tmp_path / "a")
+        assert told.returncode == 0
+        assert "seed 3 is finished already, but made with other code (" in told.stdout
+        assert f"({before['code']} then, " in told.stdout
+        assert only(tmp_path / "a", "manifest.json") == before
+        fresh = train(copy, tmp_path / "a", "overwrite=true")
+        assert fresh.returncode == 0
+        after = only(tmp_path / "a", "manifest.json")
+        assert after["code"] != before["code"]
+        assert after["git_dirty"] is True
+        (patch,) = (tmp_path / "a").rglob("code.patch")
+        assert "+        return 2 * error.square() if" in patch.read_text()
+    finally:
+        heads.write_text(original)
+
+    # Interrupted with the edited code's checkpoint: refused, and allowed when asked for.
+    (run,) = (tmp_path / "a").glob("*/*/seed-3")
+    (run / "result.json").unlink()
+    (run / "checkpoints" / "final.ckpt").rename(run / "checkpoints" / "step-000000000100.ckpt")
+    refused = train(copy, tmp_path / "a")
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "is interrupted and was made with other code" in line
+    assert "other_code=allow" in line
+    assert "overwrite=true" in line
+    sweep = train(copy, tmp_path / "a", "--multirun")
+    assert sweep.returncode == 2
+    assert "was made with other code" in sweep.stderr
