@@ -278,7 +278,7 @@ def measure_replay(settings: BenchmarkConfig) -> dict[str, float]:
 
     def sample_and_feed_back(error: torch.Tensor) -> None:
         prioritized.sample(progress)
-        prioritized.feed_back(error)
+        prioritized.update_priorities(error)
 
     ways = {
         "uniform": lambda _: uniform.sample(progress),

@@ -1,6 +1,8 @@
 """Lightning's habits: callbacks from a yaml, `log` into every member's rows, arguments of the Trainer."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ from hydra import compose, initialize_config_dir
 import wandb_file
 from qohort.agent.callbacks import CohortCallback
 from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import ConfigError
 from qohort.runs.training import train
 
+ROOT = Path(__file__).parents[1]
 SHORT = (
     *("budget=400", "learning_starts=60", "batch_size=16", "evaluation.every=200", "evaluation.episodes=2"),
     *("compile=none", "trainer.progress_bar=false", "network.hidden=[8]", "log_every=100", "seed=[3,5]"),
@@ -107,6 +111,26 @@ def test_counters_cannot_be_logged_over(tmp_path, name):
 def test_an_argument_of_the_trainer_reaches_it(tmp_path, capsys):
     run(tmp_path, "logger=none", "trainer.enable_model_summary=true")
     assert "CohortNetwork" in capsys.readouterr().out
+
+
+class Impatient(pl.Callback):
+    """Stops training early."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        trainer.should_stop = batch_idx == 20
+
+
+def test_a_callback_cannot_end_a_run_before_its_budget(tmp_path):
+    with pytest.raises(ConfigError, match=r"callbacks: one of them stopped training after 21 of 86 updates"):
+        run(tmp_path, "logger=none", callbacks={"early": {"_target_": f"{__name__}.Impatient"}})
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_profiler_prints_its_report(tmp_path):
+    command = [sys.executable, "scripts/train.py", *SHORT, "logger=none", "trainer.profiler=simple"]
+    done = subprocess.run([*command, f"output_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "training_step" in done.stdout + done.stderr
 
 
 class Follower:

@@ -92,7 +92,10 @@ MUTANTS = {
         LOSS, 'loss = batch["weight"] * loss', 'loss = td_error = batch["weight"] * loss', WEIGHTS
     ),
     "priorities are made of weighted squared errors (lightning-bolts)": Mutant(
-        MODULE, "feed_back(result.td_error)", 'feed_back(batch["weight"] * result.td_error.square())', FED_BACK
+        MODULE,
+        "update_priorities(result.td_error)",
+        'update_priorities(batch["weight"] * result.td_error.square())',
+        FED_BACK,
     ),
     "priorities are made of squared errors": Mutant(PRIORITIES, "np.abs(td_error", "np.square(td_error", N_STEP),
     "factorised noise is independent": Mutant(

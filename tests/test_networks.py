@@ -8,7 +8,15 @@ import reference as ref
 from qohort.cohort.program import Compiler, Lifted
 from qohort.cohort.stacking import CohortNetwork
 from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
-from qohort.networks.layers import ActionValues, Dense, Features, LayerNorm, NoisyLinear, SpectralLinear, Standardised
+from qohort.networks.layers import (
+    ActionValues,
+    Dense,
+    Features,
+    LayerNorm,
+    LayerNormWithoutWeights,
+    NoisyLinear,
+    SpectralLinear,
+)
 from qohort.networks.vectors import MLP, LinearNetwork, SparseMLP, TableNetwork, sparse_layer_maker
 
 
@@ -235,11 +243,11 @@ def test_a_layer_of_one_output_equals_torchs():
 def test_standardised_equals_the_reference():
     x = 5 + 3 * torch.randn(2, 6, 21, generator=torch.Generator().manual_seed(0))
     for eps in (1e-5, 0.1):
-        layer = Standardised(eps)
+        layer = LayerNormWithoutWeights(eps)
         assert list(layer.parameters()) == []
         expected = np.stack([ref.layer_norm(one, eps) for one in x.double().numpy()])
         np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-5)
-    assert Standardised()(torch.full((3, 4), 7.0)).tolist() == [[0.0] * 4] * 3
+    assert LayerNormWithoutWeights()(torch.full((3, 4), 7.0)).tolist() == [[0.0] * 4] * 3
 
 
 @pytest.mark.parametrize(
@@ -268,7 +276,7 @@ def test_a_sparse_layer_starts_with_a_part_of_each_units_weights_at_zero(inputs,
 def test_sparse_mlp_is_sparse_and_normalised_in_every_hidden_layer_and_leaks_below_zero():
     torch.manual_seed(0)
     network = SparseMLP(spaces.Box(-1, 1, (12,)), 3, 2, hidden=(37, 21), sparsity=0.75)
-    block = [nn.Linear, Standardised, nn.LeakyReLU]
+    block = [nn.Linear, LayerNormWithoutWeights, nn.LeakyReLU]
     assert [type(layer) for layer in network.torso.layers] == [Features, *block, *block]
     first, second = [layer for layer in network.torso.layers if isinstance(layer, nn.Linear)]
     layers = {first: (37, 12, 9), second: (21, 37, 28), network.output.advantage: (6, 21, 16)}

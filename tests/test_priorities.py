@@ -242,7 +242,7 @@ def test_n_step_and_prioritised_replay_equal_oracles_through_saving_and_restorin
                     errors = [0.5 * k + m for k in range(4)]
                     for place, error in zip(places, errors, strict=True):
                         priorities[m][slots[place]] = (error + epsilon) ** alpha
-            replay.feed_back(torch.tensor([[0.5 * k + m for k in range(4)] for m in range(members)]))
+            replay.update_priorities(torch.tensor([[0.5 * k + m for k in range(4)] for m in range(members)]))
 
 
 def fill(replay, rows, members=1, num_envs=1):
@@ -259,7 +259,7 @@ def test_samples_come_in_proportion_to_the_priorities(alpha):
     errors = np.array([0.1, 2.0, 0.5, 1.0, 3.0, 0.2, 0.7, 1.5, 0.05, 4.0])
     replay.sample(now())
     replay._index = np.arange(10)[None]
-    replay.feed_back(torch.tensor(errors).unsqueeze(0))
+    replay.update_priorities(torch.tensor(errors).unsqueeze(0))
     counts = np.zeros(10)
     for _ in range(300):
         batch = replay.sample(now())
@@ -276,7 +276,7 @@ def test_beta_follows_its_schedule():
     replay = PrioritizedReplay(spec(), LinearSchedule(0.0, 1.0, fraction=1.0), 10, 1, 1.0, 1e-6)
     fill(replay, 4)
     replay.sample(now())
-    replay.feed_back(torch.tensor([[1.0, 1.0, 1.0, 9.0]]))
+    replay.update_priorities(torch.tensor([[1.0, 1.0, 1.0, 9.0]]))
 
     def spread(env_steps):
         return float(replay.sample(now(env_steps=env_steps))["weight"].min())
@@ -302,13 +302,13 @@ def test_compiled_replays_draw_the_same(mode, n_step):
             for key in a:
                 torch.testing.assert_close(a[key], b[key], rtol=1e-6, atol=1e-6)
             error = torch.from_numpy(rng.random((2, 5)))
-            plain.feed_back(error), compiled.feed_back(error)
+            plain.update_priorities(error), compiled.update_priorities(error)
 
 
 def test_the_learner_feeds_back_the_td_errors_as_they_are(tmp_path, monkeypatch):
     """Neither weighted nor squared nor clipped, whatever the loss makes of them."""
     expected, weights, fed = [], [], []
-    update, feed_back = Update.__call__, PrioritizedReplay.feed_back
+    update, update_priorities = Update.__call__, PrioritizedReplay.update_priorities
 
     def look_before(self, batch):
         weights.append(batch["weight"].clone())
@@ -318,10 +318,10 @@ def test_the_learner_feeds_back_the_td_errors_as_they_are(tmp_path, monkeypatch)
 
     def take(self, td_error):
         fed.append(td_error.clone())
-        feed_back(self, td_error)
+        update_priorities(self, td_error)
 
     monkeypatch.setattr(Update, "__call__", look_before)
-    monkeypatch.setattr(PrioritizedReplay, "feed_back", take)
+    monkeypatch.setattr(PrioritizedReplay, "update_priorities", take)
     run(tmp_path, [0, 3], "agent=prioritized", "head=huber", "budget=200", "compile=none", "batch_size=8")
     assert len(fed) == len(expected) > 10
     torch.testing.assert_close(torch.stack(fed), torch.stack(expected))

@@ -9,12 +9,12 @@ from scipy import stats
 from qohort.runs.directory import area_under_curve
 from qohort.runs.learning_curve import moving_average
 from qohort.statistics import (
-    FEWEST,
+    MIN_RUNS,
     band,
     compare,
     draws,
     estimate,
-    in_words,
+    format_returns,
     interquartile_mean,
     iqm,
     mean,
@@ -74,12 +74,12 @@ def test_interval_covers_the_true_iqm_about_as_often_as_it_says():
 
 
 def test_from_fewer_than_five_runs_the_runs_are_given_and_no_interval():
-    assert in_words([7.0]) == "7.0"
-    assert in_words([1.0, 2.5, 4.0, 8.5]) == "1.0, 2.5, 4.0, 8.5, mean 4.0, over 4 seeds"
+    assert format_returns([7.0]) == "7.0"
+    assert format_returns([1.0, 2.5, 4.0, 8.5]) == "1.0, 2.5, 4.0, 8.5, mean 4.0, over 4 seeds"
     scores = [1.0, 2.0, 3.0, 4.0, 10.0]
     low, high = interval(scores)
-    assert len(scores) == FEWEST
-    assert in_words(scores) == f"IQM 3.0, 95% interval [{low:.1f}, {high:.1f}], mean 4.0 ± 3.5, over 5 seeds"
+    assert len(scores) == MIN_RUNS
+    assert format_returns(scores) == f"IQM 3.0, 95% interval [{low:.1f}, {high:.1f}], mean 4.0 ± 3.5, over 5 seeds"
 
 
 def test_area_under_curve_by_hand():

@@ -38,12 +38,12 @@ RESAMPLES = 2000
 
 CONFIDENCE = 0.95
 """Nominal coverage of intervals."""
-FEWEST = 5
+MIN_RUNS = 5
 """Minimum number of runs for an interval."""
 
 
 class Estimate(NamedTuple):
-    """A value with its interval; the bounds are NaN for fewer than `FEWEST` runs."""
+    """A value with its interval; the bounds are NaN for fewer than `MIN_RUNS` runs."""
 
     value: float
     low: float
@@ -55,15 +55,15 @@ def iqm(scores: Sequence[float]) -> float:
     return float(interquartile_mean([np.asarray(scores, dtype=np.float64)]))
 
 
-def in_words(scores: Sequence[float]) -> str:
+def format_returns(scores: Sequence[float]) -> str:
     """Return the text in which final returns are reported: IQM with interval, mean and standard deviation.
 
-    For fewer than `FEWEST` runs the text lists the runs instead, since the interval would be too narrow.
+    For fewer than `MIN_RUNS` runs the text lists the runs instead, since the interval would be too narrow.
 
     Args:
         scores: One score per run.
     """
-    if len(scores) < FEWEST:
+    if len(scores) < MIN_RUNS:
         runs = ", ".join(f"{score:.1f}" for score in scores)
         return runs if len(scores) == 1 else f"{runs}, mean {statistics.mean(scores):.1f}, over {len(scores)} seeds"
     middle = estimate(interquartile_mean, [np.asarray(scores, dtype=np.float64)])
@@ -159,11 +159,11 @@ def bounds(
         confidence: Nominal coverage of the interval.
 
     Returns:
-        Lower and upper bound, `[...]` each; NaN if an environment has fewer than `FEWEST` runs.
+        Lower and upper bound, `[...]` each; NaN if an environment has fewer than `MIN_RUNS` runs.
     """
     from scipy.stats import norm, t
 
-    if min(runs) < FEWEST:
+    if min(runs) < MIN_RUNS:
         nothing = np.full(drawn.shape[:-1], np.nan)
         return nothing, nothing
     quantile = t.ppf((1 + confidence) / 2, sum(runs) - len(runs))
@@ -278,7 +278,7 @@ def _newcombe(chance: float, ours: int, theirs: int, confidence: float) -> tuple
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    if min(ours, theirs) < FEWEST:
+    if min(ours, theirs) < MIN_RUNS:
         return math.nan, math.nan
     quantile = norm.ppf((1 + confidence) / 2)
     both = (ours + theirs) / 2 - 1

@@ -55,19 +55,22 @@ phys2d/CartPole-v1 tabular/Blackjack-v0 GymV21Environment-v0 CartPole-v1/x ../Ca
 """)
 
 TARGETS = _words("""
-qohort.networks.vectors.MLP qohort.networks.vectors.LinearNetwork qohort.networks.vectors.TableNetwork qohort.networks.layers.LayerNorm qohort.networks.layers.Features
-qohort.networks qohort qohort.nope.X nope.X MLP . .. a..b .MLP qohort.networks. qohort.networks.vectors.MLP.forward
-qohort.td_loss.Greedy qohort.td_loss.Squared qohort.td_loss.Bootstrap qohort.td_loss.Head qohort.agent.target_networks.NoTarget
-qohort.agent.target_networks.HardTarget qohort.agent.target_networks.PolyakTarget qohort.replay.ring.UniformReplay qohort.replay.newest.NewestTransition
-qohort.cohort.schedules.ConstantSchedule qohort.cohort.schedules.LinearSchedule qohort.cohort.schedules.MultiplicativeSchedule
-qohort.agent.exploration.EpsilonGreedy qohort.agent.exploration.Boltzmann qohort.agent.optimizers.MemberAdam qohort.runs.loggers.WandbSink
-qohort.runs.loggers.LightningSink torch.optim.Adam torch.optim.SGD torch.optim.LBFGS torch.optim.SparseAdam
-torch.optim.Rprop torch.optim.ASGD torch.optim.Adadelta torch.optim.Adagrad torch.optim.NAdam torch.optim.RAdam
-torch.optim.Adamax torch.optim.Adafactor torch.optim.Muon torch.optim.Optimizer torch.optim torch.nn.Linear
-torch.nn.Identity torch.nn.Module torch.nn.Sequential torch.tensor torch.Tensor builtins.dict builtins.list
-builtins.int builtins.eval builtins.print builtins.object builtins.type builtins.None builtins.open math.pi math.sqrt
-os.getcwd operator.add functools.partial gymnasium.Wrapper gymnasium.make gymnasium.wrappers.TimeLimit
-gymnasium.wrappers.FlattenObservation gymnasium.wrappers.NormalizeReward gymnasium.wrappers.TransformReward
+qohort.networks.vectors.MLP qohort.networks.vectors.LinearNetwork qohort.networks.vectors.TableNetwork
+qohort.networks.layers.LayerNorm qohort.networks.layers.Features qohort.networks qohort qohort.nope.X nope.X MLP .
+.. a..b .MLP qohort.networks. qohort.networks.vectors.MLP.forward qohort.td_loss.Greedy qohort.td_loss.Squared
+qohort.td_loss.Bootstrap qohort.td_loss.Head qohort.agent.target_networks.NoTarget
+qohort.agent.target_networks.HardTarget qohort.agent.target_networks.PolyakTarget qohort.replay.ring.UniformReplay
+qohort.replay.newest.NewestTransition qohort.cohort.schedules.ConstantSchedule
+qohort.cohort.schedules.LinearSchedule qohort.cohort.schedules.MultiplicativeSchedule
+qohort.agent.exploration.EpsilonGreedy qohort.agent.exploration.Boltzmann qohort.agent.optimizers.MemberAdam
+qohort.runs.loggers.WandbSink qohort.runs.loggers.LightningSink torch.optim.Adam torch.optim.SGD torch.optim.LBFGS
+torch.optim.SparseAdam torch.optim.Rprop torch.optim.ASGD torch.optim.Adadelta torch.optim.Adagrad torch.optim.NAdam
+torch.optim.RAdam torch.optim.Adamax torch.optim.Adafactor torch.optim.Muon torch.optim.Optimizer torch.optim
+torch.nn.Linear torch.nn.Identity torch.nn.Module torch.nn.Sequential torch.tensor torch.Tensor builtins.dict
+builtins.list builtins.int builtins.eval builtins.print builtins.object builtins.type builtins.None builtins.open
+math.pi math.sqrt os.getcwd operator.add functools.partial gymnasium.Wrapper gymnasium.make
+gymnasium.wrappers.TimeLimit gymnasium.wrappers.FlattenObservation gymnasium.wrappers.NormalizeReward
+gymnasium.wrappers.TransformReward
 """)
 
 HYDRA = _words("""

@@ -1,4 +1,4 @@
-"""Follows docs/extending.md to the letter, in a copy of the project: types in its files, runs its commands and tests."""
+"""Follows docs/extending.md to the letter, in a copy of the project: types its files, runs its commands and tests."""
 
 import json
 import os

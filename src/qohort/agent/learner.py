@@ -192,7 +192,7 @@ class QLearning(pl.LightningModule):
         batch = {**batch, **self.noise.for_update()}
         result: UpdateResult = self.optimizer.step(closure=partial(self.update, batch))
         self.update.follow()
-        self.replay.feed_back(result.td_error)
+        self.replay.update_priorities(result.td_error)
         self.progress.gradient_steps += 1
         if self.intervals.due("log", self.config.log_every):
             self._log_update(result)
@@ -201,7 +201,16 @@ class QLearning(pl.LightningModule):
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_train_end(self) -> None:
-        """Spend the env_steps that remain after the last update, and run the final evaluation."""
+        """Spend the env_steps that remain after the last update, and run the final evaluation.
+
+        Raises:
+            ConfigError: If a callback stopped training before the last update.
+        """
+        if self.progress.gradient_steps < self.updates():
+            raise ConfigError(
+                f"callbacks: one of them stopped training after {self.progress.gradient_steps:,} of {self.updates():,} "
+                "updates, but a run ends with its budget: lower budget, or remove the callback"
+            )
         while self.budget_left():
             self.between_steps()
             self.collect()

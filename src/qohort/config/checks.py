@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qohort.config.annotations import Node, Range, Role, Sized
 from qohort.config.errors import ConfigError
-from qohort.config.messages import as_typed, nearest
+from qohort.config.messages import format_value, nearest
 
 Schema = TypeVar("Schema")
 
@@ -87,8 +87,8 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
             type or out of range.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{path}={as_typed(node)} is not a group of keys with a _target_")
-    name = f"{path}._target_={as_typed(node['_target_'])}"
+        raise ConfigError(f"{path}={format_value(node)} is not a group of keys with a _target_")
+    name = f"{path}._target_={format_value(node['_target_'])}"
     target = locate(node["_target_"], name)
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
@@ -179,7 +179,9 @@ def _check_parameters(
             checked[key] = value
             continue
         if key in given or (key not in allowed and not open_ended):
-            raise ConfigError(f"unknown key {path}.{key}={as_typed(value)}: {nearest(str(key), allowed, f'{path}.')}")
+            raise ConfigError(
+                f"unknown key {path}.{key}={format_value(value)}: {nearest(str(key), allowed, f'{path}.')}"
+            )
         checked[key] = check(hints.get(key, Any), value, f"{path}.{key}")
     for name in allowed:
         default = parameters[name].default
@@ -223,7 +225,7 @@ def _instantiate(node: Mapping[str, Any], path: str, written: Mapping[str, Any])
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or str(error).splitlines()[0]).split())
-        values = as_typed({key: value for key, value in written.items() if key not in HYDRA_KEYS})
+        values = format_value({key: value for key, value in written.items() if key not in HYDRA_KEYS})
         # The message lists all values if the reason names none.
         raise ConfigError(f"{path}: {reason}" if "=" in reason else f"{path}={values}: {reason}") from error
 
@@ -240,7 +242,7 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
     """Build a dataclass from a mapping; components are checked last, since their imports are slow."""
     if not isinstance(tree, Mapping):
         keys = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(schema))
-        raise ConfigError(f"{path}={as_typed(tree)} is not a group of keys: it has {keys}")
+        raise ConfigError(f"{path}={format_value(tree)} is not a group of keys: it has {keys}")
     hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
     for key, value in tree.items():
@@ -248,8 +250,8 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
             parts = str(key).split(".")
             if len(parts) > 1 and parts[0] in hints:
                 nested = ": {".join(parts) + ": VALUE" + "}" * (len(parts) - 1)
-                raise ConfigError(f"unknown key {key}={as_typed(value)}: in a file write {nested}")
-            raise ConfigError(f"unknown key {prefix}{key}={as_typed(value)}: {nearest(str(key), hints, prefix)}")
+                raise ConfigError(f"unknown key {key}={format_value(value)}: in a file write {nested}")
+            raise ConfigError(f"unknown key {prefix}{key}={format_value(value)}: {nearest(str(key), hints, prefix)}")
     for key, hint in hints.items():
         if key not in tree:
             raise ConfigError(f"{prefix}{key} has no value: it must be {_describe(hint)}")
@@ -287,7 +289,7 @@ def check(hint: Any, value: Any, path: str, bounds: Sequence[Any] = ()) -> Any:
         return _build(typing.cast(type[Any], hint), value, path)
     if origin in (collections.abc.Mapping, dict):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint)}")
+            raise ConfigError(f"{path}={format_value(value)} is not {_describe(hint)}")
         of = arguments[1] if arguments else Any
         return {key: check(of, one, f"{path}.{key}") for key, one in value.items()}
     if origin in (collections.abc.Sequence, list, tuple):
@@ -309,7 +311,7 @@ def _role(hint: Any) -> Role | None:
 def _check_literal(choices: Sequence[Any], value: Any, path: str) -> Any:
     if value not in choices or isinstance(value, bool):
         words = [str(choice) for choice in choices]
-        raise ConfigError(f"{path}={as_typed(value)} is not one of the choices: {nearest(str(value), words)}")
+        raise ConfigError(f"{path}={format_value(value)} is not one of the choices: {nearest(str(value), words)}")
     return value
 
 
@@ -328,7 +330,7 @@ def _check_union(hint: Any, value: Any, path: str) -> Any:
         return value
     if len(errors) == 1:
         raise ConfigError(f"{errors[0]}{', or null' if type(None) in arguments else ''}")
-    raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint)}")
+    raise ConfigError(f"{path}={format_value(value)} is not {_describe(hint)}")
 
 
 def _is_configurable(hint: Any) -> bool:
@@ -341,13 +343,13 @@ def _is_configurable(hint: Any) -> bool:
 def _check_sequence(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> Any:
     arguments = typing.get_args(hint) or (Any,)
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint)}, as [A,B]")
+        raise ConfigError(f"{path}={format_value(value)} is not {_describe(hint)}, as [A,B]")
     for bound in bounds:
         if isinstance(bound, Sized) and len(value) < bound.low:
-            raise ConfigError(f"{path}={as_typed(value)} is too short: it must have at least {bound.low} elements")
+            raise ConfigError(f"{path}={format_value(value)} is too short: it must have at least {bound.low} elements")
     fixed = typing.get_origin(hint) is tuple and Ellipsis not in arguments
     if fixed and len(value) != len(arguments):
-        raise ConfigError(f"{path}={as_typed(value)} does not fit: it must have {len(arguments)} elements")
+        raise ConfigError(f"{path}={format_value(value)} does not fit: it must have {len(arguments)} elements")
     hints = arguments if fixed else [arguments[0]] * len(value)
     return [check(hint, one, f"{path}[{i}]") for i, (hint, one) in enumerate(zip(hints, value, strict=True))]
 
@@ -362,14 +364,18 @@ def _check_scalar(hint: Any, value: Any, path: str, bounds: Sequence[Any]) -> An
             whole = hint is int and isinstance(value, float) and value.is_integer()
             number = hint is str and isinstance(value, int | float) and path.isidentifier()
             right = (
-                f", as {int(value)}" if whole else f": quote it, as '{path}=\"{as_typed(value)}\"'" if number else ""
+                f", as {int(value)}"
+                if whole
+                else f": quote it, as '{path}=\"{format_value(value)}\"'"
+                if number
+                else ""
             )
-            raise ConfigError(f"{path}={as_typed(value)} is not {_describe(hint, bounds)}{right}")
+            raise ConfigError(f"{path}={format_value(value)} is not {_describe(hint, bounds)}{right}")
         if value == "":
             raise ConfigError(f"{path}='' is empty: it must be some text")
     for bound in bounds:
         if isinstance(bound, Range) and isinstance(value, int | float) and value not in bound:
-            raise ConfigError(f"{path}={as_typed(value)} is out of range: it must be {bound}")
+            raise ConfigError(f"{path}={format_value(value)} is out of range: it must be {bound}")
     return float(value) if hint is float else value
 
 

@@ -19,7 +19,7 @@ from qohort.config.checks import build_config, check, locate, resolve
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.labels import label_of
-from qohort.config.messages import as_typed, nearest
+from qohort.config.messages import format_value, nearest
 from qohort.config.schema import NOT_FOR_COHORTS, TrainConfig
 
 
@@ -79,25 +79,25 @@ def _member(config: DictConfig, seed: int) -> TrainConfig:
 def _check_arm(arm: Any) -> str:
     """Check that an arm's name can be part of a directory name."""
     if not isinstance(arm, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", arm):
-        raise ConfigError(f"arm={as_typed(arm)} is not a name: use letters, digits, _, ., + and -")
+        raise ConfigError(f"arm={format_value(arm)} is not a name: use letters, digits, _, ., + and -")
     return arm
 
 
 def _check_list(fold: Any, length: int) -> list[Any]:
     entries = OmegaConf.to_container(fold) if OmegaConf.is_config(fold) else fold
     if not isinstance(entries, list) or len(entries) != length:
-        raise ConfigError(f"fold={as_typed(entries)} must be a list with one {{key: number}} for each seed")
+        raise ConfigError(f"fold={format_value(entries)} must be a list with one {{key: number}} for each seed")
     return entries
 
 
 def _check_fold(entry: Any, foldable: Sequence[str]) -> dict[str, float]:
     if not isinstance(entry, dict):
-        raise ConfigError(f"fold has {as_typed(entry)}: write {{key: number}}")
+        raise ConfigError(f"fold has {format_value(entry)}: write {{key: number}}")
     for key, value in entry.items():
         if key not in foldable:
             raise ConfigError(f"fold: members may not differ in {key} here: {nearest(str(key), foldable)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"fold: {key}={as_typed(value)} must be a number")
+            raise ConfigError(f"fold: {key}={format_value(value)} must be a number")
     return entry
 
 
@@ -116,11 +116,11 @@ def _check_seeds(seed: Any, distinct: bool = True) -> list[int]:
         raise ConfigError(f"seed=[] trains nothing: give {SEED_WORDS}")
     for one in seeds:
         if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < 2**63:
-            raise ConfigError(f"seed={as_typed(seed)} is not {SEED_WORDS}")
+            raise ConfigError(f"seed={format_value(seed)} is not {SEED_WORDS}")
     if distinct and len(set(seeds)) < len(seeds):
         twice = next(one for one in seeds if seeds.count(one) > 1)
         raise ConfigError(
-            f"seed={as_typed(seeds)} has {twice} twice: the members of a cohort must have different seeds"
+            f"seed={format_value(seeds)} has {twice} twice: the members of a cohort must have different seeds"
         )
     return seeds
 

@@ -28,7 +28,7 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {' or '.join(close)}?" + (f" ({listing})" if len(known) <= MANY else "")
 
 
-def as_typed(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as it is typed on the command line, cut to 80 characters."""
     text = _typed(value)
     return text if len(text) <= 80 else text[:77] + "..."

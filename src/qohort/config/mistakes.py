@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.config.checks import HYDRA_KEYS, locate
 from qohort.config.composition import Sources, groups_of, options_of, parser_of
 from qohort.config.errors import ConfigError
-from qohort.config.messages import as_typed, nearest
+from qohort.config.messages import format_value, nearest
 from qohort.config.overrides import parse_override
 from qohort.config.schema import NOT_FOR_COHORTS
 
@@ -105,13 +105,13 @@ def _mistake(override: Override, config: DictConfig, groups: Mapping[str, Any], 
     if override.is_delete():
         if _content(node) is None and value is None:
             return f"{line} deletes a key that is null already: leave it out"
-        return "" if value is None else f"{line} does not fit: {key} is {as_typed(_content(node))}"
+        return "" if value is None else f"{line} does not fit: {key} is {format_value(_content(node))}"
     if override.is_add() and not isinstance(value, dict | list):
         return f"{line} adds a key that exists already: write {key}=VALUE without the +"
     if isinstance(node, DictConfig) and not isinstance(value, dict):
         return f"{line} does not fit: {key} must be a group of keys: {', '.join(map(str, node))}"
     if isinstance(node, ListConfig) and isinstance(value, dict):
-        return f"{line} does not fit: {key} must be a list, as {as_typed(_content(node))}"
+        return f"{line} does not fit: {key} must be a list, as {format_value(_content(node))}"
     if isinstance(node, DictConfig) and not adds and (new := [name for name in value if name not in set(node)]):
         return f"{line} does not fit: {key} has no {new[0]}; write +{key}={{{new[0]}:VALUE}} to add it"
     return ""
@@ -152,7 +152,7 @@ def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, 
     prefix = f"{known}." if known else ""
     word = key[len(prefix) :].split(".")[0]
     if not isinstance(node, DictConfig):
-        return f"unknown key {line}: {known} is {as_typed(_content(node))} and has no key {word}"
+        return f"unknown key {line}: {known} is {format_value(_content(node))} and has no key {word}"
     if known == "trainer" and word in NOT_FOR_COHORTS:
         return f"trainer.{word} does not go with a cohort: {NOT_FOR_COHORTS[word]}"
     if elsewhere := [path for path in _paths(config) if path.endswith(f".{key}")]:

@@ -14,7 +14,7 @@ from omegaconf import ListConfig
 
 from qohort.config.composition import Sources, groups_of, options_of
 from qohort.config.errors import ConfigError
-from qohort.config.messages import as_typed, nearest
+from qohort.config.messages import format_value, nearest
 
 LAUNCHERS = {
     "joblib": ("joblib", "joblib"),
@@ -79,11 +79,13 @@ def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
         value: Any = override.value()
         if isinstance(value, list) and len(value) > 1 and not isinstance(defaults[group], ListConfig):
             names = ",".join(map(str, value))
-            raise ConfigError(f"{group}={as_typed(value)} is a list: choose one, or run each with -m {group}={names}")
+            raise ConfigError(
+                f"{group}={format_value(value)} is a list: choose one, or run each with -m {group}={names}"
+            )
         for choice in value if isinstance(value, list) else [value]:
             if choice not in options and "${" not in str(choice):
                 raise ConfigError(
-                    f"{group}={as_typed(choice)} is not one of the choices: {nearest(str(choice), options)}"
+                    f"{group}={format_value(choice)} is not one of the choices: {nearest(str(choice), options)}"
                 )
 
 

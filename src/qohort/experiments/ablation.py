@@ -23,7 +23,7 @@ from qohort.config.annotations import PositiveInt
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError
 from qohort.config.identity import experiment_tree
-from qohort.config.messages import as_typed, nearest
+from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
 
 GROUP = "ablation"
@@ -275,7 +275,7 @@ def _parse(texts: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(texts))
     except HydraException as error:
-        raise ConfigError(f"one of {as_typed(list(texts))} cannot be read: write key=value") from error
+        raise ConfigError(f"one of {format_value(list(texts))} cannot be read: write key=value") from error
 
 
 def _check_one_value(texts: Sequence[str]) -> None:
@@ -370,7 +370,7 @@ def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig
             differences = config_difference(configs[arm.against, environment], own)
             where = f"ablation={ablation.name}: arm {arm.label} differs from {arm.against} in"
             for key, (theirs, ours) in differences.items():
-                words = f"{where} {key}={as_typed(ours)} (there {as_typed(theirs)})"
+                words = f"{where} {key}={format_value(ours)} (there {format_value(theirs)})"
                 if _within(key, FIXED):
                     raise ConfigError(f"{words}: arms may not differ in {', '.join(FIXED)}")
                 if not _within(key, arm.declared):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 from qohort.config.annotations import Sized
 from qohort.config.checks import check
 from qohort.config.errors import ConfigError
-from qohort.config.messages import as_typed
+from qohort.config.messages import format_value
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def read_space(space: Mapping[str, Any]) -> Space:
             continue
         if not isinstance(entry, Mapping) or not {"choices", "low", "high"} & set(entry):
             raise ConfigError(
-                f"{path}={as_typed(entry)} is not a search space: write {{low: A, high: B}} or {{choices: [A, B]}}"
+                f"{path}={format_value(entry)} is not a search space: write {{low: A, high: B}} or {{choices: [A, B]}}"
             )
         if "choices" in entry:
             read[key] = check(Choices, entry, path)
@@ -116,7 +116,7 @@ def read_space(space: Mapping[str, Any]) -> Space:
         try:
             read[key].distribution()
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path}={as_typed(entry)}: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{path}={format_value(entry)}: {' '.join(str(error).split())}") from error
     if not read:
         raise ConfigError("space={} searches nothing: give {KEY: {low: A, high: B}} or {KEY: {choices: [A, B]}}")
     return read

@@ -25,7 +25,7 @@ from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFail
 from qohort.config.folding import foldable_keys
 from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
-from qohort.config.messages import as_typed, nearest
+from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check_arms
 from qohort.runs.interruption import STOP
@@ -37,7 +37,7 @@ Fold = Mapping[str, float]
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
-class SweepRun(NamedTuple):
+class FoldableRun(NamedTuple):
     """The part of a sweep's run that can be folded: its seeds and numbers.
 
     Attributes:
@@ -108,7 +108,7 @@ def fold(
         raise ConfigError(f"hydra.sweeper.max_members={max_members} must be at least 1")
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
     compose = Composer(loader, master.hydra.job.config_name, master)
-    groups: dict[tuple[str, ...], list[SweepRun]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[FoldableRun]] = defaultdict(list)
     known: dict[tuple[str, ...], list[str]] = {}
     for settings in _expand(overrides):
         alike = tuple(text for key, text, value in settings if key != "seed" and not is_number(value))
@@ -119,7 +119,7 @@ def fold(
         numbers = {key: value for key, _, value in settings if key in foldable and is_number(value)}
         shared = tuple(text for key, text, _ in settings if key != "seed" and key not in numbers)
         seeds = next((_seeds(value) for key, _, value in settings if key == "seed"), None)
-        groups[shared].append(SweepRun(seeds, numbers))
+        groups[shared].append(FoldableRun(seeds, numbers))
     for key in only or ():
         if all(key not in keys for keys in known.values()):
             names = nearest(str(key), {one for keys in known.values() for one in keys})
@@ -127,7 +127,7 @@ def fold(
     return pack(groups, compose, max_members)
 
 
-def pack(groups: Mapping[tuple[str, ...], Sequence[SweepRun]], compose: Compose, max_members: int) -> list[Cohort]:
+def pack(groups: Mapping[tuple[str, ...], Sequence[FoldableRun]], compose: Compose, max_members: int) -> list[Cohort]:
     """Pack runs into cohorts. A member that several runs contain is trained once.
 
     Args:
@@ -189,7 +189,7 @@ def sweep_name(texts: Sequence[str]) -> str | None:
 Numbers = tuple[tuple[str, float], ...]
 
 
-def _members(runs: Sequence[SweepRun], config: DictConfig) -> list[tuple[int, Numbers]]:
+def _members(runs: Sequence[FoldableRun], config: DictConfig) -> list[tuple[int, Numbers]]:
     """Return the distinct members of runs."""
     own_seeds = [config.seed] if isinstance(config.seed, int) else list(config.seed)
     members = {
@@ -241,7 +241,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
     """Return the seeds of a run, which may itself be a cohort."""
     seeds = value if isinstance(value, list) else [value]
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
-        raise ConfigError(f"seed={as_typed(value)} is not an integer of at least 0 or a list of such integers")
+        raise ConfigError(f"seed={format_value(value)} is not an integer of at least 0 or a list of such integers")
     return tuple(seeds)
 
 

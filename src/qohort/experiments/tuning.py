@@ -30,13 +30,13 @@ from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.folding import foldable_keys
 from qohort.config.identity import config_tree
-from qohort.config.messages import as_typed
+from qohort.config.messages import format_value
 from qohort.config.mistakes import compose
 from qohort.experiments.experiment_file import override
 from qohort.experiments.search_space import Space, read_space
-from qohort.experiments.sweep import SweepRun, is_number, pack
+from qohort.experiments.sweep import FoldableRun, is_number, pack
 from qohort.experiments.tuning_config import (
-    BELONGS_TO_THE_STUDY,
+    MUTABLE_KEYS,
     Settings,
     TuneConfig,
     check_experiment,
@@ -52,7 +52,7 @@ from qohort.runs.interruption import STOP
 from qohort.runs.manifest import command_line
 from qohort.runs.members import Member, members_of
 from qohort.runs.training import finish, prepare
-from qohort.statistics import in_words, iqm
+from qohort.statistics import format_returns, iqm
 
 EXPERIMENTS = CONFIG_DIRECTORY / "experiment"
 
@@ -113,7 +113,7 @@ def open_study(settings: TuneConfig, directory: Path) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    begun = json.loads(json.dumps({k: v for k, v in asdict(settings).items() if k not in BELONGS_TO_THE_STUDY}))
+    begun = json.loads(json.dumps({k: v for k, v in asdict(settings).items() if k not in MUTABLE_KEYS}))
     directory.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{directory / STUDY}")
     study = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize", load_if_exists=True)
@@ -176,7 +176,7 @@ class Tuning:
             raise RunsFailed(f"all {len(self.study.trials)} trials failed: there is no winner")
         winner = self.report(best)
         self.print_trials()
-        words = ", ".join(f"{key}={as_typed(value)}" for key, value in winner.settings.items())
+        words = ", ".join(f"{key}={format_value(value)}" for key, value in winner.settings.items())
         print(f"best: trial {best.number}, {words}")
         print(f"on {self.measured(winner.returns)}")
         self.write_experiment(winner)
@@ -294,14 +294,14 @@ class Tuning:
         """
         seeds = seeds or self.settings.tuning_seeds
         members = [members_of(configs_of(self.settings, trial, budget, seeds)) for trial in trials]
-        groups: dict[tuple[str, ...], list[SweepRun]] = defaultdict(list)
+        groups: dict[tuple[str, ...], list[FoldableRun]] = defaultdict(list)
         for trial, some in zip(trials, members, strict=True):
             if not all(map(is_done, some)):
                 tree = overrides_of(self.settings, trial, budget)
                 foldable = foldable_keys(config_tree(some[0].config))
                 numbers = {key: value for key, value in tree.items() if key in foldable and is_number(value)}
                 shared = tuple(override(key, value) for key, value in tree.items() if key not in numbers)
-                groups[shared].append(SweepRun(tuple(seeds), numbers))
+                groups[shared].append(FoldableRun(tuple(seeds), numbers))
         cohorts = pack(groups, lambda job: compose("train", job), self.settings.max_members)
         if cohorts:
             count = sum(len(cohort.seeds) for cohort in cohorts)
@@ -358,7 +358,7 @@ class Tuning:
         for heading in ("trial", *self.space, *(f"{budget:,}" for budget in self.settings.rungs), ""):
             table.add_column(heading, justify="right" if heading else "left")
         for trial in self.study.get_trials():
-            values = (as_typed(value) for value in trial.user_attrs["settings"].values())
+            values = (format_value(value) for value in trial.user_attrs["settings"].values())
             scores = (trial.intermediate_values.get(budget) for budget in self.settings.rungs)
             shown = ("" if score is None else f"{score:.1f}" for score in scores)
             failed = trial.user_attrs.get("failed")
@@ -382,7 +382,7 @@ class Tuning:
     def measured(self, returns: Sequence[float]) -> str:
         """Return the results on the reporting seeds in words."""
         where = f"{_count(len(returns), 'other seed')}, at {self.settings.rungs[-1]:,} env_steps"
-        return f"{where}: final return {in_words(returns)}"
+        return f"{where}: final return {format_returns(returns)}"
 
     def write_experiment(self, winner: Winner) -> None:
         """Write the best trial as an experiment file."""

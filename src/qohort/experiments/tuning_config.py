@@ -19,7 +19,7 @@ from qohort.config.composition import Sources, groups_of
 from qohort.config.errors import ConfigError
 from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
-from qohort.config.messages import as_typed
+from qohort.config.messages import format_value
 from qohort.config.mistakes import compose
 from qohort.config.paths import check_output
 from qohort.config.schema import TrainConfig
@@ -54,11 +54,11 @@ class TuneConfig:
     overwrite: bool
 
 
-BELONGS_TO_THE_STUDY = ("trials", "reporting_seeds", "max_members", "output_dir", "overwrite", "name")
+MUTABLE_KEYS = ("trials", "reporting_seeds", "max_members", "output_dir", "overwrite", "name")
 """Keys that may change when a study is continued."""
 
 
-ELSEWHERE = {
+SET_BY_STUDY = {
     "budget": "it is set by rungs",
     "seed": "the seeds are tuning_seeds and reporting_seeds",
     "fold": "trials are folded automatically",
@@ -82,14 +82,14 @@ def check_settings(config: DictConfig) -> TuneConfig:
         raise ConfigError(f"name={settings.name} is not a file name: use letters, digits, _ and -, with / for a folder")
     for key, seeds in (("tuning_seeds", settings.tuning_seeds), ("reporting_seeds", settings.reporting_seeds)):
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"{key}={as_typed(seeds)} has a seed twice: each run needs a different seed")
+            raise ConfigError(f"{key}={format_value(seeds)} has a seed twice: each run needs a different seed")
     if both := sorted(set(settings.tuning_seeds) & set(settings.reporting_seeds)):
         raise ConfigError(
             f"tuning_seeds and reporting_seeds share {', '.join(map(str, both))}: report on seeds that were not used "
             "for tuning"
         )
     if list(settings.rungs) != sorted(set(settings.rungs)):
-        raise ConfigError(f"rungs={as_typed(settings.rungs)} must increase: each budget must exceed the one before")
+        raise ConfigError(f"rungs={format_value(settings.rungs)} must increase: each budget must exceed the one before")
     return settings
 
 
@@ -105,8 +105,8 @@ def check_space(settings: TuneConfig, space: Space) -> None:
     """
     for place, keys in (("train", settings.train or {}), ("space", space)):
         for key in keys:
-            if key in ELSEWHERE:
-                raise ConfigError(f"{place}: {key} cannot be set here: {ELSEWHERE[key]}")
+            if key in SET_BY_STUDY:
+                raise ConfigError(f"{place}: {key} cannot be set here: {SET_BY_STUDY[key]}")
     for key in space:
         if key.split(".")[0] in NOT_HASHED:
             raise ConfigError(f"space: {key} does not affect results: set it in train")

@@ -47,7 +47,7 @@ class Features(nn.Module):
         return flat if self._scale == 1.0 else flat * self._scale
 
 
-class Standardised(nn.Module):
+class LayerNormWithoutWeights(nn.Module):
     """Layer normalisation without weights: (x - mean) / std over the last axis.
 
     Args:
@@ -64,7 +64,7 @@ class Standardised(nn.Module):
         return centred / (centred.square().mean(-1, keepdim=True) + self._eps).sqrt()
 
 
-class LayerNorm(Standardised):
+class LayerNorm(LayerNormWithoutWeights):
     """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations.
 
     A network may use `torch.nn.LayerNorm` instead. It cannot be compiled for any number of members, so the programs of

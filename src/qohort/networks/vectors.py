@@ -16,9 +16,9 @@ from qohort.networks.layers import (
     Features,
     Layer,
     LayerNorm,
+    LayerNormWithoutWeights,
     QNetwork,
     SpectralLinear,
-    Standardised,
     Widths,
     layer_maker,
 )
@@ -169,7 +169,7 @@ class SparseMLP(QNetwork):
         sparsity: Annotated[float, Range(0, 1)] = 0.9,
     ) -> None:
         layer = sparse_layer_maker(sparsity)
-        torso = Perceptron(observation_space, hidden, layer, layer, lambda _: Standardised(), slope=0.01)
+        torso = Perceptron(observation_space, hidden, layer, layer, lambda _: LayerNormWithoutWeights(), slope=0.01)
         super().__init__(torso, ActionValues(torso.width, actions, atoms, layer=layer))
 
 

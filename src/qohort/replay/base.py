@@ -89,7 +89,7 @@ class Replay(ABC):
             values: Maps observations `[M, B, ...]` to action values `[M, B, A]` of the online networks, without noise.
         """
 
-    def feed_back(self, td_error: Tensor) -> None:  # noqa: B027 -- most replays do not need it
+    def update_priorities(self, td_error: Tensor) -> None:  # noqa: B027 -- most replays do not need it
         """Receive the TD errors `[M, B]` of the last batch."""
 
     @abstractmethod

@@ -64,7 +64,7 @@ class PrioritizedReplay(Ring):
         batch["weight"] = torch.from_numpy(weight.astype(np.float32)).to(batch["reward"].device)
         return batch
 
-    def feed_back(self, td_error: Tensor) -> None:
+    def update_priorities(self, td_error: Tensor) -> None:
         """Update the priorities of the last batch."""
         error = np.abs(td_error.cpu().numpy()).astype(np.float64)
         error += self._epsilon

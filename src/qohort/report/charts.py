@@ -8,7 +8,7 @@ from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
 from qohort.report.figures import Chart, Forest, Pair
 from qohort.report.scores import Scores
-from qohort.report.tables import column_name, told_apart
+from qohort.report.tables import column_name, significance
 from qohort.statistics import Estimate
 
 BOOTSTRAP = "95% bootstrap intervals"
@@ -97,7 +97,7 @@ def _forest(
     arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
     words = axis.replace("returns", "normalised scores").replace("return", "normalised score")
     words = words if place.name == ACROSS else axis
-    rows = [(_row_name(one, place, compared), value(one), bool(told_apart(one))) for one in arms]
+    rows = [(_row_name(one, place, compared), value(one), bool(significance(one))) for one in arms]
     return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qohort.config.identity import experiment_tree
-from qohort.config.messages import as_typed
+from qohort.config.messages import format_value
 from qohort.experiments.ablation import Ablation, Arm, config_difference, flat
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.tables import Table
 from qohort.runs.manifest import HISTORY
-from qohort.statistics import FEWEST
+from qohort.statistics import MIN_RUNS
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def differences(ablation: Ablation, scores: Scores) -> list[Difference]:
 
 
 def _value(value: Any) -> str:
-    return "–" if value is None else as_typed(value)
+    return "–" if value is None else format_value(value)
 
 
 def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, int]]]]:
@@ -85,7 +85,10 @@ def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, i
     manifests = [flat({key: value for key, value in run.manifest.items() if key not in HISTORY}) for run in runs]
     keys = dict.fromkeys(key for manifest in manifests for key in manifest)
     return [
-        (key.removeprefix("packages."), Counter(as_typed(manifest.get(key)) for manifest in manifests).most_common())
+        (
+            key.removeprefix("packages."),
+            Counter(format_value(manifest.get(key)) for manifest in manifests).most_common(),
+        )
         for key in keys
     ]
 
@@ -126,7 +129,7 @@ def page(
         "titles": {arm.label: arm.title for arm in ablation.arms},
         "finished": len(runs),
         "planned": len(scores.planned),
-        "told_from": FEWEST,
+        "told_from": MIN_RUNS,
         "fewest": min(map(len, scores.finished.values())),
         "problems": problems,
         "main": [table for table in tables if not table.key.startswith("columns_")],

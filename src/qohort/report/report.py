@@ -28,11 +28,11 @@ from qohort.experiments.sweep import fold_ablation
 from qohort.report.scores import (
     PlannedRun,
     Scores,
+    format_problems,
     made_with_other_code,
     mixed_code,
     read_scores,
     scores_csv,
-    tell_problems,
 )
 from qohort.report.tables import Table
 from qohort.runs.checkpoints import write_atomically
@@ -68,7 +68,7 @@ def report(config: DictConfig) -> Path:
     ablation = read_ablation(settings.ablation, settings.overrides, loader)
     planned = plan_runs(ablation, loader, settings.output_dir)
     scores = read_scores(planned, ablation.manifest.show.last)
-    problems = tell_problems(scores.problems)
+    problems = format_problems(scores.problems)
     counted = len(planned) - len(scores.problems)
     if problems:
         print("\n".join(f"  {line}" for line in problems), file=sys.stderr)

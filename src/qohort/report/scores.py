@@ -167,7 +167,7 @@ def read_evaluations(metrics: Path) -> tuple[NDArray[np.int64], Array]:
     return env_steps, np.array([row["eval/return"] for row in rows], dtype=np.float64)
 
 
-def tell_problems(problems: Sequence[Problem]) -> list[str]:
+def format_problems(problems: Sequence[Problem]) -> list[str]:
     """A line for each arm, environment and kind of problem, with the seeds."""
     alike: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     for problem in problems:

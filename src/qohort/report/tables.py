@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, AGGREGATES, ArmSummary, Place
 from qohort.report.scores import SCORES
-from qohort.statistics import FEWEST, Estimate
+from qohort.statistics import MIN_RUNS, Estimate
 
 NOTHING = "–"
 """Text of a cell without a value."""
@@ -102,7 +102,7 @@ def _scores(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
         estimate_cell(one.aggregates.get(name), 3 if name == "optimality gap" else decimals(place))
         for name in AGGREGATES
     ]
-    if one.scores and min(map(len, one.scores)) < FEWEST:  # the interval of so few runs would be too narrow
+    if one.scores and min(map(len, one.scores)) < MIN_RUNS:  # the interval of so few runs would be too narrow
         runs = ", ".join(number(score, decimals(place)) for scores in one.scores for score in scores)
         cells[0] = Cell(cells[0].text, f"runs: {runs}")
     return (Cell(one.arm.title), _runs(one), *cells)
@@ -122,18 +122,18 @@ def _comparison(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
     difference = estimate_cell(one.comparison.difference, decimals(place), sign=True)
     return (
         *first,
-        Cell(difference.text, f"{difference.note} {told_apart(one)}".strip()),
+        Cell(difference.text, f"{difference.note} {significance(one)}".strip()),
         estimate_cell(one.comparison.improvement, 2),
         Cell(seeds(one.comparison.seeds_needed)),
     )
 
 
-def told_apart(one: ArmSummary) -> str:
+def significance(one: ArmSummary) -> str:
     """Return `higher` or `lower` if the interval of an arm's difference excludes 0, otherwise an empty string.
 
-    It is also empty for fewer than `FEWEST` runs, for which intervals are too narrow.
+    It is also empty for fewer than `MIN_RUNS` runs, for which intervals are too narrow.
     """
-    if one.comparison is None or one.fewest < FEWEST:
+    if one.comparison is None or one.fewest < MIN_RUNS:
         return ""
     _, low, high = one.comparison.difference
     return "higher" if low > 0 else "lower" if high < 0 else ""

@@ -21,7 +21,7 @@ from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.identity import config_hash, config_tree
-from qohort.config.messages import as_typed
+from qohort.config.messages import format_value
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import flat
 from qohort.runs.directory import RunDirectory
@@ -177,7 +177,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences between two `manifest.json`, except how the runs were started, in words."""
     one, other = ({key: value for key, value in flat(each).items() if key not in HISTORY} for each in (then, now))
     return [
-        f"{key.removeprefix('packages.')} {as_typed(one.get(key))} then, {as_typed(other.get(key))} now"
+        f"{key.removeprefix('packages.')} {format_value(one.get(key))} then, {format_value(other.get(key))} now"
         for key in dict.fromkeys((*one, *other))
         if one.get(key) != other.get(key)
     ]

@@ -97,14 +97,14 @@ class MemberCheckpointIO(CheckpointIO):
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = [directory / "checkpoints" for directory in directories]
-        self.left_out: set[int] = set()
+        self.failed_members: set[int] = set()
         """Indices of members that have failed and are no longer saved."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write the checkpoint of every member, and delete all but the newest `KEPT` and the final one."""
         name = Path(path).name
         for m, directory in enumerate(self._directories):
-            if m in self.left_out:
+            if m in self.failed_members:
                 continue
             directory.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()

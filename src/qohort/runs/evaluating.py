@@ -35,8 +35,8 @@ from qohort.environments.preprocessing import Preprocessing
 from qohort.replay.base import Values
 from qohort.runs.checkpoints import load, write_atomically
 from qohort.runs.directory import RunDirectory
-from qohort.runs.video import Film, check_filming, has_ffmpeg, open_writer
-from qohort.statistics import FEWEST, estimate, mean
+from qohort.runs.video import FrameRecorder, check_rendering, has_ffmpeg, open_writer
+from qohort.statistics import MIN_RUNS, estimate, mean
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     directory = RunDirectory(Path(settings.run).expanduser())
     trained = load_config(directory)
     if settings.video:
-        check_filming(trained.env, settings.seed)
+        check_rendering(trained.env, settings.seed)
     member = load_member(directory, trained, device)
 
     scores, video = play(settings, member, directory.path / "videos", device)
@@ -264,7 +264,7 @@ class FilmingEvaluator(Evaluator):
         filmed = make_environment(env, render_mode="rgb_array")
         fps = float(filmed.metadata.get("render_fps") or 30)
         self._writer = open_writer(path, fps)
-        self._envs[0][0] = Film(filmed, self._writer)
+        self._envs[0][0] = FrameRecorder(filmed, self._writer)
         unfilmed.close()
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ class FilmingEvaluator(Evaluator):
 def summary(returns: NDArray[np.float64]) -> dict[str, Any]:
     """Return mean, 95% interval of the mean, minimum and maximum of episode returns.
 
-    The interval is the bootstrap interval of `qohort.statistics` over episodes; None for fewer than `FEWEST` episodes.
+    The interval is the bootstrap interval of `qohort.statistics` over episodes, None for fewer than `MIN_RUNS` of them.
 
     Args:
         returns: The returns, `[episodes]`.
@@ -284,7 +284,7 @@ def summary(returns: NDArray[np.float64]) -> dict[str, Any]:
     middle = estimate(mean, [returns])
     return {
         "mean": middle.value,
-        "interval": [middle.low, middle.high] if len(returns) >= FEWEST else None,
+        "interval": [middle.low, middle.high] if len(returns) >= MIN_RUNS else None,
         "min": float(returns.min()),
         "max": float(returns.max()),
     }

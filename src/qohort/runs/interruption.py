@@ -1,7 +1,7 @@
 """Stopping: a signal is noted, and training ends at the next step, saved, with an ordinary exception.
 
-A sweep tells its workers by itself: each process that trains for it registers in a directory that the sweep names in the
-environment, whatever launcher has started it.
+A sweep passes signals on to its workers. Each process that trains for it registers in a directory that the sweep names
+in the environment, whatever launcher has started it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STOPPED = "stopped"
 class StopRequest:
     """Notes the first signal that asks this process to stop, and passes it on to the workers of its sweep.
 
-    A second Ctrl-C raises KeyboardInterrupt as usual. There is one instance per process, `STOP`, since signals belong to
-    the process.
+    A second Ctrl-C raises KeyboardInterrupt as usual. There is one instance per process, `STOP`, since signals belong
+    to the process.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from qohort.config.schema import TrainConfig
 from qohort.runs.directory import RunDirectory
 from qohort.runs.learning_curve import draw_cohort
-from qohort.statistics import in_words
+from qohort.statistics import format_returns
 
 
 def run_title(config: TrainConfig) -> str:
@@ -49,7 +49,7 @@ def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirector
     console.print(table)
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
-        print(f"final return: {in_words(finals)}")
+        print(f"final return: {format_returns(finals)}")
         draw_cohort(parent / "learning_curve.png", [directory.rows() for _, directory in runs], title)
         print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")
     for config, directory in runs:

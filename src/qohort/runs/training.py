@@ -149,9 +149,9 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
 
     def fail(m: int, env_steps: int, reason: str) -> None:
         members[m].directory.write_failure(env_steps, reason)
-        checkpoints.left_out.add(m)
+        checkpoints.failed_members.add(m)
         print(f"seed {members[m].config.seed} failed at {env_steps:,} env_steps, {reason}", file=sys.stderr)
-        if len(checkpoints.left_out) == len(members):
+        if len(checkpoints.failed_members) == len(members):
             raise AllFailed
 
     failed, env_steps = True, 0
@@ -159,7 +159,7 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     try:
         module = QLearning([member.config for member in members], recorder, fail)
         trainer = make_trainer(members, checkpoints)
-        resume = LoggersOpen(members, recorder)
+        resume = OpenLoggers(members, recorder)
         trainer.callbacks.append(resume)  # type: ignore[attr-defined]
         trainer.fit(module, ckpt_path=step_name(step) if step else None)
         trainer.save_checkpoint(FINAL)
@@ -168,13 +168,13 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     except AllFailed:
         pass
     finally:
-        recorder.finish({m for m in range(len(members)) if failed or m in checkpoints.left_out})
+        recorder.finish({m for m in range(len(members)) if failed or m in checkpoints.failed_members})
         if module is not None:
             for member in members:
                 member.directory.note_fallbacks(module.compiler.fallbacks)
             module.close()
     for m, member in enumerate(members):
-        if m in checkpoints.left_out:
+        if m in checkpoints.failed_members:
             continue
         draw_run(member.directory.path / "learning_curve.png", member.directory.rows(), run_title(member.config))
         member.directory.write_result(member.config, env_steps)
@@ -184,7 +184,7 @@ class AllFailed(Exception):
     """All members of the cohort have failed."""
 
 
-class LoggersOpen(pl.Callback):
+class OpenLoggers(pl.Callback):
     """Opens the loggers after the metrics are restored from the checkpoint, so that they get every row once.
 
     Args:
@@ -217,6 +217,7 @@ def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> 
     callbacks: list[pl.Callback] = [instantiate(node, _convert_="all") for node in first.callbacks.values()]
     callbacks += [Checkpointing(first), *([CohortProgress()] if first.trainer.progress_bar else [])]
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # a profiler's report
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -26,7 +26,7 @@ class FrameWriter(Protocol):
         """Finish the video."""
 
 
-class Film(gym.Wrapper[Any, Any, Any, Any]):
+class FrameRecorder(gym.Wrapper[Any, Any, Any, Any]):
     """A wrapper that writes one frame per state of an environment to a video.
 
     Args:
@@ -80,7 +80,7 @@ def has_ffmpeg() -> bool:
     return True
 
 
-def check_filming(env: EnvironmentConfig, seed: int) -> None:
+def check_rendering(env: EnvironmentConfig, seed: int) -> None:
     """Check that an environment can render frames.
 
     Args:
