@@ -167,6 +167,8 @@ def test_a_residual_stage_equals_torchs_operations():
     torch.testing.assert_close(stage(x), y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_impalas_network_compiles_to_the_same_bits_alone_and_in_a_cohort(capsys):
     space = spaces.Box(0, 255, (2, 7, 6), np.uint8)
     observation = torch.randint(256, (3, 4, 2, 7, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -197,16 +197,21 @@ def test_probability_of_improvement_is_mann_whitneys(arm, other):
     found = probability_of_improvement([arm], [other])
     statistic = stats.mannwhitneyu(arm, other).statistic
     assert found.value == pytest.approx(statistic / (len(arm) * len(other)))
-    assert -1e-9 <= found.low <= found.value <= found.high <= 1 + 1e-9
+    if min(len(arm), len(other)) < MIN_RUNS:
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+    else:
+        assert -1e-9 <= found.low <= found.value <= found.high <= 1 + 1e-9
 
 
 def test_probability_of_improvement_by_hand():
-    found = probability_of_improvement([np.array([1.0, 3.0])], [np.array([0.0, 3.0])])
-    assert found.value == (1 + 0.5 + 0 + 1) / 4
-    # The bounds p solve (θ - p)² = 1.96² p (1 - p) (1 + (n* - 1) ((1 - p)/(2 - p) + p/(1 + p))) / mn, with n* = 2.
+    assert probability_of_improvement([np.array([1.0, 3.0])], [np.array([0.0, 3.0])]).value == (1 + 0.5 + 0 + 1) / 4
+    found = probability_of_improvement([np.array([1.0, 3, 2, 5, 4])], [np.array([0.0, 3, 1, 2, 6])])
+    assert found.value == (1.5 + 3.5 + 2.5 + 4 + 4) / 25
+    # The bounds p solve (θ - p)² = 1.96² p (1 - p) (1 + (n* - 1) ((1 - p)/(2 - p) + p/(1 + p))) / mn, with n* = 5.
     for bound in (found.low, found.high):
-        spread = 1 + 1 * ((1 - bound) / (2 - bound) + bound / (1 + bound))
-        assert (0.625 - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) * spread / 4, rel=1e-4)
+        spread = 1 + 4 * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+        assert (0.62 - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) * spread / 25, rel=1e-4)
     certain = probability_of_improvement([np.arange(5.0) + 9], [np.arange(5.0)])
     assert certain.value == certain.high == 1
     assert 0.5 < certain.low < 0.9  # five runs that are all better prove less than certainty
@@ -216,9 +221,9 @@ def test_probability_of_improvement_by_hand():
 
 def test_performance_profile_by_hand():
     profile = performance_profile(
-        [np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.5, 0.5])], np.array([-1.0, 0.0, 0.7, 1.0])
+        [np.array([0.0, 0.25, 0.5, 1.0, 1.0]), np.full(5, 0.5)], np.array([-1.0, 0.0, 0.7, 1.0])
     )
-    np.testing.assert_allclose(profile.value, [1.0, (0.75 + 1) / 2, (0.5 + 0) / 2, 0.0])
+    np.testing.assert_allclose(profile.value, [1.0, (0.8 + 1) / 2, (0.4 + 0) / 2, 0.0])
     assert (profile.low <= profile.value).all()
     assert (profile.value <= profile.high).all()
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 import qohort.cli.entry_point
 import qohort.config.overrides
 import qohort.experiments.sweep
+from matrix import MARKS
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, Interrupted, SweepFailed
 from qohort.config.members import check_config
@@ -182,6 +183,8 @@ def need(package):
 GRID = ("env=cartpole,mountaincar", "gamma=0.9,0.99", "exploration.epsilon.end=0.1,0.2", "seed=0,1")
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_however_a_sweep_is_run_it_ends_in_the_same_bits(tmp_path):
     cohorts = sweep(tmp_path / "cohorts", *GRID)
     assert cohorts.returncode == 0, cohorts.stderr
@@ -241,6 +244,8 @@ def test_every_launcher_ends_in_the_same_bits(way, package, tmp_path, forty):
         assert f"output_dir={tmp_path}" in command
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_member_that_diverges_fails_alone_and_is_told(tmp_path):
     overrides = ("env=cartpole", "seed=0,1", "max_grad_norm=null")
     done = sweep(tmp_path / "a", *overrides, "optimizer.lr=1e-3,1e37")
@@ -277,7 +282,7 @@ def test_a_member_that_diverges_after_its_last_row_is_no_result(tmp_path):
 @pytest.mark.parametrize(
     ("launcher", "package", "number"),
     [
-        ("joblib", "joblib", signal.SIGTERM),
+        pytest.param("joblib", "joblib", signal.SIGTERM, marks=MARKS),
         pytest.param("submitit_local", "submitit", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("ray", "ray", signal.SIGINT, marks=pytest.mark.slow),  # on SIGTERM Ray ends its workers itself
     ],

@@ -22,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import qohort.experiments.tuning
 import qohort.experiments.tuning_config
 import qohort.runs.training
+from matrix import MARKS
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.members import check_config
@@ -163,6 +164,8 @@ def test_a_study_from_its_trials_to_its_experiment_file(tmp_path, experiments, c
     assert (experiments / "tuned" / "small.yaml").read_text() == text
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_what_no_member_can_hold_parts_trials_into_cohorts(tmp_path, cohorts, experiments):
     space = "space={network.hidden:{choices:[[8],[6,5]]},optimizer:{choices:[adam,rmsprop]},gamma:{low:0.9,high:0.99}}"
     winner = go(tmp_path, "rungs=[120]", "trials=6", "parallel=6", space=space)
@@ -217,7 +220,7 @@ def undisturbed(tmp_path_factory):
 
 
 POINTS = [
-    (RunDirectory, "write_result", 8),
+    pytest.param(RunDirectory, "write_result", 8, marks=MARKS),
     pytest.param(optuna.Study, "tell", 2, marks=pytest.mark.slow),
     pytest.param(optuna.Study, "add_trial", 4, marks=pytest.mark.slow),
     pytest.param(optuna.Trial, "report", 2, marks=pytest.mark.slow),

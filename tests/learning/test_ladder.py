@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from matrix import MARKS
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.checkpoints import load
 from qohort.runs.training import train
@@ -55,7 +56,7 @@ EXACT, SLIPPERY = 1e-4, 0.1
 """How far a learned value may be from Q*: where moves are certain, and where they are not (values up to 0.72)."""
 
 RUNGS = [
-    ("q_learning_frozenlake", EXACT, ()),
+    pytest.param("q_learning_frozenlake", EXACT, (), marks=MARKS),
     pytest.param("linear_frozenlake", EXACT, (), marks=pytest.mark.slow),
     pytest.param("q_learning_frozenlake_slippery", SLIPPERY, (), marks=pytest.mark.slow),
     pytest.param("linear_frozenlake_slippery", SLIPPERY, (), marks=pytest.mark.slow),

@@ -79,6 +79,8 @@ def verify(reported, monkeypatch, capfd):
     return call
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_the_same_ablation_again_trains_nothing_and_reports_the_same(reported):
     before = {path: path.stat().st_mtime_ns for path in (reported / "outputs").rglob("*") if path.is_file()}
     files = {path: path.read_bytes() for path in (reported / "reports").rglob("*") if path.is_file()}
@@ -90,11 +92,15 @@ def test_the_same_ablation_again_trains_nothing_and_reports_the_same(reported):
     assert files == {path: path.read_bytes() for path in (reported / "reports").rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_arms_are_in_the_names_of_directories(reported):
     names = {path.name.rpartition("-")[0] for path in (reported / "outputs" / "CartPole-v1").iterdir()}
     assert names == {"dqn", "huber"}
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_runs_that_hold_are_verified(verify, reported):
     code, out, err = verify("sample=2")
     assert code == 0, err
@@ -118,6 +124,8 @@ def forged(reported):
     kept.rename(reported)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_another_fingerprint_where_nothing_changed_fails(verify, forged):
     code, out, err = verify("sample=1")
     assert code == 1
@@ -126,6 +134,8 @@ def test_another_fingerprint_where_nothing_changed_fails(verify, forged):
     assert "1 of 1 runs have a different result on the same machine with the same versions: the report does not" in err
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_where_versions_changed_it_says_so_and_compares_scores(verify, forged):
     for file in (forged / "outputs").rglob("manifest.json"):
         tree = json.loads(file.read_text())
@@ -137,6 +147,8 @@ def test_where_versions_changed_it_says_so_and_compares_scores(verify, forged):
     assert "not contradicted, which is weaker than verified: machine, versions or code changed" in out
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_that_is_gone_or_changed_is_told_before_anything_is_trained(verify, forged):
     for file in (forged / "outputs").rglob("result.json"):
         file.write_text(json.dumps({**json.loads(file.read_text()), "fingerprint": "1" * 64}))
@@ -149,6 +161,8 @@ def test_a_run_that_is_gone_or_changed_is_told_before_anything_is_trained(verify
     assert "is in the report but cannot be read" in err
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("given", "message"),
     [
