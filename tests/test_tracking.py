@@ -80,6 +80,8 @@ SECRETS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_sweep_is_a_group_and_tells_no_secret(tmp_path):
     """Group: the sweep; job type: the agent; tags as given; and nothing of the environment in any file."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")} | SECRETS

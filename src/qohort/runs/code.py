@@ -113,6 +113,13 @@ def git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | 
 
 
 @cache
+def repository() -> tuple[str | None, bool | None]:
+    """Return the commit of the sources and whether they have uncommitted changes; None for both without Git."""
+    status = git("status", "--porcelain")
+    return git("rev-parse", "HEAD"), None if status is None else bool(status)
+
+
+@cache
 def uncommitted_changes() -> str | None:
     """Return the uncommitted changes of Python and YAML files, new files included, as a patch; None for no changes."""
     top = git("rev-parse", "--show-toplevel")

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 
 from qohort.config.identity import config_tree
 from qohort.config.schema import TrainConfig
-from qohort.runs.code import code_hash, git
+from qohort.runs.code import code_hash, repository
 
 PACKAGES = (
     *("torch", "pytorch-lightning", "hydra-core", "omegaconf", "gymnasium", "numpy", "numba", "wandb"),
@@ -34,11 +34,12 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         config: The run's configuration.
         command: The command line.
     """
+    commit, dirty = repository()
     return {
         "command": command,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": None if (status := git("status", "--porcelain")) is None else bool(status),
+        "git_commit": commit,
+        "git_dirty": dirty,
         "code": code_hash(config_tree(config)),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("qohort", *PACKAGES)},
