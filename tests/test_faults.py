@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 import qohort.runs.checkpoints
 import wandb_file
+from matrix import MARKS, matrix
 from qohort.agent.learner import QLearning
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.training import train
@@ -100,9 +101,9 @@ def kill_at(point, name, count):
 
 POINTS = [
     ("mid temporary file", "step-", 5),
-    ("before the rename", "step-", 6),
-    ("after the rename", "step-", 5),
-    ("before the rename", "final", 1),
+    pytest.param("before the rename", "step-", 6, marks=MARKS),
+    pytest.param("after the rename", "step-", 5, marks=MARKS),
+    pytest.param("before the rename", "final", 1, marks=MARKS),
     ("before the rename", "result", 2),
 ]
 
@@ -153,7 +154,7 @@ def test_killed_with_tmpdir_on_another_filesystem(tmp_path, undisturbed, monkeyp
     assert outcome(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "a byte changed"])
+@pytest.mark.parametrize("damage", matrix(["truncated", "emptied", "a byte changed"], ["a byte changed"]))
 def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, undisturbed, capfd):
     process = in_a_process(lambda: kill_at("after the rename", "step-", 8), tmp_path)
     process.join()
@@ -210,7 +211,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-@pytest.mark.parametrize("room", [40_000, 160_000, 320_000])
+@pytest.mark.parametrize("room", matrix([40_000, 160_000, 320_000], [160_000]))
 def test_a_file_system_that_is_really_full(room, small_disk, undisturbed):
     ballast = small_disk / "ballast"
     free = shutil.disk_usage(small_disk).free

@@ -224,6 +224,8 @@ def test_runs_that_cannot_be_counted_are_named_and_stop_the_report(report):
     assert not (report.directory / "reports").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_with_allow_missing_every_table_and_figure_carries_the_count(report, monkeypatch):
     report.shows("last: 5")
     synthetic.write_runs(report.planned, known)
@@ -315,6 +317,8 @@ def test_mistakes_with_the_manifests_that_are_there(monkeypatch, capfd, given, m
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_wandb_has_the_tables_and_the_figures(report, monkeypatch):
     import wandb_file
 
