@@ -175,6 +175,33 @@ class WithoutOutput(torch.nn.Linear):
         super().__init__(observation_space.shape[0], actions)
 
 
+class WithDropout(torch.nn.Sequential):
+    def __init__(self, observation_space, actions, atoms):
+        super().__init__(
+            torch.nn.Dropout(), torch.nn.Linear(4, actions * atoms), torch.nn.Unflatten(-1, (actions, atoms))
+        )
+
+
+class WrongShape(torch.nn.Sequential):
+    def __init__(self, observation_space, actions, atoms):
+        super().__init__(torch.nn.Linear(4, actions + 1), torch.nn.Unflatten(-1, (actions + 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("WithDropout", r"^network=test_module.WithDropout cannot be lifted over members .*random"),
+        ("WrongShape", r"^network=test_module.WrongShape must map .* but its values have shape \(2, 3\)$"),
+    ],
+)
+def test_a_network_that_cannot_be_a_members_is_refused(name, message):
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = compose("train", ["seed=0", "logger=none"])
+    config.network = {"_target_": f"test_module.{name}"}
+    with pytest.raises(ConfigError, match=message):
+        prepare(config)
+
+
 def test_a_newest_transition_has_fractions_of_its_own(tmp_path):
     settings = "compile=none logger=none seed=0 budget=60 learning_starts=0 agent=iqn replay=none env.num_envs=2"
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
