@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from matrix import matrix
+from matrix import MARKS, matrix
 from qohort.config.composition import CONFIG_DIRECTORY, without_hydra
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash
@@ -77,6 +77,8 @@ def test_arms_and_what_each_is_compared_with(composes):
     assert arms[3].declared == ("head",)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_the_sweep_is_of_ordinary_cohorts(composes):
     planned = composes.fold(MANIFEST, max_members=2)
     assert [(cell.arm.label, cell.environment) for cell, _ in planned] == [
@@ -114,6 +116,8 @@ MANIFEST_ALONE = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_what_is_given_besides_comes_last(composes):
     planned = composes.fold(MANIFEST, "seed=7,8", "budget=2000", "target_network.every=50")
     assert {cohort.seeds for _, cohorts in planned for cohort in cohorts} == {(7, 8)}
@@ -157,14 +161,24 @@ def test_several_ablations_may_be_asked_for(composes):
             r"arm both differs from dqn in max_grad_norm=0.9 \(there ",
         ),
         ("    huber: [head=huber]", "    huber: [agent=dqn]", "arms dqn and dqn_plus_huber are the same experiment"),
-        ("    huber: [head=squared]", "    huber: [head=huber]", "arms both and both_minus_huber are the same"),
+        pytest.param(
+            "    huber: [head=squared]",
+            "    huber: [head=huber]",
+            "arms both and both_minus_huber are the same",
+            marks=MARKS,
+        ),
         ("[head=huber, gamma=0.9]", "[head=huber, budget=6000]", r"in budget=6000 \(there 5000\): arms may not differ"),
         (
             "    huber: [head=huber]",
             "    huber: [evaluation.episodes=99]",
             "evaluation.episodes=99 .*may not differ in",
         ),
-        ("    huber: [head=huber]", "    huber: [+env.kwargs.max_episode_steps=50]", "env.kwargs.*may not differ"),
+        pytest.param(
+            "    huber: [head=huber]",
+            "    huber: [+env.kwargs.max_episode_steps=50]",
+            "env.kwargs.*may not differ",
+            marks=MARKS,
+        ),
     ],
 )
 def test_arms_that_differ_in_what_they_may_not_are_refused(composes, before, after, message):

@@ -12,9 +12,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import wandb_file
+from matrix import MARKS
 from qohort.agent.callbacks import CohortCallback
 from qohort.config.composition import CONFIG_DIRECTORY
-from qohort.config.errors import ConfigError
+from qohort.config.errors import ConfigError, RunsFailed
 from qohort.runs.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,8 @@ def test_what_is_logged_at_each_update_is_written_with_the_rows_of_the_loss_and_
     assert steps[-1]["mine/steps"] == 400  # callbacks end before the module, which looks once more at the end
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_callback_changes_no_bits_and_has_a_directory_of_its_own(tmp_path):
     plain = run(tmp_path, "logger=none")
     watched = run(tmp_path, "logger=none", callbacks={"all": {"_target_": f"{__name__}.Everything"}})
@@ -104,7 +107,7 @@ def test_counters_cannot_be_logged_over(tmp_path, name):
             pl_module.log(name, 1)
 
     globals()["Bad"] = Bad
-    with pytest.raises(ValueError, match="every row has this already"):
+    with pytest.raises(RunsFailed, match="every row has this already"):
         run(tmp_path, "logger=none", callbacks={"bad": {"_target_": f"{__name__}.Bad"}})
 
 
@@ -126,6 +129,8 @@ def test_a_callback_cannot_end_a_run_before_its_budget(tmp_path):
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_profiler_prints_its_report(tmp_path):
     command = [sys.executable, "scripts/train.py", *SHORT, "logger=none", "trainer.profiler=simple"]
     done = subprocess.run([*command, f"output_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
@@ -180,7 +185,7 @@ class PlainConvolutions(torch.nn.Module):
         return self.output(features).unflatten(-1, self.shape)
 
 
-@pytest.mark.parametrize("mode", ["inductor", "fx"])
+@pytest.mark.parametrize("mode", [pytest.param("inductor", marks=MARKS), "fx"])
 def test_a_users_ordinary_convolutions_train_in_every_mode_and_the_manifest_records_how(tmp_path, mode, capsys):
     """Conv2d cannot be compiled for any number of members: the run goes on in another mode, and says so."""
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):

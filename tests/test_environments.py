@@ -180,8 +180,8 @@ def test_restored_environments_go_on_exactly(id, steps):
     restored = made(id, seeds, num_envs)
     restored.reset()
     observation = restored.load_state_dict(merge_states([split_state(state, m) for m in range(2)]))
-    assert np.array_equal(observation, env._observations)
-    assert observation.dtype == env._observations.dtype
+    assert np.array_equal(observation, env.observations)
+    assert observation.dtype == env.observations.dtype
     assert restored.state_dict() == state
     for a, b in zip(play(env, actions[steps:]), play(restored, actions[steps:]), strict=True):
         for one, other in zip(a, b, strict=True):
@@ -234,7 +234,7 @@ def test_an_environment_that_does_not_repeat_is_told_clearly():
     env = make()
     env.reset()
     env.step(np.array([0, 0]))
-    with pytest.raises(RuntimeError, match=r"environment 1 does not repeat episode 0 .* not deterministic"):
+    with pytest.raises(ConfigError, match=r"environment 1 does not repeat episode 0 .* not deterministic"):
         make().load_state_dict(env.state_dict())
 
 

@@ -144,6 +144,8 @@ def test_killed_at_more_random_moments(seed, tmp_path, undisturbed):
     assert outcome(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second filesystem here")
 def test_killed_with_tmpdir_on_another_filesystem(tmp_path, undisturbed, monkeypatch):
     assert os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev
@@ -211,6 +213,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("room", matrix([40_000, 160_000, 320_000], [160_000]))
 def test_a_file_system_that_is_really_full(room, small_disk, undisturbed):
     ballast = small_disk / "ballast"
@@ -224,6 +228,8 @@ def test_a_file_system_that_is_really_full(room, small_disk, undisturbed):
     assert outcome(small_disk) == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_checkpoints_by_the_clock(tmp_path, undisturbed):
     rarely = ("checkpoint.every=100000", "checkpoint.minutes=1e-9")
     process = in_a_process(lambda: kill_at("after the rename", "step-", 4), tmp_path, *rarely)
@@ -250,7 +256,9 @@ def signal_at(env_steps, number):
     QLearning.collect = collect_and_signal
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(one, marks=MARKS) for one in (signal.SIGINT, signal.SIGUSR1))]
+)
 def test_a_signal_ends_training_at_the_next_step_saved(number, tmp_path, undisturbed):
     process = in_a_process(lambda: signal_at(137, number), tmp_path, "checkpoint.every=100000")
     process.join()

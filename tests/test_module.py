@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import reference as ref
+from qohort.agent.evaluation import EpisodeScores
 from qohort.agent.learner import QLearning
 from qohort.agent.q_values import QValues
 from qohort.cohort.program import Compiler
@@ -105,14 +106,21 @@ def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_th
 
 def test_evaluation_while_training_is_on_normalised_observations():
     learner = module("normalize_observations=true")
-    raw, given = learner.actor.environments._observations.reshape(2, 1, 4).copy(), []
+    raw, given = learner.actor.environments.observations.reshape(2, 1, 4).copy(), []
     learner.values = lambda observation: given.append(observation) or observation
 
-    def evaluator(values, round):
-        values(torch.from_numpy(raw))
-        return SimpleNamespace(returns=np.ones((2, 1)), lengths=np.ones((2, 1)))
+    class Evaluator:
+        def __call__(self, values, round, without):
+            values(torch.from_numpy(raw))
+            return EpisodeScores(np.ones((2, 1)), np.ones((2, 1), dtype=np.int64))
 
-    learner.evaluator = evaluator
+        def beyond_bounds(self):
+            return None
+
+        def close(self):
+            pass
+
+    learner.evaluator = Evaluator()
     learner.actor.preprocessing._observations(10 * raw)
     learner.evaluate()
     mean = 11 * raw.astype(np.float64) / 2

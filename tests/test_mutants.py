@@ -182,7 +182,6 @@ def test_without_a_mutation_all_of_them_pass(tmp_path):
 FAST = (
     "n-step returns cross truncations (tf-agents#939)",
     "γ in place of γⁿ (lightning-bolts)",
-    "Double Q-learning is hidden in the loss (RLlib, tianshou)",
 )
 
 

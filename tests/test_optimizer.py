@@ -212,7 +212,7 @@ def loss_of(network):
     return TDLoss(network.member_forward, Greedy(), Expected("huber"))
 
 
-@pytest.mark.parametrize("mode", ["none", "fx", "inductor"])
+@pytest.mark.parametrize("mode", ["none", "fx", pytest.param("inductor", marks=MARKS)])
 def test_update_equals_gradients_clipping_adam_and_polyak_one_after_the_other(mode, capsys):
     online, reference = small_cohort(), small_cohort()
     target, reference_target = online.frozen_copy(), reference.frozen_copy()
@@ -256,12 +256,23 @@ def test_update_equals_gradients_clipping_adam_and_polyak_one_after_the_other(mo
         (spaces.Box(-1, 1, (4,)), LinearNetwork, "squared"),
         (spaces.Box(0, 255, (2, 2), np.uint8), MLP, "huber"),
         (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), layer_norm=True), "squared"),
-        (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), spectral_norm=True, dueling=True), "squared"),
-        (spaces.Box(0, 255, (2, 5, 4), np.uint8), partial(ConvNetwork, convolutions=[(3, 2, 1)], hidden=[5]), "huber"),
-        (
+        pytest.param(
+            spaces.Box(-1, 1, (4,)),
+            partial(MLP, hidden=(7, 5), spectral_norm=True, dueling=True),
+            "squared",
+            marks=MARKS,
+        ),
+        pytest.param(
+            spaces.Box(0, 255, (2, 5, 4), np.uint8),
+            partial(ConvNetwork, convolutions=[(3, 2, 1)], hidden=[5]),
+            "huber",
+            marks=MARKS,
+        ),
+        pytest.param(
             spaces.Box(0, 1, (6, 5, 2), bool),
             partial(ImpalaNetwork, channels=[3], hidden=[4], channels_last=True),
             "huber",
+            marks=MARKS,
         ),
     ],
 )

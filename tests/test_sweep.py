@@ -272,6 +272,8 @@ def test_a_member_that_diverges_fails_alone_and_is_told(tmp_path):
     assert failures[0].stat().st_mtime_ns > before
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_member_that_diverges_after_its_last_row_is_no_result(tmp_path):
     done = sweep(tmp_path, "seed=0,1", "optimizer.lr=1e-3,1e37", "log_every=100000", "max_grad_norm=null")
     assert done.returncode == 1

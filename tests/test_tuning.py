@@ -23,10 +23,10 @@ import qohort.experiments.tuning
 import qohort.experiments.tuning_config
 import qohort.runs.training
 from matrix import MARKS
-from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.composition import CONFIG_DIRECTORY, override
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.members import check_config
-from qohort.experiments.experiment_file import experiment_text, override
+from qohort.experiments.experiment_file import experiment_text
 from qohort.experiments.search_space import Interval, read_space
 from qohort.experiments.tuning import tune
 from qohort.experiments.tuning_config import check_settings, check_space
@@ -355,6 +355,8 @@ def test_no_winner_where_all_fail(tmp_path, experiments):
     assert not experiments.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_no_number_where_a_reporting_run_fails(tmp_path, experiments, capsys, monkeypatch):
     really = qohort.experiments.tuning.reasons
     failing = {3: ["seed 1: diverged"]}
@@ -385,6 +387,8 @@ def test_another_file_is_not_overwritten(tmp_path, experiments, pretended):
         go(tmp_path / "a", "trials=8")
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_study_keeps_its_settings(tmp_path, pretended):
     pretended(lambda trial, budget: trial["gamma"])
     go(tmp_path)

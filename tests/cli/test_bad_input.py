@@ -245,7 +245,7 @@ AFTER_A_LOOK = [
     ("env.id=Blackjack-v1", "env.id=Blackjack-v1", "Box, Discrete or MultiBinary"),
     ("+env.kwargs.foo=1", "env.kwargs={'foo': 1}"),
     ("+env.kwargs.max_episode_steps=-5", "max_episode_steps", "cannot be made"),
-    ("env=frozenlake network=table +env.kwargs.map_name=5x5", "map_name", "KeyError '5x5'"),
+    ("env=frozenlake network=table +env.kwargs.map_name=5x5", "map_name", "KeyError: '5x5'"),
     ("env=lunarlander +env.kwargs.gravity=5", "gravity", "cannot be made"),
     ("network=table", "qohort: network=table", "use network=linear"),
     (

@@ -302,6 +302,8 @@ def edit(run: Path, old: str, new: str) -> None:
     (run / "config.yaml").write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_from_the_command_line_a_mistake_has_no_traceback(tmp_path: Path) -> None:
     done = python("evaluate.py", f"run={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")

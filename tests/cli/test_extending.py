@@ -114,6 +114,8 @@ def test_its_mistakes_are_refused_as_it_says(lines: list[str], copy: Path) -> No
     assert not (copy / "outputs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_its_own_tests_pass(copy: Path) -> None:
     (command,) = [line for line in SHELL if line.startswith("pytest")]
     done = run(copy, [*shlex.split(command), "-p", "no:cacheprovider"])

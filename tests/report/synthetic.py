@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from qohort.report.scores import PlannedRun
 from qohort.runs.directory import area_under_curve
 from qohort.runs.manifest import cpu_name
 
+OUTPUT = Path("planned")
 MANIFEST = {
     "command": ["train.py", "-m", "ablation=synthetic"],
     "git_commit": "0" * 40,
@@ -63,9 +65,27 @@ def write_manifest(directory: Path, text: str, name: str = "synthetic") -> Path:
 
 def plan(conf: Path, output: Path, name: str = "synthetic", extra: Sequence[str] = ()) -> list[PlannedRun]:
     """The runs that a manifest asks for."""
-    with loader() as composes:
-        ablation = read_ablation(name, extra, composes, [f"hydra.searchpath=[file://{conf}]"])
-        return plan_runs(ablation, composes, str(output))
+    text = (conf / "ablation" / f"{name}.yaml").read_text()
+    return [
+        replace(
+            run,
+            config=replace(run.config, output_dir=str(output)),
+            directory=output / run.directory.relative_to(OUTPUT),
+        )
+        for run in _planned(text, str(conf), name, tuple(extra))
+    ]
+
+
+_PLANS: dict[tuple[str, str, tuple[str, ...]], list[PlannedRun]] = {}
+
+
+def _planned(text: str, conf: str, name: str, extra: tuple[str, ...]) -> list[PlannedRun]:
+    """The same below `OUTPUT`, composed once for each text, since that takes seconds."""
+    if (text, name, extra) not in _PLANS:
+        with loader() as composes:
+            ablation = read_ablation(name, extra, composes, [f"hydra.searchpath=[file://{conf}]"])
+            _PLANS[text, name, extra] = plan_runs(ablation, composes, str(OUTPUT))
+    return _PLANS[text, name, extra]
 
 
 Score = Callable[[PlannedRun, np.random.Generator], float]

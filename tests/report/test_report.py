@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from matrix import MARKS
 from qohort.report.tables import Cell, Table, latex, markdown, number
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -34,10 +35,13 @@ class Report:
         self.directory, self._monkeypatch, self._capfd = directory, monkeypatch, capfd
         self.text = synthetic.manifest(["dqn", "better", "same"], ENVIRONMENTS, SEEDS)
         self.conf = self.shows("figures: [curves]")  # drawing takes seconds
-        self.planned = synthetic.plan(self.conf, directory / "outputs")
 
     def shows(self, words):
         return synthetic.write_manifest(self.directory, self.text + f"show: {{{words}}}\n")
+
+    @functools.cached_property
+    def planned(self):
+        return synthetic.plan(self.conf, self.directory / "outputs")
 
     @property
     def path(self):
@@ -135,6 +139,8 @@ def test_the_figures_are_png_and_pdf_and_all_in_the_page(report):
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_the_manifest_says_what_is_shown(report):
     report.shows("score: auc, last: 2, figures: [scores]")
     synthetic.write_runs(report.planned, known)
@@ -353,6 +359,8 @@ def test_numbers():
     assert number(0.0, 2, sign=True) == "0.00"
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here: the LaTeX tables are not compiled")
 def test_the_latex_table_compiles(report):
     synthetic.write_runs(report.planned, known)
@@ -386,7 +394,7 @@ frame.onload = () => {{
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, pytest.param(400, marks=MARKS)])
 def test_the_page_in_a_browser_shows_every_figure_and_no_error(report, width):
     report.shows("last: 5")
     synthetic.write_runs(report.planned, known)

@@ -35,9 +35,11 @@ class Actor:
     def __init__(self, members: Sequence[TrainConfig]) -> None:
         env = members[0].env
         seeds = [member.seed for member in members]
-        self._shape = (len(members), env.num_envs)
+        self._shape, self._deterministic = (len(members), env.num_envs), env.deterministic
         makers = [lambda: make_environment(env)] * (len(members) * env.num_envs)
-        self.environments = EpisodicVectorEnv(makers, episode_seeds(seeds, env.num_envs, "environments"), len(members))
+        self.environments = EpisodicVectorEnv(
+            makers, episode_seeds(seeds, env.num_envs, "environments"), len(members), env.deterministic
+        )
         self.space: spaces.Space[Any] = self.environments.single_observation_space
         self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
         self.exploration: Exploration = across_members(
@@ -94,6 +96,9 @@ class Actor:
         """Restore the state that `state_dict` returned."""
         load_state(self._parts, state)
         self._observation = np.array(state["observation"].numpy())
+        if not self._deterministic:
+            self.statistics.drop()
+            self._observation = self.preprocessing.first(self._by_member(self.environments.observations.copy()))
 
     @property
     def _parts(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from qohort.cohort.streams import UniformStream, member_seed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
+from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueCheck, close_all
 from qohort.environments.making import make_environment
 from qohort.replay.base import Values
 
@@ -23,6 +25,8 @@ class EpisodeScores(NamedTuple):
     """The undiscounted return of each episode, `[M, episodes]`."""
     lengths: NDArray[np.int64]
     """The env_steps of each episode, `[M, episodes]`."""
+    failures: Mapping[int, EnvironmentFailure] = MappingProxyType({})
+    """The members whose environment failed. Their returns are NaN."""
 
 
 class Evaluator:
@@ -50,42 +54,63 @@ class Evaluator:
         self._actions = int(self._envs[0][0].action_space.n)  # type: ignore[attr-defined]
         self._first_action = np.int64(self._envs[0][0].action_space.start)  # type: ignore[attr-defined]
         self._observations = np.zeros((len(seeds), evaluation.episodes, *(space.shape or ())), dtype=space.dtype)
+        self._check = ValueCheck(space, self._observations.reshape(-1, *(space.shape or ())))
 
     def prepare(self, values: Values) -> None:
         """Compile the networks for the batch shape of an evaluation, so that the first evaluation does not wait."""
         values(torch.as_tensor(self._observations, device=self._device))
 
-    def __call__(self, values: Values, round: int) -> EpisodeScores:
+    def __call__(self, values: Values, round: int, without: Collection[int] = ()) -> EpisodeScores:
         """Play one episode in every environment.
 
         Args:
             values: Maps observations `[M, episodes, ...]` to action values `[M, episodes, A]`.
             round: Selects the seeds of the episodes; training passes the env_steps so far.
+            without: Indices of members that have failed. They are not evaluated, and their returns are NaN.
         """
         shape = self._observations.shape[:2]
         returns, lengths = np.zeros(shape), np.zeros(shape, dtype=np.int64)
-        running = [(m, i) for m in range(shape[0]) for i in range(shape[1])]
+        failures: dict[int, EnvironmentFailure] = {}
+        envs = [[CheckedEnv(env) for env in member] for member in self._envs]
+        running = [(m, i) for m in range(shape[0]) for i in range(shape[1]) if m not in without]
         for m, i in running:
-            seed = member_seed(self._seeds[m], "evaluation", round, i) >> 31
-            self._observations[m, i] = self._envs[m][i].reset(seed=seed)[0]
+            try:
+                seed = member_seed(self._seeds[m], "evaluation", round, i) >> 31
+                self._observations[m, i] = envs[m][i].reset(seed)
+            except EnvironmentFailure as failure:
+                failures.setdefault(m, failure)
         stream = self._random_stream(round)
         for step in range(self._config.max_episode_steps):
+            running = [(m, i) for m, i in running if m not in failures] if failures else running
+            if not running:
+                break
             # The batch keeps its shape when episodes end, so that one episode never changes the bits of another.
             greedy = values(torch.as_tensor(self._observations, device=self._device)).argmax(-1).cpu().numpy()
             actions = self._sometimes_random(greedy, stream)
             unfinished = []
             running_actions = actions[tuple(np.transpose(running))] + self._first_action
             for (m, i), action in zip(running, running_actions, strict=True):
-                observation, reward, terminated, truncated, _ = self._envs[m][i].step(action)
+                try:
+                    observation, reward, terminated, truncated = envs[m][i].step(action)
+                except EnvironmentFailure as failure:
+                    failures.setdefault(m, failure)
+                    continue
                 self._observations[m, i] = observation
                 returns[m, i] += float(reward)
                 lengths[m, i] = step + 1
                 if not (terminated or truncated):
                     unfinished.append((m, i))
+            for index, wrong in self._check.wrong():
+                m, i = divmod(index, shape[1])
+                failures.setdefault(m, envs[m][i].failure(f"step() returned an observation with {wrong}"))
+                self._observations[m, i] = self._check.harmless
             running = unfinished
-            if not running:
-                break
-        return EpisodeScores(returns, lengths)
+        returns[[*failures, *without]] = np.nan
+        return EpisodeScores(returns, lengths, failures)
+
+    def beyond_bounds(self) -> str | None:
+        """Return, once, a float that was beyond the bounds of the observation space since the last call."""
+        return self._check.beyond()
 
     def _random_stream(self, round: int) -> UniformStream | None:
         if self._config.epsilon == 0:
@@ -102,6 +127,4 @@ class Evaluator:
 
     def close(self) -> None:
         """Close every environment."""
-        for member in self._envs:
-            for env in member:
-                env.close()
+        close_all(env for member in self._envs for env in member)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ from qohort.cohort.state import Stateful, load_state, state_of
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.schema import TrainConfig
+from qohort.environments.checked import EnvironmentFailure
 from qohort.replay.base import Batch, Replay, ReplaySpec
 
 STATE_FORMAT = 2
@@ -96,11 +98,17 @@ class QLearning(pl.LightningModule):
         members: The members' configurations. They differ in `seed`, and may differ in the keys that
             `qohort.config.folding.foldable_keys` returns.
         recorder: Writes the metrics.
-        fail: Called with the member's index, the env_steps and the reason when a member fails.
+        fail: Called when a member fails, with its index, the env_steps, the reason in one line, and what else is known
+            (the seed and the actions of the episode in which its environment failed).
+        stop: Returns the name of the signal that asks to stop, if there was one.
     """
 
     def __init__(
-        self, members: Sequence[TrainConfig], recorder: Recorder, fail: Callable[[int, int, str], None]
+        self,
+        members: Sequence[TrainConfig],
+        recorder: Recorder,
+        fail: Callable[[int, int, str, Mapping[str, Any]], None],
+        stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -121,7 +129,7 @@ class QLearning(pl.LightningModule):
 
         self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
         self.intervals = Intervals(self.progress)
-        self.compiler = Compiler(config.compile)
+        self.compiler = Compiler(config.compile, stop)
         self.last_evaluation = np.full(len(members), np.nan)
         """The mean return of each member's last evaluation, `[M]`; NaN before the first evaluation."""
         self._callbacks: list[CohortCallback] = []
@@ -182,6 +190,7 @@ class QLearning(pl.LightningModule):
         self._set_learning_rate()
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         self._callbacks = [callback for callback in callbacks if isinstance(callback, CohortCallback)]
+        self._give_up_environments()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update every member once."""
@@ -230,6 +239,10 @@ class QLearning(pl.LightningModule):
         )
         self.replay.add(transition)
         progress.env_steps += self.num_envs
+        if self.actor.environments.failures:
+            self._give_up_environments()
+        if episodes:
+            self._report_beyond_bounds(self.actor.environments.beyond_bounds())
         for m, score, length in episodes:
             progress.episodes[m] += 1
             self._write(m, {"train/return": score, "train/length": length})
@@ -277,8 +290,15 @@ class QLearning(pl.LightningModule):
     def evaluate(self) -> None:
         """Play evaluation episodes with every member and log their mean return and length."""
         self.intervals.last["evaluation"] = self.progress.env_steps
-        scores: EpisodeScores = self.evaluator(self.actor.preprocessing.before(self.values), self.progress.env_steps)
+        values = self.actor.preprocessing.before(self.values)
+        scores: EpisodeScores = self.evaluator(values, self.progress.env_steps, without=self.failed)
+        for m, failure in scores.failures.items():
+            self._give_up_environment(m, failure, {"evaluation": True})
+        self._report_beyond_bounds(self.evaluator.beyond_bounds())
         self.last_evaluation = scores.returns.mean(1)
+        for m in np.flatnonzero(~np.isfinite(self.last_evaluation)).tolist():
+            if m not in self.failed:
+                self._give_up(m, f"evaluation return {self.last_evaluation[m]}")
         for m, mean in enumerate(self.last_evaluation.tolist()):
             self._write(m, {"eval/return": mean, "eval/length": float(scores.lengths[m].mean())})
         for callback in self._callbacks:
@@ -333,6 +353,8 @@ class QLearning(pl.LightningModule):
                 "continue with the version that wrote it, or start over with overwrite=true"
             )
         load_state(self._parts, state)
+        if not self.config.env.deterministic:
+            self.replay.truncate()
 
     @property
     def recent_returns(self) -> NDArray[np.float64]:
@@ -414,9 +436,32 @@ class QLearning(pl.LightningModule):
             if not is_finite and m not in self.failed:
                 self._give_up(m, "diverged: its weights are not finite")
 
-    def _give_up(self, m: int, reason: str) -> None:
+    def _give_up_environments(self) -> None:
+        """Mark the members whose environments have failed as failed."""
+        failures = self.actor.environments.failures
+        for m in sorted(failures.keys() - self.failed):
+            environment, episode, failure = failures[m]
+            self._give_up_environment(m, failure, {"environment": environment, "episode": episode})
+        failures.clear()
+
+    def _give_up_environment(self, m: int, failure: EnvironmentFailure, where: Mapping[str, Any]) -> None:
+        episode = {**where, "seed": failure.seed, "actions": failure.actions}
+        details = {"episode": episode} | ({"traceback": failure.trace} if failure.trace else {})
+        at = "of an evaluation" if "evaluation" in where else "of training"
+        reason = f"env.id={self.config.env.id}: {failure.reason}, at step {len(failure.actions)} of an episode {at}"
+        self._give_up(m, reason, details)
+
+    def _report_beyond_bounds(self, reason: str | None) -> None:
+        if reason is not None:
+            print(
+                f"qohort: env.id={self.config.env.id} returned an observation with {reason}, which is beyond its space "
+                f"{self.actor.space}; training goes on, since floats are used as they are",
+                file=sys.stderr,
+            )
+
+    def _give_up(self, m: int, reason: str, details: Mapping[str, Any] | None = None) -> None:
         self.failed.add(m)
-        self._fail(m, self.progress.env_steps, reason)
+        self._fail(m, self.progress.env_steps, reason, details or {})
 
     def _set_learning_rate(self) -> None:
         factor = self.lr_schedule(self.progress)

@@ -26,12 +26,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from qohort.cli.jobs import jobs_of
+from qohort.cli.streams import lenient_streams
 from qohort.config.composition import CONFIG_DIRECTORY, Sources, parser_of, without_hydra
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.config.members import check_config
 from qohort.config.mistakes import explain, plain
 from qohort.config.overrides import check_choices, parse_override
-from qohort.config.paths import check_output
+from qohort.config.paths import check_output, expand_paths
 from qohort.config.schema import TrainConfig
 from qohort.runs.interruption import STOP
 
@@ -47,8 +48,10 @@ def _check_run(config: DictConfig) -> TrainConfig:
 
 def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
     """Check the training jobs of a sweep, including their environments, before the first one starts."""
-    from qohort.runs.checking import check_accelerator, check_environment
+    from qohort.runs.checking import check_accelerator, check_environment, check_tracking
 
+    for first in {repr(one.logger): one for one in firsts}.values():
+        check_tracking(first)
     # Jobs that are equal in these keys are checked once.
     alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}
     for first in alike.values():
@@ -80,6 +83,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
+        @lenient_streams()
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
             warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a missing search path
@@ -88,12 +92,17 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
+                with lenient_streams():  # also in a launcher's worker
+                    return checked(config)
+
+            def checked(config: DictConfig) -> Any:
                 # Hydra would add a line of its own to an error of its job, so the error is kept and reported below.
                 nonlocal started
                 try:
                     started = True
                     if os.getpid() != process:  # a launcher's worker may have started in another directory
                         os.chdir(HydraConfig.get().runtime.cwd)
+                    expand_paths(config)
                     CHECKS.get(config_name, _nothing)(config)
                     return task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
@@ -106,8 +115,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
             try:
                 arguments = _read_options()
-                sweeping = bool(arguments.multirun)
                 sources = Sources.of(arguments, config_name)
+                sweeping = arguments.multirun = bool(arguments.multirun) or _says_multirun(arguments, sources)
                 if sources and not arguments.shell_completion:
                     _check_overrides(arguments, sources, config_name)
                 try:
@@ -126,6 +135,20 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return main
 
     return decorate
+
+
+def _says_multirun(arguments: Namespace, sources: Sources | None) -> bool:
+    """Return whether `hydra.mode=MULTIRUN`, on the command line or in a file, makes a sweep without `-m`."""
+    if sources is None or arguments.cfg or arguments.info:
+        return False
+    files = (file for directory in sources.directories for file in directory.rglob("*.yaml"))
+    if not any("MULTIRUN" in text for text in (*arguments.overrides, *(file.read_text() for file in files))):
+        return False  # composing takes longer
+    with parser_of(sources):
+        try:
+            return str(sources.compose(arguments.overrides).hydra.mode) == "RunMode.MULTIRUN"
+        except Exception:  # it is reported when the jobs are composed
+            return any("MULTIRUN" in text for text in arguments.overrides)
 
 
 def _nothing(_: Any, /) -> Any:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from qohort.cohort.stacking import CohortNetwork
+from qohort.config.errors import Interrupted
 
 COMPILE_MODES = ("inductor", "fx", "none")
 """The values of the key `compile`, fastest first."""
@@ -36,10 +37,12 @@ class Compiler:
 
     Args:
         mode: One of `COMPILE_MODES`.
+        stop: Returns the name of the signal that asks to stop, if there was one. A signal also reaches the C++
+            compiler, whose failure is then not one of the program.
     """
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, mode: str, stop: Callable[[], str | None] = lambda: None) -> None:
+        self.mode, self._stop = mode, stop
         self.fallbacks: dict[str, str] = {}
         """The mode of each program that could not be compiled in the requested mode, by program name."""
 
@@ -60,6 +63,9 @@ class Compiler:
 
         Returns:
             The compiled function of the inputs.
+
+        Raises:
+            Interrupted: If a signal asked to stop while it was compiled.
         """
         modes = COMPILE_MODES[COMPILE_MODES.index(self.mode) :]
         for mode, following in zip(modes, (*modes[1:], ""), strict=True):
@@ -70,6 +76,10 @@ class Compiler:
             try:
                 return build(mode, program.function, program.state, inputs, program.in_parts)
             except Exception as error:  # a compiler may raise anything
+                if signal := self._stop():
+                    raise Interrupted(
+                        f"interrupted by {signal} while {program.name} was compiled: the same command goes on"
+                    ) from error
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 if program.name not in self.fallbacks or self.fallbacks[program.name] == mode:
                     print(

@@ -62,6 +62,8 @@ def merge_states(states: Sequence[Any]) -> Any:
         ValueError: If a value that all members share differs, for example the number of env_steps.
     """
     first = states[0]
+    if len(states) == 1:
+        return first
     if isinstance(first, Tensor) and first.dim() > 0:
         return torch.cat(list(states))
     if isinstance(first, Mapping):

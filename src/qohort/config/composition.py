@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -65,7 +65,26 @@ class Sources:
     @property
     def searchpath(self) -> list[str]:
         """The override that adds `added` to Hydra's search path; empty without it."""
-        return [f"hydra.searchpath=[file://{self.added}]"] if self.added else []
+        return [override("hydra.searchpath", [f"file://{self.added}"])] if self.added else []
+
+
+def override(key: str, value: Any) -> str:
+    """Return a setting as an override in Hydra's grammar."""
+    return f"{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return repr(value)
 
 
 def groups_of(sources: Sources) -> dict[str, Any]:

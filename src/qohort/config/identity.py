@@ -24,7 +24,9 @@ def config_tree(config: TrainConfig) -> dict[str, Any]:
 
 def experiment_tree(config: TrainConfig) -> dict[str, Any]:
     """Return the part of a configuration that identifies the experiment: all keys but `NOT_HASHED`."""
-    return {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
+    tree = {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
+    del tree["env"]["deterministic"]  # a check, which does not change what is learned
+    return tree
 
 
 def config_hash(config: TrainConfig) -> str:

@@ -20,6 +20,7 @@ from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.labels import label_of
 from qohort.config.messages import format_value, nearest
+from qohort.config.paths import expand_paths
 from qohort.config.schema import NOT_FOR_COHORTS, TrainConfig
 
 
@@ -34,6 +35,7 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     """
     plain = config.copy()
     OmegaConf.set_struct(plain, False)
+    expand_paths(plain)
     if plain.pop("ablation", None) is not None:
         raise ConfigError("ablation is a sweep: add -m to run it (and leave hydra/sweeper as it is)")
     arm = plain.pop("arm", None)

@@ -5,8 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
+
+PATH_KEYS = ("output_dir", "reports_dir", "run")
+"""Keys that are paths."""
+
+
+def expand_paths(config: DictConfig) -> None:
+    """Replace `~` in the configuration's paths, and make them absolute if Hydra has changed the directory.
+
+    With `hydra.job.chdir=true` Hydra runs a job in a directory of its own, but a path is meant from where the command
+    was typed.
+
+    Args:
+        config: The composed configuration; it is changed.
+    """
+    moved = HydraConfig.initialized() and bool(HydraConfig.get().job.chdir)
+    for key in PATH_KEYS:
+        value = OmegaConf.select(config, key)
+        if isinstance(value, str) and value:
+            path = Path(value).expanduser()
+            config[key] = str(Path(HydraConfig.get().runtime.cwd) / path) if moved else str(path)
 
 
 def check_output(config: TrainConfig) -> None:

@@ -18,12 +18,15 @@ class EnvironmentConfig:
         num_envs: Number of environments per member.
         kwargs: Keyword arguments of `gymnasium.make`.
         wrappers: Wrappers, innermost first: nodes whose `_target_` takes the environment as first argument.
+        deterministic: Whether an episode must repeat from its seed and its actions. If not, this is not checked, and a
+            resumed run starts new episodes.
     """
 
     id: str
     num_envs: PositiveInt
     kwargs: Mapping[str, Any]
     wrappers: Sequence[Annotated[Node, Role("gymnasium.Env", ("env",))]]
+    deterministic: bool = True
 
     @property
     def name(self) -> str:

@@ -57,6 +57,11 @@ class EpisodeStatistics:
         self._lengths[ended] = 0
         return episodes
 
+    def drop(self) -> None:
+        """Start new episodes in place of the current ones, which do not count."""
+        self._returns[:] = 0
+        self._lengths[:] = 0
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the returns, the lengths and the moving averages."""
         arrays = {"returns": self._returns, "lengths": self._lengths, "recent": self.recent}

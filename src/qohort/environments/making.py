@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
+from qohort.environments.checked import in_words
 
 
 def make_environment(config: EnvironmentConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -26,20 +27,21 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
     try:
         kwargs = dict(config.kwargs) | ({"render_mode": render_mode} if render_mode else {})
         env: gym.Env[Any, Any] = gym.make(config.id, disable_env_checker=True, **kwargs)
-    except (gym.error.Error, ImportError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
-        kind = type(error).__name__
-        reason = " ".join(str(error).split()) or kind
-        if isinstance(error, LookupError):  # its message is only the key
-            reason = f"{kind} {reason}"
+    except (Exception, SystemExit) as error:
+        # Gymnasium's own errors say what is wrong; another one needs its type, as a LookupError, which is only a key.
+        reason = str(error) if isinstance(error, gym.error.Error) else in_words(error)
         raise ConfigError(
-            f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {reason}"
+            f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {' '.join(reason.split())}"
         ) from error
     for wrapper in config.wrappers:
         try:
-            env = instantiate(wrapper, env)
-        except InstantiationException as error:
-            reason = " ".join(str(error.__cause__ or error).split())
+            wrapped = instantiate(wrapper, env, _convert_="all")
+        except (Exception, SystemExit) as error:
+            reason = in_words((error.__cause__ if isinstance(error, InstantiationException) else None) or error)
             raise ConfigError(f"env.wrappers: {wrapper} cannot be applied: {reason}") from error
+        if not isinstance(wrapped, gym.Env):
+            raise ConfigError(f"env.wrappers: {wrapper} returned a {type(wrapped).__name__}, not an environment")
+        env = wrapped
     return env
 
 
@@ -53,7 +55,12 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
     Raises:
         ConfigError: If the action space is not Discrete, or observations are not Box, Discrete or MultiBinary.
     """
-    action, observation = env.action_space, env.observation_space
+    action, observation = (getattr(env, name, None) for name in ("action_space", "observation_space"))
+    for name, space in (("action_space", action), ("observation_space", observation)):
+        if not isinstance(space, spaces.Space):
+            raise ConfigError(
+                f"env.id={config.id}: its {name} is {space!r}, but it must be a space of gymnasium.spaces"
+            )
     if not isinstance(action, spaces.Discrete):
         raise ConfigError(f"env.id={config.id} has the action space {action}: DQN needs a Discrete one")
     if not isinstance(observation, spaces.Box | spaces.Discrete | spaces.MultiBinary):
@@ -61,3 +68,5 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
             f"env.id={config.id} has the observation space {type(observation).__name__}: "
             "it must be Box, Discrete or MultiBinary; gymnasium.wrappers.FlattenObservation makes a Box of most others"
         )
+    if 0 in (observation.shape or ()):
+        raise ConfigError(f"env.id={config.id} has the observation space {observation}, which has no numbers")

@@ -2,12 +2,15 @@
 
 An episode is a pure function of its seed and its actions. The state of a deterministic environment is therefore the
 seed of the current episode and the actions so far. It is restored by replaying them.
+
+An environment that fails ends the run of its member alone. All environments of the member are stepped no more, and the
+other members go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -16,9 +19,21 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from qohort.cohort.streams import member_seed
+from qohort.config.errors import ConfigError
+from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueCheck, close_all
 
 EpisodeSeed = Callable[[int, int], int]
 """A function from environment index and episode number to the seed of the episode."""
+
+
+class MemberFailure(NamedTuple):
+    """The failure of an environment, which ends the run of its member."""
+
+    environment: int
+    """Its index among the member's environments."""
+    episode: int
+    """The number of its episode."""
+    failure: EnvironmentFailure
 
 
 def episode_seeds(seeds: Sequence[int], num_envs: int, stream: str) -> EpisodeSeed:
@@ -50,10 +65,15 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         makers: One function per environment, which creates it.
         episode_seed: Returns the seed of each episode.
         members: The number of members, M. Each has the same number of environments.
+        deterministic: Whether an episode can be restored from its seed and actions. If not, restoring starts a new one.
     """
 
     def __init__(
-        self, makers: Sequence[Callable[[], gym.Env[Any, Any]]], episode_seed: EpisodeSeed, members: int = 1
+        self,
+        makers: Sequence[Callable[[], gym.Env[Any, Any]]],
+        episode_seed: EpisodeSeed,
+        members: int = 1,
+        deterministic: bool = True,
     ) -> None:
         self.envs = [make() for make in makers]
         self.num_envs = len(self.envs)
@@ -63,16 +83,21 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._episode_seed, self._members = episode_seed, members
+        self._episode_seed, self._members, self._deterministic = episode_seed, members, deterministic
         self._first_action = np.int64(getattr(self.single_action_space, "start", 0))
         shape, dtype = self.single_observation_space.shape or (), self.single_observation_space.dtype
-        self._observations = np.zeros((self.num_envs, *shape), dtype=dtype)
-        self._final = np.zeros_like(self._observations)
+        self.observations = np.zeros((self.num_envs, *shape), dtype=dtype)
+        """The newest observations, `[num_envs, ...]`."""
+        self._final = np.zeros_like(self.observations)
         self._rewards = np.zeros(self.num_envs)
         self._terminated = np.zeros(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._episodes = [-1] * self.num_envs
-        self._actions: list[list[int]] = [[] for _ in self.envs]
+        self._checked = [CheckedEnv(env) for env in self.envs]
+        self._running = list(enumerate(self._checked))
+        self._values = ValueCheck(self.single_observation_space, self.observations)
+        self.failures: dict[int, MemberFailure] = {}
+        """The failures of members that nobody has taken yet, by index of the member."""
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -91,9 +116,9 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         """
         if seed is not None:
             raise ValueError("episodes are seeded one by one: set episode_seed when creating the vector environment")
-        for index in range(self.num_envs):
-            self._observations[index] = self._start_episode(index)
-        return self._observations.copy(), {}
+        for index, _ in self._running:
+            self._start_episode(index)
+        return self.observations.copy(), {}
 
     def step(
         self, actions: NDArray[np.int64]
@@ -107,29 +132,60 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             Observations, rewards, terminated, truncated, and an info. The info has `final_obs` if an episode ended.
             The next step overwrites all arrays.
         """
-        observations, ended = self._observations, []
+        observations, ended = self.observations, []
+        actions = actions + self._first_action
         # Actions stay NumPy integers, because Gymnasium checks these faster than Python's.
-        for index, action in enumerate(actions + self._first_action):
-            observation, reward, terminated, truncated, _ = self.envs[index].step(action)
-            self._actions[index].append(int(action))
+        for index, env in self._running:
+            try:
+                observation, reward, terminated, truncated = env.step(actions[index])
+            except EnvironmentFailure as failure:
+                self._stop(index, failure)
+                continue
             observations[index] = observation
             self._rewards[index] = reward
             self._terminated[index] = terminated
             self._truncated[index] = truncated
             if terminated or truncated:
                 ended.append(index)
+        for index, wrong in self._values.wrong():
+            self._stop(
+                index,
+                self._checked[index].failure(
+                    f"step() returned an observation with {wrong}, but the space is {self.single_observation_space}"
+                ),
+            )
         info: dict[str, Any] = {}
         if ended:
             np.copyto(self._final, observations)
             info["final_obs"] = self._final
             for index in ended:
-                observations[index] = self._start_episode(index)
+                self._start_episode(index)
         return observations, self._rewards, self._terminated, self._truncated, info
 
-    def _start_episode(self, index: int) -> Any:
+    def beyond_bounds(self) -> str | None:
+        """Return, once, a float that was beyond the bounds of the observation space since the last call."""
+        return self._values.beyond()
+
+    def _start_episode(self, index: int) -> None:
+        """Start the next episode of an environment."""
         self._episodes[index] += 1
-        self._actions[index].clear()
-        return self.envs[index].reset(seed=self._episode_seed(index, self._episodes[index]))[0]
+        try:
+            observation = self._checked[index].reset(self._episode_seed(index, self._episodes[index]))
+        except EnvironmentFailure as failure:
+            self._stop(index, failure)
+        else:
+            self.observations[index] = observation
+
+    def _stop(self, index: int, failure: EnvironmentFailure) -> None:
+        """Step the environments of a member no more: they stand still, with usable observations and no rewards."""
+        size = self.num_envs // self._members
+        member, environment = divmod(index, size)
+        self.failures.setdefault(member, MemberFailure(environment, self._episodes[index], failure))
+        self._running = [one for one in self._running if one[0] // size != member]
+        own = slice(member * size, (member + 1) * size)
+        self.observations[own] = self._values.harmless
+        self._rewards[own] = 0
+        self._terminated[own] = self._truncated[own] = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the episode number, the actions of the current episode and the observation of each environment."""
@@ -138,8 +194,8 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             "members": [
                 {
                     "episodes": self._episodes[first : first + size],
-                    "actions": [list(actions) for actions in self._actions[first : first + size]],
-                    "observations": [row.tobytes().hex() for row in self._observations[first : first + size]],
+                    "actions": [list(env.actions) for env in self._checked[first : first + size]],
+                    "observations": [row.tobytes().hex() for row in self.observations[first : first + size]],
                 }
                 for first in range(0, self.num_envs, size)
             ]
@@ -152,25 +208,40 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             The observations, `[num_envs, ...]`.
 
         Raises:
-            RuntimeError: If an episode does not repeat, because the environment is not deterministic.
+            ConfigError: If an episode does not repeat, because the environment has changed or is not deterministic.
         """
         keys = ("episodes", "actions", "observations")
         current = [row for member in state["members"] for row in zip(*(member[key] for key in keys), strict=True)]
         for index, (episode, actions, expected) in enumerate(current):
+            if not self._deterministic:
+                self._episodes[index] = episode
+                self._start_episode(index)
+                continue
             self._episodes[index] = episode - 1
-            observation = self._start_episode(index)
-            for action in actions:
-                observation = self.envs[index].step(np.int64(action))[0]
-            self._actions[index] = list(actions)
-            self._observations[index] = observation
-            if self._observations[index].tobytes().hex() != expected:
-                raise RuntimeError(
-                    f"environment {index} does not repeat episode {episode} from its seed and actions: "
-                    "it is not deterministic, so this run cannot be resumed exactly; overwrite=true starts over"
+            problem = self._replay(index, actions)
+            if problem is None and self.observations[index].tobytes().hex() != expected:
+                problem = "the observation is another one"
+            if problem is not None:
+                raise ConfigError(
+                    f"environment {index} does not repeat episode {episode} from its seed and actions ({problem}): the "
+                    "environment, a wrapper or its package has changed since the checkpoint, or it is not "
+                    "deterministic. Resume with what it was, start over with overwrite=true, or go on with new "
+                    "episodes by env.deterministic=false"
                 )
-        return self._observations.copy()
+        return self.observations.copy()
+
+    def _replay(self, index: int, actions: Sequence[int]) -> str | None:
+        """Start the next episode of an environment and take these actions; return what went wrong, if anything."""
+        env = self._checked[index]
+        self._start_episode(index)
+        try:
+            for action in actions:
+                self.observations[index] = env.step(np.int64(action))[0]
+        except EnvironmentFailure as failure:
+            return failure.reason
+        failed = self.failures.get(index // (self.num_envs // self._members))
+        return None if failed is None else failed.failure.reason
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment."""
-        for env in self.envs:
-            env.close()
+        """Close every environment; errors are only reported."""
+        close_all(self.envs)

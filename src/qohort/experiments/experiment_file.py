@@ -6,27 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
-
-
-def override(key: str, value: Any) -> str:
-    """Return a setting as an override in Hydra's grammar."""
-    return f"{key}={_text(value)}"
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return QuotedString(value, Quote.single).with_quotes()
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return "[" + ",".join(map(_text, value)) + "]"
-    return repr(value)
 
 
 def experiment_text(settings: Mapping[str, Any], groups: Collection[str], header: Sequence[str]) -> str:

@@ -50,6 +50,8 @@ class Interval:
             return proposed
         if self.step is not None:
             return float(f"{proposed:.10g}")
+        if self.low == self.high:
+            return self.low
         if self.log:
             short = float(f"{proposed:.4g}")
         else:

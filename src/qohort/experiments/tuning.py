@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.composition import CONFIG_DIRECTORY, override
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.folding import foldable_keys
 from qohort.config.identity import config_tree
 from qohort.config.messages import format_value
 from qohort.config.mistakes import compose
-from qohort.experiments.experiment_file import override
 from qohort.experiments.search_space import Space, read_space
 from qohort.experiments.sweep import FoldableRun, is_number, pack
 from qohort.experiments.tuning_config import (

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from qohort.config.annotations import PositiveInt, Range, Sized
 from qohort.config.checks import build_config
-from qohort.config.composition import Sources, groups_of
+from qohort.config.composition import Sources, groups_of, override
 from qohort.config.errors import ConfigError
 from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
@@ -23,7 +23,7 @@ from qohort.config.messages import format_value
 from qohort.config.mistakes import compose
 from qohort.config.paths import check_output
 from qohort.config.schema import TrainConfig
-from qohort.experiments.experiment_file import experiment_text, override
+from qohort.experiments.experiment_file import experiment_text
 from qohort.experiments.search_space import Space
 from qohort.runs.checking import check_accelerator, check_environment
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qohort.config.annotations import PositiveInt, Range, Sized
-from qohort.networks.layers import ActionValues, LayerNorm, QNetwork, Widths, layer_maker
+from qohort.networks.layers import ActionValues, LayerNorm, QNetwork, Widths, layer_maker, pixel_scale
 
 Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -100,30 +100,48 @@ class Conv(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Converts observations `[B, ...]` to float images `[B, C, H, W]`. Unsigned bytes are divided by 255.
+    """Converts observations `[B, ...]` to float images `[B, C, H, W]`, divided by 255 (`pixel_scale`).
 
     Args:
         space: The observation space, a `Box` of three axes.
-        channels_last: Whether the channels are the last axis, as in MinAtar, instead of the first.
+        channels_last: Whether the channels are the last axis, as in MinAtar, instead of the first. None takes the axis
+            that is shorter than both others.
 
     Raises:
-        ValueError: If the observations are not images.
+        ValueError: If the observations are not images, or it is not clear which axis has the channels.
     """
 
-    def __init__(self, space: spaces.Space[Any], channels_last: bool) -> None:
+    def __init__(self, space: spaces.Space[Any], channels_last: bool | None) -> None:
         super().__init__()
         if not isinstance(space, spaces.Box) or len(space.shape) != 3:
             raise ValueError(f"this network needs images, a Box of three axes, got {space}: use network=mlp")
-        self._last = channels_last
-        self._scale = 1 / 255 if space.dtype == "uint8" else 1.0
+        self._last = _channels_are_last(space.shape) if channels_last is None else channels_last
+        self._scale = pixel_scale(space)
         first, second, third = space.shape
-        self.shape = (third, first, second) if channels_last else (first, second, third)
+        self.shape = (third, first, second) if self._last else (first, second, third)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Map observations `[B, ...]` to images `[B, C, H, W]`."""
         image = observation.float()
         image = image if self._scale == 1.0 else image * self._scale
         return image.permute(0, 3, 1, 2) if self._last else image
+
+
+def _channels_are_last(shape: Sequence[int]) -> bool:
+    """Return whether the last axis has the channels of an image, because it is shorter than both others.
+
+    Raises:
+        ValueError: If neither the first nor the last axis is shorter than both others.
+    """
+    first, second, third = shape
+    if first < min(second, third):
+        return False
+    if third < min(first, second):
+        return True
+    raise ValueError(
+        f"it is not clear which axis of {tuple(shape)} has the channels: set network.channels_last to true (the last "
+        "axis) or false (the first)"
+    )
 
 
 class ConvTorso(nn.Module):
@@ -143,7 +161,7 @@ class ConvTorso(nn.Module):
         self,
         space: spaces.Space[Any],
         convolutions: Sequence[Sequence[int]],
-        channels_last: bool,
+        channels_last: bool | None,
         layer_norm: bool,
     ) -> None:
         super().__init__()
@@ -179,7 +197,7 @@ class ConvNetwork(QNetwork):
         atoms: The number of outputs per action.
         convolutions: The (channels, kernel side, stride) of each convolution.
         hidden: The number of units of each fully connected layer. With `dueling`, each stream has its own layers.
-        channels_last: Whether the channels are the last axis of an observation instead of the first.
+        channels_last: See `Pixels`.
         layer_norm: Whether the convolutions are normalised before their ReLU. The fully connected layers are not.
         dueling: Whether the output has two streams (Wang et al., 2016).
         noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
@@ -193,7 +211,7 @@ class ConvNetwork(QNetwork):
         atoms: int,
         convolutions: Annotated[Sequence[Convolution], Sized(1)],
         hidden: Widths,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         layer_norm: bool = False,
         dueling: bool = False,
         noisy: bool = False,
@@ -240,7 +258,7 @@ class ImpalaTorso(nn.Module):
         ValueError: If the observations are not images.
     """
 
-    def __init__(self, space: spaces.Space[Any], channels: Sequence[int], channels_last: bool) -> None:
+    def __init__(self, space: spaces.Space[Any], channels: Sequence[int], channels_last: bool | None) -> None:
         super().__init__()
         self.pixels = Pixels(space, channels_last)
         inputs, *pixels = self.pixels.shape
@@ -267,7 +285,7 @@ class ImpalaNetwork(QNetwork):
         atoms: The number of outputs per action.
         channels: The number of channels of each stage. Wider variants use multiples of the default.
         hidden: The number of units of each fully connected layer. With `dueling`, each stream has its own layers.
-        channels_last: Whether the channels are the last axis of an observation instead of the first.
+        channels_last: See `Pixels`.
         dueling: Whether the output has two streams (Wang et al., 2016).
         noisy: Whether the fully connected layers have learned noise (Fortunato et al., 2018).
         noisy_sigma: σ₀; the noise of a layer starts at σ₀ / √inputs.
@@ -280,7 +298,7 @@ class ImpalaNetwork(QNetwork):
         atoms: int,
         channels: Widths = (16, 32, 32),
         hidden: Widths = (256,),
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         dueling: bool = False,
         noisy: bool = False,
         noisy_sigma: Annotated[float, Range(0)] = 0.5,

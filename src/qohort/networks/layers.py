@@ -21,10 +21,15 @@ from torch import Tensor, nn
 from qohort.config.annotations import Range, Sized
 
 
+def pixel_scale(space: spaces.Space[Any]) -> float:
+    """Return 1/255 for a `Box` whose largest values are all 255, as those of images, and 1 for other spaces."""
+    return 1 / 255 if isinstance(space, spaces.Box) and bool((space.high == 255).all()) else 1.0
+
+
 class Features(nn.Module):
     """Converts observations `[B, ...]` to flat float vectors `[B, width]`.
 
-    Discrete observations become one-hot vectors, and unsigned bytes (images) are divided by 255. All other observations
+    Discrete observations become one-hot vectors, and images are divided by 255 (`pixel_scale`). All other observations
     are cast to float32 and flattened.
 
     Args:
@@ -35,7 +40,9 @@ class Features(nn.Module):
         super().__init__()
         self._categories = int(space.n) if isinstance(space, spaces.Discrete) else 0
         self._first = int(space.start) if isinstance(space, spaces.Discrete) else 0
-        self._scale = 1 / 255 if space.dtype == "uint8" else 1.0
+        self._scale = pixel_scale(space)
+        self.pictures = isinstance(space, spaces.Box) and len(space.shape) == 3
+        """Whether the observations look like pictures, whose pixels lose their places here."""
         self.width = self._categories or math.prod(space.shape or ())
 
     def forward(self, observation: Tensor) -> Tensor:

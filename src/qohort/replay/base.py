@@ -92,9 +92,17 @@ class Replay(ABC):
     def update_priorities(self, td_error: Tensor) -> None:  # noqa: B027 -- most replays do not need it
         """Receive the TD errors `[M, B]` of the last batch."""
 
+    def truncate(self) -> None:  # noqa: B027 -- a replay without windows over several steps does not need it
+        """Mark the newest step of each environment as the end of its episode, because the next one starts anew."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of what grows with the capacity, of all members, in bytes; 0 if that is little."""
+        return 0
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that changes during training."""
+        """Return everything that changes during training. It may share memory with the replay."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -239,6 +239,12 @@ class LambdaReplay(Ring):
         self._ended[:, slot : slot + self._num_envs] = transition.ended
         super().add(transition)
 
+    def truncate(self) -> None:
+        """Mark the newest step of each environment as the end of its episode."""
+        if self._added:
+            slot = (self._added - self._num_envs) % self.capacity
+            self._ended[:, slot : slot + self._num_envs] = True
+
     def refresh(self, values: Values) -> None:
         """Sample new blocks and compute their returns, if this is due."""
         interval = self._added // self._every
@@ -340,6 +346,12 @@ class Rollout(Replay):
         self._ended[:, slot : slot + self._num_envs] = transition.ended
         self._storage.write(slot, transition)
         self._added += self._num_envs
+
+    def truncate(self) -> None:
+        """Mark the newest step of each environment as the end of its episode."""
+        if self._added:
+            slot = (self._added - self._num_envs) % self._size
+            self._ended[:, slot : slot + self._num_envs] = True
 
     def refresh(self, values: Values) -> None:
         """Compute the returns of the rollout."""

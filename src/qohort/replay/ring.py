@@ -131,8 +131,13 @@ class Storage:
         return batch
 
     def state_dict(self, written: int) -> dict[str, Tensor]:
-        """Return copies of the first `written` slots."""
-        return {name: array[:, :written].cpu().clone() for name, array in self.arrays.items()}
+        """Return the first `written` slots: on a CPU the storage itself, since a copy could be too large for memory."""
+        return {name: array[:, :written].cpu() for name, array in self.arrays.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays, in bytes."""
+        return sum(array.nbytes for array in self.arrays.values())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the slots that `state_dict` returned."""
@@ -196,6 +201,17 @@ class Ring(Replay):
         """Store one step of every environment."""
         self._storage.write(self._added % self.capacity, transition)
         self._added += self._num_envs
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the stored transitions of all members, in bytes."""
+        return self._storage.nbytes
+
+    def truncate(self) -> None:
+        """Mark the newest step of each environment as the end of its episode."""
+        if self._added and "ended" in self._storage.arrays:
+            slot = (self._added - self._num_envs) % self.capacity
+            self._storage.arrays["ended"][:, slot : slot + self._num_envs] = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stored transitions and the position in the ring."""

@@ -31,6 +31,7 @@ from qohort.report.scores import (
     format_problems,
     made_with_other_code,
     mixed_code,
+    not_deterministic,
     read_scores,
     scores_csv,
 )
@@ -81,6 +82,7 @@ def report(config: DictConfig) -> Path:
             raise ConfigError(f"{words}: run {command} for what is left{allowed}")
         print(f"{words}: every table and figure says how many there are", file=sys.stderr)
     problems += _check_code(scores, settings)
+    problems += not_deterministic(scores)
     directory = Path(settings.reports_dir) / ablation.name
     write(ablation, scores, problems, directory, settings)
     print(f"report of {counted} runs: {directory / 'report.html'}")

@@ -200,6 +200,15 @@ def mixed_code(scores: Scores) -> list[str]:
     ]
 
 
+def not_deterministic(scores: Scores) -> list[str]:
+    """One line per environment with runs that cannot be repeated, because `env.deterministic=false`."""
+    runs = [run for some in scores.finished.values() for run in some]
+    marked = {run.plan.environment for run in runs if run.manifest.get("deterministic") is False}
+    return [
+        f"not deterministic: runs of {name} cannot be repeated (env.deterministic=false)" for name in sorted(marked)
+    ]
+
+
 def made_with_other_code(scores: Scores) -> str:
     """A line that says how the code of the runs differs from the code that reports them; empty if it does not."""
     runs = [run for some in scores.finished.values() for run in some]

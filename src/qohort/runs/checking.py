@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,27 @@ from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.config.errors import ConfigError
 from qohort.config.messages import nearest
 from qohort.config.schema import TrainConfig
-from qohort.environments.making import check_spaces, make_environment
-from qohort.runs.loggers import WANDB_MODES
+from qohort.environments.checked import close_all, in_words
+from qohort.environments.contract import check_contract
+from qohort.environments.making import make_environment
+from qohort.networks.layers import Features
+from qohort.runs.loggers import WANDB_MODES, WANDB_ONLINE
 
 
-def check_environment(config: TrainConfig) -> None:
-    """Make one environment and one network to check that they fit together, and check the optimiser.
+def check_environment(config: TrainConfig) -> spaces.Space[Any]:
+    """Check that the environment keeps its contract, that the network fits it, and that the optimiser works.
+
+    Returns:
+        The observation space.
 
     Raises:
-        ConfigError: If the environment cannot be made, its spaces are not supported, or the network or the optimiser
-            raises an error.
+        ConfigError: If the environment cannot be made, its spaces are not supported, it returns something that does not
+            fit them or does not repeat its episodes, or if the network or the optimiser raises an error.
     """
     check_optimizer(config)
+    check_contract(config.env)
     env = make_environment(config.env)
     try:
-        check_spaces(config.env, env)
         if config.normalize_observations and getattr(env.observation_space.dtype, "kind", "") != "f":
             space = env.observation_space
             raise ConfigError(
@@ -43,6 +50,12 @@ def check_environment(config: TrainConfig) -> None:
         head: Head = instantiate(config.head)
         network = CohortNetwork(network_maker(config.network, env.observation_space, actions, head), [0, 1])
         _check_values(config, network, head, env.observation_space, actions)
+        if any(isinstance(module, Features) and module.pictures for module in network.network.modules()):
+            print(
+                f"qohort: network={config.network['_target_']} flattens observations of {env.observation_space}; for "
+                "pictures there are network=nature, impala and minatar",
+                file=sys.stderr,
+            )
         names = network.parameters_by_name()
         if config.reset_every is not None and not any(map(is_of_output, names)):
             raise ConfigError(
@@ -55,7 +68,8 @@ def check_environment(config: TrainConfig) -> None:
         reason = " ".join(str(error).split())
         raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
     finally:
-        env.close()
+        close_all([env])
+    return env.observation_space
 
 
 def _check_values(
@@ -105,11 +119,41 @@ def check_accelerator(config: TrainConfig) -> None:
 
 
 def check_tracking(config: TrainConfig) -> None:
-    """Check `WANDB_MODE`, since W&B would refuse a wrong value only after training has started.
+    """Check W&B's settings, and online its key and server, since W&B would refuse them after directories were made.
 
     Raises:
-        ConfigError: If there is no such mode.
+        ConfigError: If `WANDB_MODE` is unknown, W&B refuses a setting, or online there is no key or no server.
     """
+    if "wandb" not in config.logger:
+        return
     mode = os.environ.get("WANDB_MODE", "offline")
-    if "wandb" in config.logger and mode not in WANDB_MODES:
+    if mode not in WANDB_MODES:
         raise ConfigError(f"WANDB_MODE={mode} is not one of W&B's modes: {nearest(mode, WANDB_MODES)}")
+    if mode == "disabled":
+        return
+    import wandb
+
+    options = config.logger["wandb"]
+    try:
+        wandb.Settings(
+            project=options.get("project"),
+            entity=options.get("entity"),
+            run_group=options.get("group"),
+            run_tags=tuple(options.get("tags") or ()),
+        )
+    except Exception as error:
+        raise ConfigError(f"logger.wandb: {_first_reason(error)}") from error
+    if mode in WANDB_ONLINE:
+        try:
+            _ = wandb.Api(timeout=10).viewer
+        except Exception as error:
+            raise ConfigError(
+                f"WANDB_MODE={mode}, but W&B cannot be used ({in_words(error)[:200]}): log in with `wandb login`, or "
+                "leave WANDB_MODE out to write the same run offline"
+            ) from error
+
+
+def _first_reason(error: Exception) -> str:
+    """Return an error's reason in one line; that of one setting if a validator has collected several."""
+    listed = getattr(error, "errors", None)
+    return " ".join(str(listed()[0]["msg"]).split()) if callable(listed) else in_words(error)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
@@ -29,19 +29,22 @@ KEPT = 2
 """Number of checkpoints that are kept, besides the final one."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
     """Write a file so that it is complete or absent, even if the machine stops.
 
     The temporary file is in the same directory, since a rename is only atomic within a filesystem.
 
     Args:
         path: The file.
-        content: Its content.
+        content: Its content, or a function that writes it to the open file.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -107,9 +110,8 @@ class MemberCheckpointIO(CheckpointIO):
             if m in self.failed_members:
                 continue
             directory.mkdir(parents=True, exist_ok=True)
-            buffer = io.BytesIO()
-            torch.save(split_state(checkpoint, m), buffer)
-            write_atomically(directory / name, buffer.getvalue())
+            # One member after the other, straight to the file: a replay may fill most of the memory.
+            write_atomically(directory / name, partial(torch.save, split_state(checkpoint, m)))
             for old in sorted(directory.glob("step-*.ckpt"))[:-KEPT]:
                 old.unlink()
 
@@ -130,5 +132,5 @@ class MemberCheckpointIO(CheckpointIO):
 
 def load(path: Path) -> dict[str, Any]:
     """Load a member's checkpoint to the CPU. It holds only tensors, numbers and containers."""
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
-from qohort.runs.checkpoints import FINAL, TEMPORARY, newest_step, step_name, write_atomically
+from qohort.runs.checkpoints import FINAL, TEMPORARY, load, newest_step, step_name, write_atomically
 from qohort.runs.code import uncommitted_changes
 from qohort.runs.manifest import manifest
 
@@ -63,14 +62,52 @@ class RunDirectory:
         """Return the content of `failed.json`, which has `env_steps` and `reason`; None if the run has not failed."""
         return self._read_json("failed.json")
 
-    def write_failure(self, env_steps: int, reason: str) -> None:
+    def write_failure(self, env_steps: int, reason: str, details: Mapping[str, Any]) -> None:
         """Mark the run as failed, so that it is not resumed and starts over only with `retry_failed=true`.
 
         Args:
             env_steps: The env_steps at which it failed.
             reason: Why it failed.
+            details: What else is known, as `episode`: the seed and the actions that repeat an environment's failure.
         """
-        self._write_json("failed.json", {"env_steps": env_steps, "reason": reason})
+        self._write_json("failed.json", {"env_steps": env_steps, "reason": reason, **details})
+
+    def set_aside(self) -> None:
+        """Put the run aside, to be started over. It is not deleted before the new run has started."""
+        place = self.path.resolve()  # the directory may be a link to another disk, which stays one
+        if place.exists():
+            place.rename(self._aside)
+            place.mkdir()
+
+    def restore(self) -> None:
+        """Bring back what was put aside, because the new run could not start."""
+        if self._aside.exists():
+            self.clear()
+            self.path.resolve().rmdir()
+            self._aside.rename(self.path.resolve())
+
+    def discard_aside(self) -> None:
+        """Delete what was put aside."""
+        if self._aside.exists():
+            shutil.rmtree(self._aside)
+
+    def clear(self) -> None:
+        """Empty the directory, and make it if it does not exist."""
+        place = self.path.resolve()
+        if place.exists():
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
+
+    def tidy(self) -> None:
+        """Delete the files that were being written when a process was killed."""
+        for left_over in self.path.rglob(".*.*"):
+            if TEMPORARY.fullmatch(left_over.name):
+                left_over.unlink()
+
+    @property
+    def _aside(self) -> Path:
+        place = self.path.resolve()
+        return place.with_name(f".{place.name}.before")
 
     def lock(self) -> bool:
         """Lock the run for this process; return False if another process holds the lock.
@@ -93,6 +130,10 @@ class RunDirectory:
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
         self._lock = handle
+        if self._aside.exists() and self.metrics.exists() and self.metrics.stat().st_size:
+            self.discard_aside()
+        else:  # a process was killed while it started over
+            self.restore()
         return True
 
     def unlock(self) -> None:
@@ -134,15 +175,12 @@ class RunDirectory:
             command: The command line.
             step: The env_steps of the checkpoint to resume from; 0 empties the directory.
         """
-        if step == 0 and self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        if step == 0:
+            self.clear()
         for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
             if checkpoint.name > step_name(step):  # damaged, since the run does not resume from it
                 checkpoint.unlink()
-        for left_over in self.path.rglob(".*.*"):  # files that were being written when the process was killed
-            if TEMPORARY.fullmatch(left_over.name):
-                left_over.unlink()
+        self.tidy()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
         self._write_json("manifest.json", {**manifest(config, command), "resumed": self._resumed(step)})
@@ -182,12 +220,11 @@ class RunDirectory:
         with self.metrics.open() as file:
             return [json.loads(line) for line in file]
 
-    def write_result(self, config: TrainConfig, env_steps: int) -> dict[str, Any]:
+    def write_result(self, config: TrainConfig) -> dict[str, Any]:
         """Write `result.json`, which marks the run as finished, and delete all but the final checkpoint.
 
         Args:
             config: The run's configuration.
-            env_steps: The env_steps taken.
 
         Returns:
             The content of `result.json`.
@@ -195,39 +232,23 @@ class RunDirectory:
         rows = self.rows()
         curve = [(row["env_steps"], row["eval/return"]) for row in rows if "eval/return" in row]
         last = rows[-1]
+        checkpoint = load(self.final_checkpoint)
         result = {
             "seed": config.seed,
             "budget": config.budget,
-            "env_steps": env_steps,
+            "env_steps": checkpoint["qohort"]["progress"]["env_steps"],
             "gradient_steps": last["gradient_steps"],
             "episodes": last["episodes"],
             "final_return": curve[-1][1],
             "best_return": max(score for _, score in curve),
             "auc": area_under_curve(curve),
             "wall_s": last["wall_s"],
-            "fingerprint": self.fingerprint(rows),
+            "fingerprint": fingerprint(checkpoint["state_dict"], rows),
         }
         self._write_json("result.json", result)
-        for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
-            checkpoint.unlink()
+        for old in (self.path / "checkpoints").glob("step-*.ckpt"):
+            old.unlink()
         return result
-
-    def fingerprint(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        """Return the SHA-256 of the final weights and of the metric rows without wall times.
-
-        Args:
-            rows: The metric rows.
-        """
-        digest = hashlib.sha256()
-        weights = torch.load(self.final_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        for name in sorted(weights):
-            tensor: Tensor = weights[name][0].contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.numpy().tobytes())
-        for row in rows:
-            kept = {key: value for key, value in row.items() if key not in WALL_TIMES}
-            digest.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
-        return digest.hexdigest()
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
@@ -241,6 +262,24 @@ class RunDirectory:
 
     def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(tree, indent=2) + "\n").encode())
+
+
+def fingerprint(weights: Mapping[str, Tensor], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the SHA-256 of a member's final weights and of its metric rows without wall times.
+
+    Args:
+        weights: The tensors `[1, ...]` of `online` and `target` by name.
+        rows: The metric rows.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name][0].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    for row in rows:
+        kept = {key: value for key, value in row.items() if key not in WALL_TIMES}
+        digest.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def area_under_curve(curve: list[tuple[int, float]]) -> float:

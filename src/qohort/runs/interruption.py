@@ -12,6 +12,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -19,10 +20,12 @@ from typing import Any
 
 from qohort.config.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What asks for a stop: Ctrl-C, a kill, and what SLURM sends before the time is up."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks for a stop: Ctrl-C, a kill, a closed terminal, and what SLURM sends before the time is up."""
 SWEEP = "QOHORT_SWEEP"
 """The environment variable with the directory in which the workers of a sweep register."""
+RUNNING = "sweep"
+"""The file there on which the sweep has a lock as long as it runs."""
 STOPPED = "stopped"
 """The file there that says by which signal the sweep was stopped, for workers that register later."""
 
@@ -41,6 +44,7 @@ class StopRequest:
         self._holders = 0
         self._workers: Path | None = None
         self._registration: int | None = None
+        self._watching = False
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -52,9 +56,12 @@ class StopRequest:
         with self, tempfile.TemporaryDirectory(prefix="qohort-sweep-") as directory:
             self._workers = Path(directory)
             os.environ[SWEEP] = directory
+            running = os.open(self._workers / RUNNING, os.O_RDWR | os.O_CREAT)
+            fcntl.flock(running, fcntl.LOCK_EX)
             try:
                 yield
             finally:
+                os.close(running)
                 del os.environ[SWEEP]
                 self._workers = None
 
@@ -82,6 +89,8 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may; a launcher that trains elsewhere stops its workers by itself
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup
             handler = signal.signal(number, self._note)
             self._before.setdefault(number, handler)
 
@@ -110,8 +119,29 @@ class StopRequest:
         except OSError:  # the sweep is on another machine, or has ended
             return
         fcntl.flock(self._registration, fcntl.LOCK_EX)
+        if self._workers is None and not self._watching:
+            self._watching = True
+            threading.Thread(target=self._outlive_no_sweep, args=(Path(directory),), daemon=True).start()
         with contextlib.suppress(FileNotFoundError):
             self.signal = self.signal or (Path(directory) / STOPPED).read_text()
+
+    def _outlive_no_sweep(self, directory: Path) -> None:
+        """End this worker, saved, if its sweep was killed, since nobody waits for its results any more."""
+        while True:
+            time.sleep(1)
+            try:
+                with (directory / RUNNING).open() as handle:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+            except BlockingIOError:  # the sweep runs
+                continue
+            except FileNotFoundError:  # it has ended
+                self._watching = False
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+        while self._holders:
+            time.sleep(0.1)
+        os._exit(1)
 
     def hand_on(self) -> None:
         """Give the signal to the handler that was there before, now that everything is saved."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from qohort.runs.interruption import STOP
 
@@ -21,10 +22,11 @@ class RunInfo:
         group: Name that all runs of the experiment share, as `CartPole-v1/dqn-0123abcd`.
         job_type: The agent.
         config: The resolved configuration.
+        alone: Whether the command trains this run only.
     """
 
-    def __init__(self, name: str, group: str, job_type: str, config: Mapping[str, Any]) -> None:
-        self.name, self.group, self.job_type, self.config = name, group, job_type, config
+    def __init__(self, name: str, group: str, job_type: str, config: Mapping[str, Any], alone: bool = True) -> None:
+        self.name, self.group, self.job_type, self.config, self.alone = name, group, job_type, config, alone
 
 
 class Sink(Protocol):
@@ -47,6 +49,8 @@ class Sink(Protocol):
 
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 """Valid values of `WANDB_MODE`; `dryrun` and `run` are old names of `offline` and `online`."""
+WANDB_ONLINE = ("online", "shared", "run")
+"""Those of them that need a server."""
 
 
 class WandbSink:
@@ -75,7 +79,11 @@ class WandbSink:
         import wandb
 
         shutil.rmtree(directory / "wandb", ignore_errors=True)
+        given = os.environ.get("WANDB_RUN_ID")
+        if given and not run.alone:  # one id for several runs, which would overwrite each other
+            given += "-" + hashlib.sha256(f"{run.group}/{run.name}".encode()).hexdigest()[:8]
         self._run = wandb.init(
+            id=given,
             project=project,
             entity=entity,
             name=f"{run.group}/{run.name}",
@@ -140,14 +148,19 @@ class LightningSink:
 
     def __init__(self, directory: Path, run: RunInfo, name: Literal["csv", "tensorboard"]) -> None:
         from pytorch_lightning import loggers
+        from pytorch_lightning.utilities import rank_zero_only
 
+        cast(
+            Any, rank_zero_only
+        ).rank = 0  # a single process, whatever SLURM_PROCID or RANK say; other ranks would write nothing
         shutil.rmtree(directory / name, ignore_errors=True)
         kind = {"csv": loggers.CSVLogger, "tensorboard": loggers.TensorBoardLogger}[name]
         self._logger = kind(save_dir=directory, name=name, version="")
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row."""
-        self._logger.log_metrics(dict(row), step=row["env_steps"])
+        numbers = {key: value for key, value in row.items() if value is not None}  # null: it was not finite
+        self._logger.log_metrics(numbers, step=row["env_steps"])
 
     def finish(self, failed: bool) -> None:
         """Write the remaining rows and close the logger."""

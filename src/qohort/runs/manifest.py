@@ -50,6 +50,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "threads": config.trainer.threads,
         "compile": config.compile,
         "compile_fallbacks": {},
+        "deterministic": config.env.deterministic,
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
     }
 
@@ -70,8 +71,13 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def in_sweep() -> bool:
+    """Return whether this process runs a job of a sweep."""
+    return HydraConfig.initialized() and bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
 def command_line() -> list[str]:
     """Return the command line that runs this job again: as typed, or for a job of a sweep with the job's overrides."""
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if in_sweep():
         return [f"{HydraConfig.get().job.name}.py", *HydraConfig.get().overrides.task]
     return [Path(sys.argv[0]).name, *sys.argv[1:]]

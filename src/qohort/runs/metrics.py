@@ -6,8 +6,9 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,22 @@ class MemberLog:
             row = {key: value if math.isfinite(value) else None for key, value in row.items()}
             line = json.dumps(row)
         self._file.write(line + "\n")
-        for sink in self.sinks:
-            sink.log(row)
+        for sink in list(self.sinks):
+            with self._or_without(sink):
+                sink.log(row)
+
+    @contextlib.contextmanager
+    def _or_without(self, sink: Sink) -> Iterator[None]:
+        """Go on without a logger that raises an error: training does not depend on it, and the file has every row."""
+        try:
+            yield
+        except Exception as error:
+            self.sinks.remove(sink)
+            print(
+                f"qohort: {type(sink).__name__} of {self._path.parent} failed and gets no more rows "
+                f"({type(error).__name__}: {' '.join(str(error).split())}); metrics.jsonl has them all",
+                file=sys.stderr,
+            )
 
     def offset(self) -> int:
         """Flush the file to disk and return its length in bytes."""
@@ -71,7 +86,7 @@ class MemberLog:
         """Add a logger. It gets all rows so far and all later ones."""
         self.sinks.append(sink)
         self._file.flush()
-        with self._path.open() as file:
+        with self._or_without(sink), self._path.open() as file:
             for line in file:
                 sink.log(json.loads(line))
 
@@ -82,9 +97,10 @@ class MemberLog:
             failed: Whether the run failed or was interrupted.
         """
         with contextlib.ExitStack() as endings:
-            for sink in self.sinks:
-                endings.callback(sink.finish, failed)
             endings.callback(self._file.close)
+            for sink in list(self.sinks):
+                with self._or_without(sink):
+                    sink.finish(failed)
 
 
 class CohortRecorder:

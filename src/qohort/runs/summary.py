@@ -47,6 +47,8 @@ def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirector
         scores = (f"{result[key]:.1f}" for key in ("final_return", "best_return", "auc"))
         table.add_row(str(result["seed"]), *scores, f"{result['env_steps']:,}", f"{result['wall_s']:.1f}")
     console.print(table)
+    if not config.env.deterministic:
+        print("not deterministic (env.deterministic=false): these runs cannot be repeated")
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
         print(f"final return: {format_returns(finals)}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import sys
+import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,19 +18,21 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 
 from qohort.agent.learner import QLearning
-from qohort.config.errors import Interrupted, RunsFailed
+from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.identity import config_tree
 from qohort.config.members import check_config
+from qohort.environments.checked import in_words
 from qohort.runs.checking import check_accelerator, check_environment, check_tracking
 from qohort.runs.checkpointing import Checkpointing
-from qohort.runs.checkpoints import FINAL, MemberCheckpointIO, step_name
+from qohort.runs.checkpoints import FINAL, MemberCheckpointIO, is_whole, load, step_name
 from qohort.runs.interruption import STOP
 from qohort.runs.learning_curve import draw_run
 from qohort.runs.loggers import RunInfo
-from qohort.runs.manifest import command_line
+from qohort.runs.manifest import command_line, in_sweep
 from qohort.runs.members import Member, check_code, members_of, other_code
 from qohort.runs.metrics import CohortRecorder
 from qohort.runs.progress_bar import CohortProgress
+from qohort.runs.room import check_room
 from qohort.runs.summary import run_title, summarise
 
 
@@ -75,7 +77,11 @@ def finish(members: Sequence[Member]) -> None:
     with STOP, contextlib.ExitStack() as locks:
         waiting: dict[int, list[Member]] = defaultdict(list)
         for member in members:
-            if _lock_unfinished(member, locks):
+            if not _lock_unfinished(member, locks):
+                continue
+            if is_whole(member.directory.final_checkpoint):
+                finish_trained(member)
+            else:
                 waiting[member.directory.resumable_step() or 0].append(member)
         for step in sorted(waiting, reverse=True):
             if STOP.signal is not None:
@@ -103,14 +109,14 @@ def _lock_unfinished(member: Member, locks: contextlib.ExitStack) -> bool:
         return False
     locks.callback(directory.unlock)
     if overwrite:
-        shutil.rmtree(directory.path, ignore_errors=True)
+        directory.set_aside()
     if directory.result() is not None:  # another process finished it before the lock was taken
         return False
     if directory.failure() is not None:
         if not member.config.retry_failed:
             print(f"{name} has failed: {directory.path} (retry_failed=true starts it over)")
             return False
-        shutil.rmtree(directory.path)
+        directory.set_aside()
     return True
 
 
@@ -128,7 +134,9 @@ def prepare(config: DictConfig) -> list[Member]:
     check_tracking(configs[0])
     members = members_of(configs)
     check_code(members)
-    check_environment(configs[0])
+    space = check_environment(configs[0])
+    if unfinished := [member for member in members if member.config.overwrite or member.directory.result() is None]:
+        check_room(unfinished, space)
     return members
 
 
@@ -146,38 +154,94 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
         member.directory.prepare(member.config, command, step)
     recorder = CohortRecorder([member.directory.metrics for member in members])
     checkpoints = MemberCheckpointIO([member.directory.path for member in members])
+    failed_members = checkpoints.failed_members
 
-    def fail(m: int, env_steps: int, reason: str) -> None:
-        members[m].directory.write_failure(env_steps, reason)
-        checkpoints.failed_members.add(m)
-        print(f"seed {members[m].config.seed} failed at {env_steps:,} env_steps, {reason}", file=sys.stderr)
-        if len(checkpoints.failed_members) == len(members):
+    def fail(m: int, env_steps: int, reason: str, details: Mapping[str, Any]) -> None:
+        members[m].directory.write_failure(env_steps, reason, details)
+        failed_members.add(m)
+        more = f"; its seed and its actions are in {members[m].directory.path / 'failed.json'}" if details else ""
+        print(f"seed {members[m].config.seed} failed at {env_steps:,} env_steps, {reason}{more}", file=sys.stderr)
+        if len(failed_members) == len(members):
             raise AllFailed
 
-    failed, env_steps = True, 0
+    failed = True
     module = None
+    opened = OpenLoggers(members, recorder)
     try:
-        module = QLearning([member.config for member in members], recorder, fail)
+        module = QLearning([member.config for member in members], recorder, fail, lambda: STOP.signal)
         trainer = make_trainer(members, checkpoints)
-        resume = OpenLoggers(members, recorder)
-        trainer.callbacks.append(resume)  # type: ignore[attr-defined]
+        trainer.callbacks.append(opened)  # type: ignore[attr-defined]
         trainer.fit(module, ckpt_path=step_name(step) if step else None)
         trainer.save_checkpoint(FINAL)
-        env_steps = module.progress.env_steps
         failed = False
     except AllFailed:
         pass
+    except (ConfigError, Interrupted):
+        raise
+    except Exception as error:
+        raise _stopped(members, module, error) from error
     finally:
-        recorder.finish({m for m in range(len(members)) if failed or m in checkpoints.failed_members})
-        if module is not None:
-            for member in members:
+        recorder.finish({m for m in range(len(members)) if failed or m in failed_members})
+        for member in members:
+            if module is not None:
                 member.directory.note_fallbacks(module.compiler.fallbacks)
+            if not opened.started:
+                member.directory.restore()
+        if module is not None:
             module.close()
-    for m, member in enumerate(members):
-        if m in checkpoints.failed_members:
-            continue
-        draw_run(member.directory.path / "learning_curve.png", member.directory.rows(), run_title(member.config))
-        member.directory.write_result(member.config, env_steps)
+    _write_results([member for m, member in enumerate(members) if m not in failed_members])
+
+
+def _stopped(members: Sequence[Member], module: QLearning | None, error: Exception) -> RunsFailed:
+    """Return, in one line, that an error has stopped the training of a cohort; its traceback goes to a file."""
+    env_steps = 0 if module is None else module.progress.env_steps
+    seeds = ", ".join(str(member.config.seed) for member in members)
+    file = members[0].directory.path / "traceback.txt"
+    try:
+        file.write_text("".join(traceback.format_exception(error)))
+        where = f"the traceback is in {file}"
+    except OSError as reason:
+        where = f"its traceback could not be written ({reason.strerror})"
+    saved = members[0].directory.resumable_step()
+    safe = "nothing was saved yet" if saved is None else f"the checkpoint of {saved:,} env_steps is safe"
+    return RunsFailed(
+        f"training of seed {seeds} stopped at {env_steps:,} env_steps by {in_words(error)}; {safe}, and the same "
+        f"command goes on; {where}"
+    )
+
+
+def finish_trained(member: Member) -> None:
+    """Write the result of a member that was trained to its end, but whose result was not written."""
+    member.directory.tidy()
+    checkpoint = load(member.directory.final_checkpoint)
+    recorder = CohortRecorder([member.directory.metrics])
+    recorder.load_state_dict(checkpoint["qohort"]["recorder"])
+    open_loggers([member], recorder)
+    recorder.finish(())
+    _write_results([member])
+
+
+def _write_results(members: Sequence[Member]) -> None:
+    """Write the results of members that are trained, each whatever happens to the others.
+
+    Raises:
+        RunsFailed: If the result of a member could not be written.
+    """
+    problems = []
+    for member in members:
+        path, config = member.directory.path, member.config
+        try:
+            try:
+                draw_run(path / "learning_curve.png", member.directory.rows(), run_title(config))
+            except Exception as error:
+                print(f"qohort: {path / 'learning_curve.png'} could not be drawn: {in_words(error)}", file=sys.stderr)
+            member.directory.write_result(config)
+        except Exception as error:
+            problems.append(f"seed {config.seed}: {in_words(error)}")
+    if problems:
+        raise RunsFailed(
+            f"trained, but the result could not be written of {'; '.join(problems)}. The same command writes it"
+        )
 
 
 class AllFailed(Exception):
@@ -194,16 +258,26 @@ class OpenLoggers(pl.Callback):
 
     def __init__(self, members: Sequence[Member], recorder: CohortRecorder) -> None:
         self._members, self._recorder = members, recorder
+        self.started = False
+        """Whether training has started, so that the runs it replaces are not needed any more."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the loggers, and restore the signal handlers that Lightning has replaced."""
         STOP.listen()
-        for member, log in zip(self._members, self._recorder.logs, strict=True):
-            path, config = member.directory.path, member.config
-            group = f"{path.parent.parent.name}/{path.parent.name}"
-            run = RunInfo(path.name, group, config.agent, config_tree(config))
-            for node in config.logger.values():
-                log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
+        open_loggers(self._members, self._recorder)
+        self.started = True
+        for member in self._members:
+            member.directory.discard_aside()
+
+
+def open_loggers(members: Sequence[Member], recorder: CohortRecorder) -> None:
+    """Open the loggers of each member. They get all rows that were written so far."""
+    for member, log in zip(members, recorder.logs, strict=True):
+        path, config = member.directory.path, member.config
+        group = f"{path.parent.parent.name}/{path.parent.name}"
+        run = RunInfo(path.name, group, config.agent, config_tree(config), alone=len(members) == 1 and not in_sweep())
+        for node in config.logger.values():
+            log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:

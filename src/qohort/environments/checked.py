@@ -1,0 +1,290 @@
+"""One environment whose returns are checked: what does not fit its spaces is an error, with the episode that shows it.
+
+A check of every step must cost next to nothing. So types and shapes are checked step by step, by identity where they
+are right, and the values of all environments together (`ValueCheck`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+NUMBERS = frozenset((float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_))
+"""Types of rewards that need no conversion."""
+INTEGERS = frozenset((int, np.int64))
+"""Types of observations of a `Discrete` space that need no conversion."""
+
+
+class EnvironmentFailure(Exception):
+    """An environment raised an error, or returned what it must not.
+
+    Args:
+        reason: What happened, in one line.
+        seed: The seed of the episode.
+        actions: The actions of the episode, the last of which caused the failure; counted as the environment does.
+        trace: The traceback, if the environment raised an error.
+    """
+
+    def __init__(self, reason: str, seed: int | None, actions: list[int], trace: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.seed, self.actions, self.trace = reason, seed, actions, trace
+
+
+class CheckedEnv:
+    """Steps one environment and checks what it returns.
+
+    Args:
+        env: The environment.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+        self.seed: int | None = None
+        """The seed of the current episode."""
+        self.actions: list[int] = []
+        """The actions of the current episode."""
+        self._step, space = env.step, env.observation_space
+        self._space = space
+        self._dtype, self._shape = np.dtype(space.dtype), tuple(space.shape or ())
+        self._integer = self._shape == () and self._dtype.kind in "iu"
+
+    def reset(self, seed: int) -> NDArray[Any]:
+        """Start an episode and return its first observation.
+
+        Raises:
+            EnvironmentFailure: If the environment raises an error, or returns something else than (observation, info).
+        """
+        self.seed = seed
+        self.actions = []
+        try:
+            returned = self.env.reset(seed=seed)
+        except (Exception, SystemExit) as error:
+            raise self._raised("reset", error) from error
+        if type(returned) is not tuple or len(returned) != 2 or not isinstance(returned[1], dict):
+            raise self.failure(
+                f"reset() returned {_kind(returned)}, not a tuple (observation, info): that is Gymnasium's interface "
+                "since 0.26"
+            )
+        observation = self._fitted(returned[0], "reset")
+        if wrong := unusable(self._space, observation):
+            raise self.failure(f"reset() returned an observation with {wrong}, but the space is {self._space}")
+        return observation
+
+    def step(self, action: np.int64) -> tuple[NDArray[Any], float, bool, bool]:
+        """Take an action and return the observation, the reward, terminated and truncated.
+
+        Raises:
+            EnvironmentFailure: If the environment raises an error, or returns something that does not fit.
+        """
+        self.actions.append(int(action))
+        try:
+            returned = self._step(action)
+        except (Exception, SystemExit) as error:
+            raise self._raised("step", error) from error
+        if type(returned) is not tuple or len(returned) != 5:
+            raise self.failure(
+                f"step() returned {_kind(returned)}, not a tuple (observation, reward, terminated, truncated, info): "
+                "that is Gymnasium's interface since 0.26"
+            )
+        observation, reward, terminated, truncated, _ = returned
+        if type(observation) is np.ndarray:
+            if observation.dtype is not self._dtype or observation.shape != self._shape:
+                observation = self._fitted(observation, "step")
+        elif not (self._integer and type(observation) in INTEGERS):
+            observation = self._fitted(observation, "step")
+        if type(reward) not in NUMBERS:
+            reward = self._number(reward)
+        if not math.isfinite(reward):
+            raise self.failure(f"step() returned the reward {reward}: rewards must be finite")
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated = self._flag("terminated", terminated)
+            truncated = self._flag("truncated", truncated)
+        return observation, cast(float, reward), terminated, truncated
+
+    def failure(self, reason: str, trace: str | None = None) -> EnvironmentFailure:
+        """Return the failure of the current episode for a reason."""
+        return EnvironmentFailure(reason, self.seed, list(self.actions), trace)
+
+    def _raised(self, method: str, error: BaseException) -> EnvironmentFailure:
+        return self.failure(f"{method}() raised {in_words(error)}", "".join(traceback.format_exception(error)))
+
+    def _fitted(self, observation: Any, method: str) -> NDArray[Any]:
+        """Return an observation with the shape and the dtype of the space.
+
+        Raises:
+            EnvironmentFailure: If it has another shape, cannot be cast without a change of kind, or is out of range.
+        """
+        try:
+            array = np.asarray(observation)
+        except ValueError:
+            array = np.empty(0, dtype=object)
+        if array.dtype.kind not in "biuf":
+            raise self.failure(
+                f"{method}() returned {_kind(observation)} as observation, which is not of {self._space}"
+            )
+        if array.shape != self._shape:
+            raise self.failure(
+                f"{method}() returned an observation of shape {array.shape}, but the space is {self._space}"
+            )
+        integers = array.dtype.kind in "biu" and self._dtype.kind in "biu"
+        if not (integers or np.can_cast(array.dtype, self._dtype, "same_kind")):
+            raise self.failure(
+                f"{method}() returned an observation of {array.dtype}, but the space is {self._space}: a cast would "
+                "lose its fractions"
+            )
+        # A cast of integers would wrap around.
+        if integers and array.dtype != self._dtype and (wrong := outside(self._space, array)):
+            raise self.failure(f"{method}() returned an observation with {wrong}, but the space is {self._space}")
+        with np.errstate(over="ignore"):
+            return array.astype(self._dtype, copy=False)
+
+    def _number(self, reward: Any) -> float:
+        """Return a reward of an unusual type as a number.
+
+        Raises:
+            EnvironmentFailure: If it is not one real number.
+        """
+        try:
+            if isinstance(reward, str | bytes | complex | None):
+                raise TypeError
+            return float(reward.item() if hasattr(reward, "item") else reward)
+        except (TypeError, ValueError, RuntimeError) as error:
+            shown = " ".join(repr(reward).split())[:60]
+            raise self.failure(f"step() returned the reward {shown}, which is not a number") from error
+
+    def _flag(self, name: str, value: Any) -> bool:
+        """Return terminated or truncated as a bool.
+
+        Raises:
+            EnvironmentFailure: If it is not true or false.
+        """
+        if isinstance(value, bool | np.bool_) or (np.ndim(value) == 0 and value in (0, 1)):
+            return bool(value)
+        raise self.failure(f"step() returned {name}={' '.join(repr(value).split())[:60]}, which is not true or false")
+
+
+class ValueCheck:
+    """Checks the values of the observations of several environments.
+
+    Observations must be finite and within the space. Floats beyond the bounds of a `Box` are reported once and allowed,
+    because no computation depends on the bounds.
+
+    Args:
+        space: The observation space of one environment.
+        observations: The array `[N, ...]` into which every step writes its observations.
+    """
+
+    def __init__(self, space: spaces.Space[Any], observations: NDArray[Any]) -> None:
+        self._space = space
+        self._observations = observations
+        self._floats = observations.dtype.kind == "f"
+        self._flat = observations.reshape(-1)
+        self._low, self._high = bounds(space)
+        self.harmless = np.nan_to_num(self._low, neginf=0).astype(observations.dtype)
+        """An observation `[...]` that can be used, for an environment that has failed."""
+        self._bounded = self._floats and bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
+        if self._floats:
+            self._smallest, self._largest = np.full_like(observations, np.inf), np.full_like(observations, -np.inf)
+        self._any_value = observations.dtype.kind == "b"
+        if observations.dtype.kind in "iu":
+            full = np.iinfo(observations.dtype)
+            self._any_value = bool((self._low <= full.min).all() and (self._high >= full.max).all())
+
+    def wrong(self) -> list[tuple[int, str]]:
+        """Return the index of each environment whose observation cannot be used, and why."""
+        if self._any_value:
+            return []
+        if self._floats:
+            if self._bounded:
+                np.minimum(self._smallest, self._observations, out=self._smallest)
+                np.maximum(self._largest, self._observations, out=self._largest)
+            # A sum of squares is finite only if all numbers are. If it is not, they may just be large.
+            with np.errstate(over="ignore"):
+                if math.isfinite(self._flat.dot(self._flat)):
+                    return []
+        elif (self._observations >= self._low).all() and (self._observations <= self._high).all():
+            return []
+        rows = ((i, unusable(self._space, row)) for i, row in enumerate(self._observations))
+        return [(i, reason) for i, reason in rows if reason is not None]
+
+    def beyond(self) -> str | None:
+        """Return, once, a float that was beyond the bounds of the space at a step since the last call."""
+        if not self._bounded or ((self._smallest >= self._low).all() and (self._largest <= self._high).all()):
+            return None
+        reasons = (outside(self._space, row) for extreme in (self._smallest, self._largest) for row in extreme)
+        reason = next((reason for reason in reasons if reason is not None), None)
+        self._bounded = reason is None
+        return reason
+
+
+def bounds(space: spaces.Space[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the smallest and the largest values of an observation space."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
+    return np.asarray(0), np.asarray(1)  # MultiBinary
+
+
+def outside(space: spaces.Space[Any], observation: NDArray[Any]) -> str | None:
+    """Return, in words, the first number of an observation that is not in its space; None if all are.
+
+    Floats may be beyond a bound by a rounding error.
+    """
+    low, high = bounds(space)
+    if (observation >= low).all() and (observation <= high).all() and observation.dtype.kind != "f":
+        return None
+    if low.dtype.kind == "f":
+        low, high = low - 1e-6 * np.maximum(1, np.abs(low)), high + 1e-6 * np.maximum(1, np.abs(high))
+    fits = np.isfinite(observation) & (observation >= low) & (observation <= high)
+    if fits.all():
+        return None
+    where = tuple(int(i) for i in np.argwhere(~fits)[0])
+    value = observation[where]
+    return f"{value} at {list(where)}" if where else f"the value {value}"
+
+
+def unusable(space: spaces.Space[Any], observation: NDArray[Any]) -> str | None:
+    """Return, in words, the first number of an observation that learning cannot use; None if there is none."""
+    if observation.dtype.kind != "f":
+        return outside(space, observation)
+    finite = np.isfinite(observation)
+    if finite.all():
+        return None
+    where = tuple(int(i) for i in np.argwhere(~finite)[0])
+    return f"{observation[where]} at {list(where)}"
+
+
+def close_all(envs: Iterable[gym.Env[Any, Any]]) -> None:
+    """Close environments. An error is reported and has no other effect, because all results are there already."""
+    reasons = set()
+    for env in envs:
+        try:
+            env.close()
+        except Exception as error:
+            reasons.add(in_words(error))
+    for reason in sorted(reasons):
+        print(f"qohort: close() of an environment raised {reason}: no result is affected", file=sys.stderr)
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error in one line: its type, and its message if it has one."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _kind(value: Any) -> str:
+    """Return in words what kind of value this is."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    return f"a {type(value).__name__}" if value is not None else "None"

@@ -1,0 +1,110 @@
+"""Checks that replays fit into memory and checkpoints onto the disk, before anything is allocated."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from hydra.utils import instantiate
+
+from qohort.cohort.held import per_member
+from qohort.cohort.program import Compiler
+from qohort.config.errors import ConfigError
+from qohort.config.schema import TrainConfig
+from qohort.replay.base import Replay, ReplaySpec
+from qohort.runs.checkpoints import KEPT
+from qohort.runs.members import Member
+
+NOT_CHECKED = 256 * 2**20
+"""Replays of all members up to this size, in bytes, are not checked."""
+
+
+def replay_bytes(members: Sequence[TrainConfig], space: spaces.Space[Any]) -> int:
+    """Return the size of the replays of a cohort, in bytes, without allocating them.
+
+    Args:
+        members: The members' configurations.
+        space: The observation space.
+    """
+    first, device = members[0], torch.device("meta")
+    gamma = per_member([member.gamma for member in members], torch.device("cpu"))
+    sizes = (first.env.num_envs, first.batch_size, first.train_every)
+    seeds = [member.seed for member in members]
+    spec = ReplaySpec(space, *sizes, gamma, seeds, first.budget, device, Compiler("none"))
+    replay: Replay = instantiate(first.replay, _partial_=True)(spec=spec)
+    return replay.nbytes
+
+
+def check_room(members: Sequence[Member], space: spaces.Space[Any]) -> None:
+    """Check that the replays fit into memory, and the checkpoints onto the disk.
+
+    While a checkpoint is saved, the replay of one member is in memory twice, and three checkpoints are on the disk.
+
+    Args:
+        members: The members that will be trained.
+        space: The observation space.
+
+    Raises:
+        ConfigError: If they do not fit. The message has the arithmetic.
+    """
+    count, config = len(members), members[0].config
+    whole = replay_bytes([member.config for member in members], space)
+    each = whole // count
+    if whole < NOT_CHECKED:
+        return
+    slots = min(config.replay.get("capacity", config.budget), config.budget)
+    sizes = f"{count} × {slots:,} transitions of {each // slots:,} bytes are {_gb(whole)}"
+    remedy = "lower replay.capacity or the number of seeds in a cohort"
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu and whole > (free := torch.cuda.mem_get_info()[0]):
+        raise ConfigError(f"the replay does not fit on the GPU: {sizes}, and {_gb(free)} are free; {remedy}")
+    needed = each if on_gpu else whole + each
+    available = available_memory()
+    if available is not None and needed > available:
+        more = "" if on_gpu else f", and {_gb(each)} more while a checkpoint is saved"
+        raise ConfigError(
+            f"the replay does not fit into memory: {sizes}{more}, but {_gb(available)} are available; {remedy}"
+        )
+    place = Path(config.output_dir).absolute()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if (KEPT + 1) * whole > free:
+        raise ConfigError(
+            f"the checkpoints do not fit on the disk of output_dir={config.output_dir}: {sizes}, of which up to "
+            f"{KEPT + 1} checkpoints are kept, {_gb((KEPT + 1) * whole)}, but {_gb(free)} are free; {remedy}"
+        )
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process may still allocate; None where the system does not say.
+
+    It is what the machine has available, or what its control group allows, as a container or a SLURM job has one.
+    """
+    found = []
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().split("::")[1].strip().lstrip("/")
+        for one in (group, *group.parents):
+            limit = one / "memory.max"
+            if limit.is_file() and (text := limit.read_text().strip()) != "max":
+                stat = dict(line.split() for line in (one / "memory.stat").read_text().splitlines())
+                used = int((one / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
+                found.append(max(0, int(text) - used))
+            if one == Path("/sys/fs/cgroup"):
+                break
+    except (OSError, IndexError, ValueError):
+        pass
+    return min(found, default=None)
+
+
+def _gb(size: int) -> str:
+    """Return a size in gigabytes."""
+    return f"{size / 1e9:.1f} GB"
