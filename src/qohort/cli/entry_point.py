@@ -10,6 +10,7 @@ import difflib
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -129,6 +130,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     raise explain(error, arguments.overrides, sources, sweeping) from error
             except ConfigError as error:
                 fail(str(error))
+            except KeyboardInterrupt:
+                print("qohort: interrupted", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
             if ended:
                 _end(ended[0])
 

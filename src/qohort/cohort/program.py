@@ -74,12 +74,13 @@ class Compiler:
             from qohort.cohort.compiler import build
 
             try:
-                return build(mode, program.function, program.state, inputs, program.in_parts)
+                built = build(mode, program.function, program.state, inputs, program.in_parts)
+                self._check_signal(program)
+                return built
+            except Interrupted:
+                raise
             except Exception as error:  # a compiler may raise anything
-                if signal := self._stop():
-                    raise Interrupted(
-                        f"interrupted by {signal} while {program.name} was compiled: the same command goes on"
-                    ) from error
+                self._check_signal(program)
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 if program.name not in self.fallbacks or self.fallbacks[program.name] == mode:
                     print(
@@ -87,6 +88,14 @@ class Compiler:
                     )
                 self.fallbacks[program.name] = following
         return lambda inputs: program.function(program.state, inputs)
+
+    def _check_signal(self, program: Program) -> None:
+        """Raise `Interrupted` if a signal came while a program was compiled, since it may also have hit the compiler.
+
+        Then not even a program that was built is used: the compiler may have settled for other instructions.
+        """
+        if signal := self._stop():
+            raise Interrupted(f"interrupted by {signal} while {program.name} was compiled: the same command goes on")
 
 
 class Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -78,6 +79,8 @@ class WandbSink:
     ) -> None:
         import wandb
 
+        atexit.unregister(_end_wandb)
+        atexit.register(_end_wandb)
         shutil.rmtree(directory / "wandb", ignore_errors=True)
         given = os.environ.get("WANDB_RUN_ID")
         if given and not run.alone:  # one id for several runs, which would overwrite each other
@@ -122,6 +125,14 @@ class WandbSink:
                 self._hand_on()
             finally:
                 self._run.finish(exit_code=int(failed))
+
+
+def _end_wandb() -> None:
+    """End W&B's service before W&B does at the end of the process, where a service that has died would be an error."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
 
 
 @contextlib.contextmanager
