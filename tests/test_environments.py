@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from qohort.cohort.state import merge_states, split_state
 from qohort.cohort.streams import member_seed
@@ -329,3 +330,64 @@ def test_atari_shows_four_stacked_pictures():
     assert env.observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
     assert env.reset(seed=0)[0].shape == (4, 84, 84)
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        ({"_target_": f"{__name__}.returns_nothing"}, "returned a NoneType, not an environment"),
+        ({"_target_": f"{__name__}.raises"}, r"cannot be applied: FileNotFoundError: \[Errno 2\] no such file: 'x'"),
+    ],
+)
+def test_a_wrapper_that_is_none_is_told(wrapper, message):
+    with pytest.raises(ConfigError, match=f"^env.wrappers: .*{message}$"):
+        make_environment(EnvironmentConfig("CartPole-v1", 1, {}, OmegaConf.create([wrapper])))
+
+
+def returns_nothing(env):
+    return None
+
+
+def raises(env):
+    raise FileNotFoundError(2, "no such file", "x")
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_wrappers_get_plain_lists_or_tuples(kind):
+    """Gymnasium's `ResizeObservation` takes a tuple only, which YAML does not have; none takes OmegaConf's lists."""
+    wrappers = OmegaConf.create([{"_target_": f"{__name__}.Takes", "shape": [8, 8], "kind": kind.__name__}])
+    env = make_environment(EnvironmentConfig("CartPole-v1", 1, {}, wrappers))
+    assert type(env.shape) is kind
+
+
+class Takes(gym.Wrapper):
+    def __init__(self, env, shape, kind):
+        super().__init__(env)
+        if type(shape).__name__ != kind:
+            raise TypeError(f"shape must be a {kind}, got {type(shape)}")
+        self.shape = shape
+
+
+class LateClose(gym.Env):
+    """A simulator whose `close()` fails once it has played."""
+
+    observation_space, action_space, render_mode = spaces.Box(-1, 1, (2,)), spaces.Discrete(2), None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), 1.0, False, False, {}
+
+    def close(self):
+        raise BrokenPipeError("the simulator has gone")
+
+
+def test_an_error_of_close_is_only_told(capsys):
+    env = EpisodicVectorEnv([LateClose, LateClose], episode_seeds([0, 1], 1, "environments"), 2)
+    env.reset()
+    env.close()
+    assert capsys.readouterr().err == (
+        "qohort: close() of an environment raised BrokenPipeError: the simulator has gone: no result is affected\n"
+    )

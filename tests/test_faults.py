@@ -19,6 +19,8 @@ import wandb_file
 from matrix import MARKS, matrix
 from qohort.agent.learner import QLearning
 from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.config.errors import RunsFailed
+from qohort.runs.directory import RunDirectory
 from qohort.runs.training import train
 
 SETTINGS = (
@@ -282,5 +284,81 @@ def test_two_processes_do_not_train_the_same_run(tmp_path, undisturbed):
     assert not list(tmp_path.glob("*/*/*/result.json"))
     os.killpg(first.pid, signal.SIGKILL)
     first.join()
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_what_is_in_the_final_checkpoint_is_finished_from_it(tmp_path, undisturbed, monkeypatch):
+    """The result of one member cannot be written; the other's is, and the same command writes the first one's later."""
+    write = RunDirectory.write_result
+
+    def fail_for_seed_3(directory, config):
+        if config.seed == 3:
+            raise OSError(28, "No space left on device")
+        return write(directory, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_result", fail_for_seed_3)
+        with pytest.raises(
+            RunsFailed, match=r"not be written of seed 3: OSError: \[Errno 28\].* same command writes it$"
+        ):
+            run(tmp_path)
+    assert [path.parent.name for path in tmp_path.glob("*/*/*/result.json")] == ["seed-4"]
+    monkeypatch.setattr(QLearning, "__init__", lambda *_: pytest.fail("it was trained again"))
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_result(tmp_path, undisturbed, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("qohort.runs.training.draw_run", fail)
+    run(tmp_path)
+    assert capsys.readouterr().err.count("learning_curve.png could not be drawn: RuntimeError: no fonts") == 2
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("when", ["a logger cannot be opened", "killed meanwhile"])
+def test_an_old_result_is_kept_until_the_new_run_has_started(when, tmp_path, monkeypatch):
+    run(tmp_path, "logger=none")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("result.json")}
+    assert len(before) == 2
+
+    def fail(*_):
+        if when == "killed meanwhile":
+            os._exit(9)
+        raise RuntimeError("no logger")
+
+    def prepare():
+        qohort.runs.training.open_loggers = fail
+
+    process = in_a_process(prepare, tmp_path, "logger=none", "overwrite=true")
+    process.join()
+    assert process.exitcode == (9 if when == "killed meanwhile" else 1)
+    monkeypatch.setattr(QLearning, "__init__", lambda *_: pytest.fail("it was trained again"))
+    run(tmp_path, "logger=none")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("result.json")} == before
+    assert not list(tmp_path.rglob("*.before"))
+
+
+def test_an_error_in_training_is_one_line_and_its_traceback_a_file(tmp_path, undisturbed, monkeypatch):
+    collect = QLearning.collect
+
+    def fail(learner):
+        if learner.progress.env_steps == 250:
+            raise RuntimeError("out of luck")
+        return collect(learner)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QLearning, "collect", fail)
+        with pytest.raises(RunsFailed) as told:
+            run(tmp_path)
+    file = next(tmp_path.glob("*/*/seed-3")) / "traceback.txt"
+    assert str(told.value) == (
+        "training of seed 3, 4 stopped at 250 env_steps by RuntimeError: out of luck; the checkpoint of 200 env_steps "
+        f"is safe, and the same command goes on; the traceback is in {file}"
+    )
+    assert "in fail" in file.read_text()
     run(tmp_path)
     assert outcome(tmp_path) == undisturbed

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 import reference as ref
 from qohort.cohort.program import Compiler, Lifted
 from qohort.cohort.stacking import CohortNetwork
-from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, ResidualStage
+from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, Pixels, ResidualStage
 from qohort.networks.layers import (
     ActionValues,
     Dense,
@@ -320,3 +322,41 @@ def test_a_member_of_sparse_mlps_is_the_same_to_the_bit_alone_and_in_a_cohort(ro
         for one, many in zip(alone.parameters(), together.parameters(), strict=True):
             assert torch.equal(one[0], many[m])
         assert torch.equal(alone(observation[m : m + 1])[0], together(observation)[m])
+
+
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [((96, 96, 3), True), ((4, 84, 84), False), ((10, 10, 4), True), ((3, 64, 48), False), ((10, 10, 10), None)],
+)
+@pytest.mark.parametrize(
+    "network",
+    [partial(ConvNetwork, convolutions=[(2, 3, 1)], hidden=[4]), partial(ImpalaNetwork, channels=[2], hidden=[4])],
+)
+def test_the_axis_of_the_channels_is_recognised(shape, last, network):
+    space = spaces.Box(0, 255, shape, np.uint8)
+    if last is None:
+        with pytest.raises(ValueError, match=r"\(10, 10, 10\) has the channels: set network.channels_last to true"):
+            network(space, 2, 1)
+        return
+    torch.manual_seed(0)
+    recognised = network(space, 2, 1)
+    torch.manual_seed(0)
+    told = network(space, 2, 1, channels_last=last)
+    observation = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8))
+    assert torch.equal(recognised(observation), told(observation))
+
+
+@pytest.mark.parametrize(
+    ("space", "scale"),
+    [
+        (spaces.Box(0, 255, (3, 8, 8), np.uint8), 1 / 255),
+        (spaces.Box(0, 255, (3, 8, 8), np.float32), 1 / 255),
+        (spaces.Box(0, 1, (3, 8, 8), np.uint8), 1),
+        (spaces.Box(0, 1, (3, 8, 8), np.int8), 1),
+        (spaces.Box(0, 15, (3, 8, 8), np.uint8), 1),
+    ],
+)
+def test_images_are_divided_by_255_where_their_high_is_255(space, scale):
+    observation = torch.ones(2, 3, 8, 8).to(torch.from_numpy(np.zeros(1, space.dtype)).dtype)
+    assert torch.allclose(Features(space)(observation), torch.full((2, 192), float(scale)))
+    assert torch.allclose(Pixels(space, False)(observation), torch.full((2, 3, 8, 8), float(scale)))

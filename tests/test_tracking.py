@@ -16,11 +16,12 @@ from qohort.agent.evaluation import Evaluator
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
 from qohort.experiments.sweep import sweep_name
-from qohort.runs.loggers import WandbSink
+from qohort.runs.loggers import LightningSink, RunInfo, WandbSink
 from qohort.runs.metrics import METRICS, CohortRecorder, MemberLog
 from qohort.runs.training import train
 
 ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "train.py"
 SHORT = ("budget=400", "learning_starts=60", "log_every=50", "evaluation.every=200", "evaluation.episodes=2")
 QUICK = ("evaluation.max_episode_steps=50", "checkpoint.every=100", "compile=none", "trainer.progress_bar=false")
 
@@ -229,3 +230,52 @@ def test_an_unknown_mode_of_wandb_is_told_before_anything_is_made(
     with pytest.raises(ConfigError, match=r"WANDB_MODE=ofline is not one of W&B's modes: did you mean offline"):
         train(config)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("logger.wandb.project=team/project", "logger.wandb: .*Invalid project name 'team/project'"),
+        (f"logger.wandb.tags=[{'x' * 70}]", "logger.wandb: .*70 characters"),
+    ],
+)
+def test_what_wandb_would_refuse_is_told_before_anything_is_touched(override, message, tmp_path):
+    train(settings(tmp_path))
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    with pytest.raises(ConfigError, match=message):
+        train(settings(tmp_path, override, "overwrite=true"))
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_online_without_a_key_or_a_server_is_told_before_anything_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(ConfigError, match=r"^WANDB_MODE=online, but W&B cannot be used \("):
+        train(settings(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_id_of_an_agent_for_several_members_is_made_several(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "agent7")
+    train(settings(tmp_path))
+    names = sorted(file.name for run in runs(tmp_path) for file in wandb_files(run))
+    assert len(set(names)) == 2
+    assert all(name.startswith("run-agent7-") for name in names)
+
+
+def test_null_is_skipped_where_a_logger_takes_only_numbers(tmp_path):
+    sink = LightningSink(tmp_path, RunInfo("seed-0", "group", "dqn", {}), "tensorboard")
+    sink.log({"env_steps": 1, "eval/return": None, "train/loss": 0.5})
+    sink.finish(False)
+
+
+@pytest.mark.parametrize("variable", ["SLURM_PROCID", "RANK", "LOCAL_RANK"])
+def test_a_single_process_logs_whatever_rank_it_is_told(variable, tmp_path):
+    """The rank is read when Lightning is imported, so this takes a process of its own."""
+    overrides = "budget=100 learning_starts=20 batch_size=8 evaluation.every=50 evaluation.episodes=1 compile=none"
+    command = [sys.executable, str(SCRIPT), *overrides.split(), "seed=1", "logger=csv", f"output_dir={tmp_path}"]
+    done = subprocess.run(command, env={**os.environ, variable: "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("*/*/seed-1/csv/metrics.csv")
+    assert len(file.read_text().splitlines()) > 2

@@ -49,15 +49,9 @@ def _check_run(config: DictConfig) -> TrainConfig:
 
 def _check_jobs(firsts: Sequence[TrainConfig]) -> None:
     """Check the training jobs of a sweep, including their environments, before the first one starts."""
-    from qohort.runs.checking import check_accelerator, check_environment, check_tracking
+    from qohort.runs.checking import check_jobs
 
-    for first in {repr(one.logger): one for one in firsts}.values():
-        check_tracking(first)
-    # Jobs that are equal in these keys are checked once.
-    alike = {repr((one.env, one.network, one.head, one.optimizer, one.trainer)): one for one in firsts}
-    for first in alike.values():
-        check_accelerator(first)
-        check_environment(first)
+    check_jobs(firsts)
 
 
 # The files in conf/hydra/launcher have the names of the plugins' own settings on purpose.

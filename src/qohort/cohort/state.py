@@ -41,6 +41,8 @@ def split_state(state: Any, m: int) -> Any:
         m: The index of the member.
     """
     if isinstance(state, Tensor) and state.dim() > 0:
+        if len(state) == 1 and state.untyped_storage().nbytes() == state.nbytes:
+            return state  # a copy of a replay could be too large for memory
         return state[m : m + 1].clone()
     if isinstance(state, Mapping):
         return {

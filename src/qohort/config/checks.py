@@ -90,6 +90,8 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
         raise ConfigError(f"{path}={format_value(node)} is not a group of keys with a _target_")
     name = f"{path}._target_={format_value(node['_target_'])}"
     target = locate(node["_target_"], name)
+    if role is None and node.get("_partial_") is True:
+        return dict(node)  # a function, as a wrapper's argument: it gets its other arguments later
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
     try:

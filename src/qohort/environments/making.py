@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -35,7 +36,7 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         ) from error
     for wrapper in config.wrappers:
         try:
-            wrapped = instantiate(wrapper, env, _convert_="all")
+            wrapped = _wrap(wrapper, env)
         except (Exception, SystemExit) as error:
             reason = in_words((error.__cause__ if isinstance(error, InstantiationException) else None) or error)
             raise ConfigError(f"env.wrappers: {wrapper} cannot be applied: {reason}") from error
@@ -43,6 +44,18 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
             raise ConfigError(f"env.wrappers: {wrapper} returned a {type(wrapped).__name__}, not an environment")
         env = wrapped
     return env
+
+
+def _wrap(wrapper: Mapping[str, Any], env: gym.Env[Any, Any]) -> Any:
+    """Apply a wrapper. Its lists are plain lists or, where it refuses these, tuples, which YAML does not have."""
+    build = instantiate(wrapper, _partial_=True, _convert_="all")
+    try:
+        return build(env)
+    except TypeError:
+        tuples = {key: tuple(value) for key, value in build.keywords.items() if isinstance(value, list)}
+        if not tuples:
+            raise
+        return build(env, **tuples)
 
 
 def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:

@@ -28,6 +28,7 @@ from qohort.config.members import check_config
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check_arms
+from qohort.runs.checking import check_jobs
 from qohort.runs.interruption import STOP
 from qohort.runs.members import Member, check_code, members_of, other_code
 
@@ -264,6 +265,7 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
     planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
     members = [member for some in planned for member in some]
     check_code(members)
+    check_jobs([some[0].config for some in planned])  # those of `hydra.sweeper.params` were not checked before
     finished = sum(member.directory.result() is not None for member in members)
     steps = sum(member.config.budget for member in members)
     print(

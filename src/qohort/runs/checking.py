@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,30 @@ from qohort.environments.contract import check_contract
 from qohort.environments.making import make_environment
 from qohort.networks.layers import Features
 from qohort.runs.loggers import WANDB_MODES, WANDB_ONLINE
+
+
+def check_jobs(firsts: Sequence[TrainConfig]) -> None:
+    """Check the jobs of a sweep before the first one starts: their devices, environments, networks and loggers.
+
+    Args:
+        firsts: The configuration of the first member of each job. What this process has checked before is not checked
+            again.
+
+    Raises:
+        ConfigError: On the first mistake.
+    """
+    for first in firsts:
+        # Jobs that are equal in these keys are checked once.
+        key = repr((first.env, first.network, first.head, first.optimizer, first.trainer, first.logger))
+        if key in _CHECKED:
+            continue
+        check_accelerator(first)
+        check_tracking(first)
+        check_environment(first)
+        _CHECKED.add(key)
+
+
+_CHECKED: set[str] = set()
 
 
 def check_environment(config: TrainConfig) -> spaces.Space[Any]:
