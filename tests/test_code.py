@@ -145,3 +145,15 @@ def test_a_loss_is_edited_and_the_same_command_run_again(copy, tmp_path):
     sweep = train(copy, tmp_path / "a", "--multirun")
     assert sweep.returncode == 2
     assert "was made with other code" in sweep.stderr
+
+
+def test_the_class_of_an_environment_counts_wherever_it_is_registered(tmp_path, monkeypatch):
+    """A module that only registers, and the class in another one, which is edited."""
+    (tmp_path / "registers_only.py").write_text(
+        'import gymnasium\ngymnasium.register("Split-v0", "implements:Split")\n'
+    )
+    (tmp_path / "implements.py").write_text("class Split:\n    goal = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for id in ("registers_only:Split-v0", "Split-v0"):
+        assert "implements" in code.component_packages({"env": {"id": id}})
+    assert code.component_packages({"env": {"id": "CartPole-v1"}}) == ()

@@ -17,10 +17,12 @@ from hydra import compose, initialize_config_dir
 import qohort.runs.checkpoints
 import wandb_file
 from matrix import MARKS, matrix
+from qohort.agent.evaluation import Evaluator
 from qohort.agent.learner import QLearning
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import RunsFailed
 from qohort.runs.directory import RunDirectory
+from qohort.runs.interruption import StopRequest
 from qohort.runs.training import train
 
 SETTINGS = (
@@ -362,3 +364,49 @@ def test_an_error_in_training_is_one_line_and_its_traceback_a_file(tmp_path, und
     assert "in fail" in file.read_text()
     run(tmp_path)
     assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("round", [200, pytest.param(600, marks=MARKS)])
+def test_a_signal_in_an_evaluation_is_not_waited_for(round, tmp_path, undisturbed, monkeypatch):
+    """The last evaluation, at 600 env_steps, too: it is repeated when the run is resumed."""
+
+    def signal_in_the_evaluation():
+        evaluate = Evaluator.__call__
+
+        def evaluate_and_signal(evaluator, values, at, *rest):
+            def values_and_signal(observation):
+                if at == round:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return values(observation)
+
+            return evaluate(evaluator, values_and_signal, at, *rest)
+
+        Evaluator.__call__ = evaluate_and_signal
+
+    process = in_a_process(signal_in_the_evaluation, tmp_path, "checkpoint.every=100000")
+    process.join()
+    assert process.exitcode == 1
+    (saved,) = tmp_path.glob("*/*/seed-4/checkpoints/step-*.ckpt")
+    assert saved.name == f"step-{round:012d}.ckpt"
+    rows = [json.loads(line) for line in (saved.parents[1] / "metrics.jsonl").read_text().splitlines()]
+    assert round not in [row["env_steps"] for row in rows if "eval/return" in row]
+    run(tmp_path)
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_forked_processes_have_their_own_signals_and_no_lock(tmp_path):
+    """A simulator in a process of its own can be ended, and does not keep a run locked that its parent has left."""
+    stop, directory = StopRequest(), RunDirectory(tmp_path / "seed-0")
+    os.register_at_fork(after_in_child=stop.forget)
+    with stop:
+        assert directory.lock()
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        directory.unlock()
+        until = time.monotonic() + 10
+        while not RunDirectory(tmp_path / "seed-0").lock():  # once the child has begun
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        child.terminate()
+        child.join(10)
+        assert child.exitcode == -signal.SIGTERM

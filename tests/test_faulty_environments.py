@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -16,6 +17,8 @@ from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueCheck
 from qohort.environments.contract import check_contract
+from qohort.environments.making import make_environment
+from qohort.runs.evaluating import evaluate
 from qohort.runs.training import train
 
 SETTINGS = (
@@ -227,3 +230,55 @@ def test_bytes_that_would_wrap_around_are_refused():
     env = CheckedEnv(Returns(spaces.Box(0, 255, (1,), np.uint8), np.array([300])))
     with pytest.raises(EnvironmentFailure, match=r"an observation with 300 at \[0\], but the space is Box\(0, 255"):
         env.reset(0)
+
+
+class GlobalGenerator(gym.Env):
+    """Seeds NumPy's global generator in `reset` and draws from it: right alone, wrong beside another one."""
+
+    observation_space, action_space, render_mode = spaces.Box(0, 1, (1,)), spaces.Discrete(2), None
+
+    def reset(self, *, seed=None, options=None):
+        np.random.seed(seed % 2**32)
+        return np.random.rand(1).astype(np.float32), {}
+
+    def step(self, action):
+        return np.random.rand(1).astype(np.float32), 0.0, False, False, {}
+
+
+gym.register("GlobalGenerator-v0", GlobalGenerator)
+
+
+def test_environments_that_share_a_generator_are_told():
+    with pytest.raises(ConfigError, match="another one while another environment plays too, so they share something"):
+        check_contract(EnvironmentConfig(f"{__name__}:GlobalGenerator-v0", 1, {}, []))
+
+
+class Pops(gym.Env):
+    """Takes an entry out of its nested argument."""
+
+    observation_space, action_space, render_mode = spaces.Box(0, 1, (1,)), spaces.Discrete(2), None
+
+    def __init__(self, options):
+        self.reward = options.pop("reward", 1.0)
+
+
+gym.register("Pops-v0", Pops)
+
+
+def test_an_environment_cannot_change_the_configuration():
+    config = EnvironmentConfig(f"{__name__}:Pops-v0", 1, {"options": {"reward": 7.0}}, [])
+    assert [make_environment(config).unwrapped.reward for _ in range(2)] == [7.0, 7.0]
+    assert config.kwargs == {"options": {"reward": 7.0}}
+
+
+def test_evaluation_of_an_environment_that_fails_says_so(tmp_path, monkeypatch):
+    run(tmp_path, "seed=0")
+    (path,) = tmp_path.glob("*/*/seed-0")
+    make = faulty.Chain.__init__
+    monkeypatch.setattr(faulty.Chain, "__init__", lambda self, **kwargs: make(self, wrong="step raises", when=3))
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = compose("evaluate", [f"run={path}", "episodes=3"])
+    with pytest.raises(RunsFailed, match=r"ZeroDivisionError: speed is 0, at step 3 of an episode.*evaluation_failed"):
+        evaluate(config)
+    assert len(json.loads((path / "evaluation_failed.json").read_text())["episode"]["actions"]) == 3
+    assert not (path / "evaluation.json").exists()

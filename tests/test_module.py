@@ -110,7 +110,7 @@ def test_evaluation_while_training_is_on_normalised_observations():
     learner.values = lambda observation: given.append(observation) or observation
 
     class Evaluator:
-        def __call__(self, values, round, without):
+        def __call__(self, values, round, without, stop):
             values(torch.from_numpy(raw))
             return EpisodeScores(np.ones((2, 1)), np.ones((2, 1), dtype=np.int64))
 

@@ -158,10 +158,10 @@ def test_a_resumed_run_has_every_row_once(tmp_path, monkeypatch):
 
     evaluate = Evaluator.__call__
 
-    def stop_at_the_end(self, values, round, without):
+    def stop_at_the_end(self, values, round, without, stop):
         if round == 400:
             raise Stop
-        return evaluate(self, values, round, without)
+        return evaluate(self, values, round, without, stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "__call__", stop_at_the_end)

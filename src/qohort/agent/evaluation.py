@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,6 +27,10 @@ class EpisodeScores(NamedTuple):
     """The env_steps of each episode, `[M, episodes]`."""
     failures: Mapping[int, EnvironmentFailure] = MappingProxyType({})
     """The members whose environment failed. Their returns are NaN."""
+
+
+class EvaluationStopped(Exception):
+    """A signal asked to stop during an evaluation."""
 
 
 class Evaluator:
@@ -60,13 +64,23 @@ class Evaluator:
         """Compile the networks for the batch shape of an evaluation, so that the first evaluation does not wait."""
         values(torch.as_tensor(self._observations, device=self._device))
 
-    def __call__(self, values: Values, round: int, without: Collection[int] = ()) -> EpisodeScores:
+    def __call__(
+        self,
+        values: Values,
+        round: int,
+        without: Collection[int] = (),
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> EpisodeScores:
         """Play one episode in every environment.
 
         Args:
             values: Maps observations `[M, episodes, ...]` to action values `[M, episodes, A]`.
             round: Selects the seeds of the episodes; training passes the env_steps so far.
             without: Indices of members that have failed. They are not evaluated, and their returns are NaN.
+            stop: Returns the name of the signal that asks to stop, if there was one.
+
+        Raises:
+            EvaluationStopped: If a signal asked to stop. An evaluation can be repeated, since it changes nothing.
         """
         shape = self._observations.shape[:2]
         returns, lengths = np.zeros(shape), np.zeros(shape, dtype=np.int64)
@@ -84,6 +98,8 @@ class Evaluator:
             running = [(m, i) for m, i in running if m not in failures] if failures else running
             if not running:
                 break
+            if stop():
+                raise EvaluationStopped
             # The batch keeps its shape when episodes end, so that one episode never changes the bits of another.
             greedy = values(torch.as_tensor(self._observations, device=self._device)).argmax(-1).cpu().numpy()
             actions = self._sometimes_random(greedy, stream)

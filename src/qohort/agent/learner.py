@@ -28,7 +28,7 @@ from qohort.agent.acting import Actor
 from qohort.agent.bootstrap import Bootstrap
 from qohort.agent.callbacks import CohortCallback
 from qohort.agent.dataset import ReplayDataset
-from qohort.agent.evaluation import EpisodeScores, Evaluator
+from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
 from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import QValues, network_maker
@@ -112,6 +112,7 @@ class QLearning(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self._stop = stop
         self.members, self.recorder, self._fail = members, recorder, fail
         self.config = config = members[0]
         self.seeds = [member.seed for member in members]
@@ -225,7 +226,11 @@ class QLearning(pl.LightningModule):
             self.collect()
         self.between_steps()
         if self.evaluated_at != self.progress.env_steps:
-            self.evaluate()
+            try:
+                self.evaluate()
+            except EvaluationStopped:
+                self.between_steps()
+                raise
         self._write_logged()
         self._fail_diverged()
 
@@ -259,8 +264,12 @@ class QLearning(pl.LightningModule):
         """Copy the target network, evaluate, call the callbacks and reset the output layers, each when it is due."""
         if self.intervals.due("target", self.target_network.every):
             self.update.copy_target()
+        before = self.evaluated_at
         if self.intervals.due("evaluation", self.config.evaluation.every):
-            self.evaluate()
+            try:
+                self.evaluate()
+            except EvaluationStopped:  # a callback saves and ends the run, which evaluates when it is resumed
+                self.intervals.last["evaluation"] = before
         for callback in self._callbacks:
             callback.on_env_step(self.trainer, self)
         # The reset comes last, so that evaluations and checkpoints at this step see the trained network. It is skipped
@@ -289,9 +298,9 @@ class QLearning(pl.LightningModule):
 
     def evaluate(self) -> None:
         """Play evaluation episodes with every member and log their mean return and length."""
-        self.intervals.last["evaluation"] = self.progress.env_steps
         values = self.actor.preprocessing.before(self.values)
-        scores: EpisodeScores = self.evaluator(values, self.progress.env_steps, without=self.failed)
+        scores: EpisodeScores = self.evaluator(values, self.progress.env_steps, self.failed, self._stop)
+        self.intervals.last["evaluation"] = self.progress.env_steps
         for m, failure in scores.failures.items():
             self._give_up_environment(m, failure, {"evaluation": True})
         self._report_beyond_bounds(self.evaluator.beyond_bounds())
@@ -352,9 +361,14 @@ class QLearning(pl.LightningModule):
                 f"the checkpoint has format {state.get('format', 1)}, this version of Qohort reads {STATE_FORMAT}: "
                 "continue with the version that wrote it, or start over with overwrite=true"
             )
+        load_state({"progress": self.progress}, state)  # which decides whether there is a replay
         load_state(self._parts, state)
         if not self.config.env.deterministic:
             self.replay.truncate()
+        if self.finished:  # stopped in the final evaluation: Lightning must not take the epoch for done
+            loop = checkpoint["loops"]["fit_loop"]
+            loop["epoch_progress"]["current"].update(processed=0, completed=0)
+            loop["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     @property
     def recent_returns(self) -> NDArray[np.float64]:

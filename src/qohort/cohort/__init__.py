@@ -11,3 +11,8 @@ The files in reading order:
 - `held.py`: hyperparameters that differ between members.
 - `state.py`: saving state, and splitting and merging it by member.
 """
+
+from qohort.cohort.program import Compiler, Program
+from qohort.cohort.stacking import CohortNetwork
+
+__all__ = ["CohortNetwork", "Compiler", "Program"]

@@ -15,3 +15,16 @@ Files, in reading order:
     paths: Checks that output directories can be written.
     errors: The exceptions that are reported to the user without a traceback.
 """
+
+from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
+
+__all__ = [
+    "ConfigError",
+    "EnvironmentConfig",
+    "EvaluationConfig",
+    "Interrupted",
+    "RunsFailed",
+    "SweepFailed",
+    "TrainConfig",
+]

@@ -68,7 +68,20 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{named} cannot be resolved ({reason}): give it a value") from error
     assert isinstance(tree, dict)
+    _check_keys(tree, "")
     return {str(key): value for key, value in tree.items()}
+
+
+def _check_keys(node: Any, path: str) -> None:
+    """Check that all keys are texts: in `config.yaml` and for `hash8`, 25 and "25" would be the same key."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{path or 'the configuration'} has the key {key!r}, which is not a text: quote it")
+            _check_keys(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            _check_keys(value, f"{path}[{number}]")
 
 
 def check_component(node: Any, path: str, role: Role | None = None) -> Node:

@@ -3,8 +3,16 @@
 The files in reading order:
 
 - `making.py`: creates one environment from its configuration and checks its spaces.
+- `checked.py`: `CheckedEnv` steps one environment and checks what it returns.
+- `contract.py`: checks before a run that an environment keeps its contract.
 - `vector.py`: `EpisodicVectorEnv` steps all environments of a cohort and restores them exactly.
 - `preprocessing.py`: reward scaling and clipping, and normalisation of observations and rewards.
 - `episodes.py`: returns and lengths of the training episodes.
 - `minatar.py`: registers the MinAtar games with Gymnasium.
 """
+
+from qohort.environments.contract import check_contract
+from qohort.environments.making import make_environment
+from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
+
+__all__ = ["EpisodicVectorEnv", "check_contract", "episode_seeds", "make_environment"]

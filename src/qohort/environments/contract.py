@@ -1,8 +1,8 @@
 """Checks that an environment keeps its contract, before anything is made: what a researcher would find out too late.
 
 Two environments are made at the same time and play a few steps. What they return must fit the spaces. An episode must
-be the same from the same seed and actions, in another environment and after another episode: evaluation, resuming and
-the equality of a run alone and in a cohort rest on this.
+be the same from the same seed and actions, in another environment, after another episode and beside one: evaluation,
+resuming and the equality of a run alone and in a cohort rest on this.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def _problem(config: EnvironmentConfig) -> str | None:
             original, again = _play(first, SEEDS[0]), _play(second, SEEDS[0])
             _play(first, SEEDS[1])
             after_another = _play(first, SEEDS[0])
+            beside_another = _play(first, SEEDS[0], beside=second)
         except EnvironmentFailure as failure:
             return failure.reason
     if not config.deterministic:
@@ -106,11 +107,21 @@ def _problem(config: EnvironmentConfig) -> str | None:
         return "two episodes from the same seed and actions differ, so it is not deterministic"
     if original != after_another:
         return "an episode is another one after an earlier episode, so it remembers something across resets"
+    if original != beside_another:
+        return (
+            "an episode is another one while another environment plays too, so they share something, as NumPy's global "
+            "random generator"
+        )
     return None
 
 
-def _play(env: gym.Env[Any, Any], seed: int) -> Trail:
+def _play(env: gym.Env[Any, Any], seed: int, beside: gym.Env[Any, Any] | None = None) -> Trail:
     """Play a few steps with fixed actions, and return what the environment returned.
+
+    Args:
+        env: The environment.
+        seed: The seed of its episode.
+        beside: An environment that plays another episode at the same time.
 
     Raises:
         EnvironmentFailure: If the environment raises an error, or returns what does not fit its spaces.
@@ -119,12 +130,18 @@ def _play(env: gym.Env[Any, Any], seed: int) -> Trail:
     assert isinstance(env.action_space, spaces.Discrete)
     actions = np.random.default_rng(0).integers(env.action_space.n, size=STEPS) + env.action_space.start
     observation = checked.reset(seed)
+    if beside is not None:
+        beside.reset(seed=SEEDS[1])
     trail = [_kept(checked, space, observation, "reset")]
     for action in actions:
         observation, reward, terminated, truncated = checked.step(np.int64(action))
         trail.append(_kept(checked, space, observation, "step") + repr((float(reward), terminated, truncated)).encode())
         if terminated or truncated:
             break
+        if beside is not None:
+            *_, ended, cut, _ = beside.step(action)
+            if ended or cut:
+                beside.reset(seed=SEEDS[1])
     return trail
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         ConfigError: If Gymnasium cannot create the environment, or if a wrapper cannot be applied.
     """
     try:
-        kwargs = dict(config.kwargs) | ({"render_mode": render_mode} if render_mode else {})
+        kwargs = copy.deepcopy(dict(config.kwargs)) | ({"render_mode": render_mode} if render_mode else {})
         env: gym.Env[Any, Any] = gym.make(config.id, disable_env_checker=True, **kwargs)
     except (Exception, SystemExit) as error:
         # Gymnasium's own errors say what is wrong; another one needs its type, as a LookupError, which is only a key.
@@ -48,7 +49,7 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
 
 def _wrap(wrapper: Mapping[str, Any], env: gym.Env[Any, Any]) -> Any:
     """Apply a wrapper. Its lists are plain lists or, where it refuses these, tuples, which YAML does not have."""
-    build = instantiate(wrapper, _partial_=True, _convert_="all")
+    build = instantiate(copy.deepcopy(wrapper), _partial_=True, _convert_="all")
     try:
         return build(env)
     except TypeError:

@@ -6,3 +6,9 @@ The files in reading order:
 - `vectors.py`: table, linear and MLP networks for vectors and discrete observations.
 - `images.py`: convolutional networks and IMPALA's residual network for images.
 """
+
+from qohort.networks.images import ConvNetwork, ImpalaNetwork
+from qohort.networks.layers import QNetwork
+from qohort.networks.vectors import MLP, LinearNetwork, TableNetwork
+
+__all__ = ["MLP", "ConvNetwork", "ImpalaNetwork", "LinearNetwork", "QNetwork", "TableNetwork"]

@@ -9,3 +9,8 @@ The files in reading order:
 - `lambda_returns.py`: λ-returns as targets, for DQN(λ) and PQN.
 - `newest.py`: no replay; learns from the newest transition only.
 """
+
+from qohort.replay.base import Batch, Replay, ReplaySpec, Transition
+from qohort.replay.ring import Ring, UniformReplay
+
+__all__ = ["Batch", "Replay", "ReplaySpec", "Ring", "Transition", "UniformReplay"]

@@ -38,7 +38,7 @@ class Checkpointing(CohortCallback):
         Raises:
             Interrupted: If a signal asked to stop; a checkpoint was saved.
         """
-        if module.finished:
+        if module.finished and (STOP.signal is None or module.evaluated_at == module.progress.env_steps):
             return
         checkpoint = self._config.checkpoint
         by_clock = self._intervals.due("clock", 100) and time.monotonic() - self._saved > 60 * checkpoint.minutes

@@ -6,12 +6,16 @@ import ast
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import gymnasium as gym
 
 import qohort
 
@@ -54,13 +58,29 @@ def _packages(node: Any) -> Iterator[str]:
         for key, value in node.items():
             if key == "_target_" and isinstance(value, str):
                 yield value.partition(".")[0]
-            elif key == "id" and isinstance(value, str) and ":" in value:
-                yield value.partition(":")[0].partition(".")[0]
+            elif key == "id" and isinstance(value, str):
+                yield from _packages_of_environment(value)
             else:
                 yield from _packages(value)
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for one in node:
             yield from _packages(one)
+
+
+def _packages_of_environment(id: str) -> Iterator[str]:
+    """Yield the packages of the module that registers an environment, and of its class, which may be another one."""
+    module, _, name = id.rpartition(":")
+    if module:
+        yield module.partition(".")[0]
+    try:
+        if module:
+            import_module(module)
+        entry = gym.spec(name).entry_point
+    except Exception:  # it cannot be made here, which is reported elsewhere
+        return
+    if entry is not None:
+        place = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+        yield place.partition(":")[0].partition(".")[0]
 
 
 def _files_of(package: str) -> list[Path]:
@@ -109,7 +129,14 @@ def git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | 
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
+    if done.returncode and "dubious ownership" in done.stderr:
+        _warn_once(f"git refuses the repository, so the manifest has no commit: {done.stderr.splitlines()[0]}")
     return done.stdout.rstrip() if done.returncode == 0 else None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    print(f"qohort: {message}", file=sys.stderr)
 
 
 @cache

@@ -130,6 +130,7 @@ class RunDirectory:
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
         self._lock = handle
+        _LOCKED.add(handle)
         if self._aside.exists() and self.metrics.exists() and self.metrics.stat().st_size:
             self.discard_aside()
         else:  # a process was killed while it started over
@@ -139,6 +140,7 @@ class RunDirectory:
     def unlock(self) -> None:
         """Release the lock."""
         if self._lock is not None:
+            _LOCKED.discard(self._lock)
             os.close(self._lock)
             self._lock = None
 
@@ -262,6 +264,20 @@ class RunDirectory:
 
     def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(tree, indent=2) + "\n").encode())
+
+
+_LOCKED: set[int] = set()
+"""The open lock files of this process."""
+
+
+def _close_locks() -> None:
+    """Close the lock files in a forked process, which would hold the locks for as long as it lives."""
+    for handle in _LOCKED:
+        os.close(handle)
+    _LOCKED.clear()
+
+
+os.register_at_fork(after_in_child=_close_locks)
 
 
 def fingerprint(weights: Mapping[str, Tensor], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import build_config
-from qohort.config.errors import ConfigError
+from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
@@ -75,6 +75,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: If the configuration or the run directory is invalid; nothing was written.
+        RunsFailed: If the environment fails.
     """
     settings = build_config(EvaluateConfig, config)
     device = _device(settings.accelerator)
@@ -86,6 +87,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     member = load_member(directory, trained, device)
 
     scores, video = play(settings, member, directory.path / "videos", device)
+    if failure := scores.failures.get(0):
+        file = directory.path / "evaluation_failed.json"
+        episode = {"seed": failure.seed, "actions": failure.actions}
+        content = {"reason": failure.reason, "episode": episode, "traceback": failure.trace}
+        write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+        raise RunsFailed(
+            f"env.id={trained.env.id}: {failure.reason}, at step {len(failure.actions)} of an episode; its seed and "
+            f"its actions are in {file}"
+        )
     outcome = {
         "settings": dataclasses.asdict(settings),
         "env": trained.env.id,

@@ -143,6 +143,17 @@ class StopRequest:
             time.sleep(0.1)
         os._exit(1)
 
+    def forget(self) -> None:
+        """Give a forked process its signals back, and take from it the locks that are this process's."""
+        with contextlib.suppress(ValueError):  # not in the main thread
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        self._before.clear()
+        self._holders = 0
+        if self._registration is not None:
+            os.close(self._registration)
+            self._registration = None
+
     def hand_on(self) -> None:
         """Give the signal to the handler that was there before, now that everything is saved."""
         if self.signal is not None and callable(self._earlier):
@@ -150,6 +161,7 @@ class StopRequest:
 
 
 STOP = StopRequest()
+os.register_at_fork(after_in_child=STOP.forget)
 
 
 def _registered(directory: Path) -> Iterator[int]:

@@ -167,29 +167,32 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     failed = True
     module = None
     opened = OpenLoggers(members, recorder)
-    try:
-        module = QLearning([member.config for member in members], recorder, fail, lambda: STOP.signal)
-        trainer = make_trainer(members, checkpoints)
-        trainer.callbacks.append(opened)  # type: ignore[attr-defined]
-        trainer.fit(module, ckpt_path=step_name(step) if step else None)
-        trainer.save_checkpoint(FINAL)
-        failed = False
-    except AllFailed:
-        pass
-    except (ConfigError, Interrupted):
-        raise
-    except Exception as error:
-        raise _stopped(members, module, error) from error
-    finally:
-        recorder.finish({m for m in range(len(members)) if failed or m in failed_members})
-        for member in members:
-            if module is not None:
-                member.directory.note_fallbacks(module.compiler.fallbacks)
-            if not opened.started:
-                member.directory.restore()
-        if module is not None:
-            module.close()
-    _write_results([member for m, member in enumerate(members) if m not in failed_members])
+    with contextlib.ExitStack() as at_the_end:
+        try:
+            module = QLearning([member.config for member in members], recorder, fail, lambda: STOP.signal)
+            at_the_end.callback(module.close)  # after the results: closing an environment may take for ever
+            torch.set_num_threads(config.trainer.threads)  # an environment may have set another number
+            trainer = make_trainer(members, checkpoints)
+            trainer.callbacks.append(opened)  # type: ignore[attr-defined]
+            trainer.fit(module, ckpt_path=step_name(step) if step else None)
+            if module.evaluated_at != module.progress.env_steps:
+                raise RuntimeError("training ended without its final evaluation")
+            trainer.save_checkpoint(FINAL)
+            failed = False
+        except AllFailed:
+            pass
+        except (ConfigError, Interrupted):
+            raise
+        except Exception as error:
+            raise _stopped(members, module, error) from error
+        finally:
+            recorder.finish({m for m in range(len(members)) if failed or m in failed_members})
+            for member in members:
+                if module is not None:
+                    member.directory.note_fallbacks(module.compiler.fallbacks)
+                if not opened.started:
+                    member.directory.restore()
+        _write_results([member for m, member in enumerate(members) if m not in failed_members])
 
 
 def _stopped(members: Sequence[Member], module: QLearning | None, error: Exception) -> RunsFailed:
