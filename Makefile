@@ -43,10 +43,10 @@ ablation: setup ## run what is missing of an ablation, then report: NAME=cartpol
 	@$(PY) scripts/report.py ablation=$(NAME)
 
 test: setup ## run the tests
-	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: setup ## run the slow tests: learning and matrices, minutes each
-	@$(PY) -m pytest -m slow -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -m slow -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The exactness tests with another torch, in an environment of its own.
 test-torch: ## run the exactness tests with another torch: TORCH=2.14.1

@@ -63,8 +63,8 @@ class Chain(gym.Env[Any, Any]):
             sys.exit("licence not found")
         if self.broken("old step"):
             return self.observe(), reward, terminated or truncated, {}
-        if self.broken("list for a tuple"):
-            return [self.observe(), reward, terminated, truncated, {}]
+        if self.broken("step returns None"):
+            return None
         if self.broken("harder with every game"):
             reward -= self.games / 100
         for wrong, instead in REWARDS.items():
@@ -100,7 +100,7 @@ REWARDS = {
     "reward complex": 1 + 2j,
 }
 LIFE = ("reset raises", "reset without info", "reset returns three", "step raises", "exits", "old step")
-LIFE += ("list for a tuple", "terminated is None", "truncated is a word")
+LIFE += ("step returns None", "terminated is None", "truncated is a word")
 MEMORY = ("ignores the seed", "harder with every game")
 WRONGS = (*OBSERVATIONS, *REWARDS, *LIFE)
 

@@ -2,5 +2,6 @@
 
 Files, in reading order:
     entry_point: Makes a script's main function, which checks the command line and reports errors in one line.
+    streams: Standard output and error that never end a run.
     jobs: Expands a sweep into jobs, so that all of them can be checked before the first one starts.
 """

@@ -10,13 +10,14 @@ import math
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+SINCE = "that is Gymnasium's interface since 0.26"
 NUMBERS = frozenset((float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_))
 """Types of rewards that need no conversion."""
 INTEGERS = frozenset((int, np.int64))
@@ -55,6 +56,8 @@ class CheckedEnv:
         self._space = space
         self._dtype, self._shape = np.dtype(space.dtype), tuple(space.shape or ())
         self._integer = self._shape == () and self._dtype.kind in "iu"
+        # Times 0, a number is 0 if it is finite, and else NaN.
+        self._zeros = np.zeros(math.prod(self._shape), self._dtype) if self._dtype.kind == "f" else None
 
     def reset(self, seed: int) -> NDArray[Any]:
         """Start an episode and return its first observation.
@@ -65,18 +68,21 @@ class CheckedEnv:
         self.seed = seed
         self.actions = []
         try:
-            returned = self.env.reset(seed=seed)
+            observation, info = returned = self.env.reset(seed=seed)
         except (Exception, SystemExit) as error:
-            raise self._raised("reset", error) from error
-        if type(returned) is not tuple or len(returned) != 2 or not isinstance(returned[1], dict):
-            raise self.failure(
-                f"reset() returned {_kind(returned)}, not a tuple (observation, info): that is Gymnasium's interface "
-                "since 0.26"
-            )
-        observation = self._fitted(returned[0], "reset")
-        if wrong := unusable(self._space, observation):
+            raise self._raised("reset", "(observation, info)", error) from error
+        if type(returned) is not tuple or not isinstance(info, dict):
+            raise self.failure(f"reset() returned {_kind(returned)}, not a tuple (observation, info): {SINCE}")
+        if (
+            type(observation) is not np.ndarray
+            or observation.dtype is not self._dtype
+            or observation.shape != self._shape
+        ):
+            observation = self._fitted(observation, "reset")
+        finite = self._zeros is not None and observation.reshape(-1).dot(self._zeros) == 0
+        if not finite and (wrong := unusable(self._space, observation)):
             raise self.failure(f"reset() returned an observation with {wrong}, but the space is {self._space}")
-        return observation
+        return np.asarray(observation)
 
     def step(self, action: np.int64) -> tuple[NDArray[Any], float, bool, bool]:
         """Take an action and return the observation, the reward, terminated and truncated.
@@ -86,34 +92,29 @@ class CheckedEnv:
         """
         self.actions.append(int(action))
         try:
-            returned = self._step(action)
+            observation, reward, terminated, truncated, _ = self._step(action)
         except (Exception, SystemExit) as error:
-            raise self._raised("step", error) from error
-        if type(returned) is not tuple or len(returned) != 5:
-            raise self.failure(
-                f"step() returned {_kind(returned)}, not a tuple (observation, reward, terminated, truncated, info): "
-                "that is Gymnasium's interface since 0.26"
-            )
-        observation, reward, terminated, truncated, _ = returned
+            raise self._raised("step", "(observation, reward, terminated, truncated, info)", error) from error
         if type(observation) is np.ndarray:
             if observation.dtype is not self._dtype or observation.shape != self._shape:
                 observation = self._fitted(observation, "step")
         elif not (self._integer and type(observation) in INTEGERS):
             observation = self._fitted(observation, "step")
-        if type(reward) not in NUMBERS:
+        if type(reward) is not float or reward - reward != 0.0:
             reward = self._number(reward)
-        if not math.isfinite(reward):
-            raise self.failure(f"step() returned the reward {reward}: rewards must be finite")
         if type(terminated) is not bool or type(truncated) is not bool:
             terminated = self._flag("terminated", terminated)
             truncated = self._flag("truncated", truncated)
-        return observation, cast(float, reward), terminated, truncated
+        return observation, reward, terminated, truncated
 
     def failure(self, reason: str, trace: str | None = None) -> EnvironmentFailure:
         """Return the failure of the current episode for a reason."""
         return EnvironmentFailure(reason, self.seed, list(self.actions), trace)
 
-    def _raised(self, method: str, error: BaseException) -> EnvironmentFailure:
+    def _raised(self, method: str, wanted: str, error: BaseException) -> EnvironmentFailure:
+        """Return the failure of a method that raised an error, or returned something that cannot be unpacked."""
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            return self.failure(f"{method}() did not return a tuple {wanted}: {SINCE}")
         return self.failure(f"{method}() raised {in_words(error)}", "".join(traceback.format_exception(error)))
 
     def _fitted(self, observation: Any, method: str) -> NDArray[Any]:
@@ -147,6 +148,17 @@ class CheckedEnv:
             return array.astype(self._dtype, copy=False)
 
     def _number(self, reward: Any) -> float:
+        """Return a reward as a finite number.
+
+        Raises:
+            EnvironmentFailure: If it is not one real number, or not finite.
+        """
+        number = float(reward) if type(reward) in NUMBERS else self._converted(reward)
+        if not math.isfinite(number):
+            raise self.failure(f"step() returned the reward {reward}: rewards must be finite")
+        return number
+
+    def _converted(self, reward: Any) -> float:
         """Return a reward of an unusual type as a number.
 
         Raises:
@@ -187,6 +199,7 @@ class ValueCheck:
         self._observations = observations
         self._floats = observations.dtype.kind == "f"
         self._flat = observations.reshape(-1)
+        self._zeros = np.zeros_like(self._flat)
         self._low, self._high = bounds(space)
         self.harmless = np.nan_to_num(self._low, neginf=0).astype(observations.dtype)
         """An observation `[...]` that can be used, for an environment that has failed."""
@@ -206,10 +219,9 @@ class ValueCheck:
             if self._bounded:
                 np.minimum(self._smallest, self._observations, out=self._smallest)
                 np.maximum(self._largest, self._observations, out=self._largest)
-            # A sum of squares is finite only if all numbers are. If it is not, they may just be large.
-            with np.errstate(over="ignore"):
-                if math.isfinite(self._flat.dot(self._flat)):
-                    return []
+            # Times 0, a number is 0 if it is finite, and else NaN.
+            if self._flat.dot(self._zeros) == 0:
+                return []
         elif (self._observations >= self._low).all() and (self._observations <= self._high).all():
             return []
         rows = ((i, unusable(self._space, row)) for i, row in enumerate(self._observations))

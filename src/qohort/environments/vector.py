@@ -133,11 +133,13 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             The next step overwrites all arrays.
         """
         observations, ended = self.observations, []
-        actions = actions + self._first_action
         # Actions stay NumPy integers, because Gymnasium checks these faster than Python's.
-        for index, env in self._running:
+        actions = actions + self._first_action
+        if len(self._running) < self.num_envs:
+            actions = actions[[index for index, _ in self._running]]
+        for (index, env), action in zip(self._running, actions, strict=True):
             try:
-                observation, reward, terminated, truncated = env.step(actions[index])
+                observation, reward, terminated, truncated = env.step(action)
             except EnvironmentFailure as failure:
                 self._stop(index, failure)
                 continue

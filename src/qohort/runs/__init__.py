@@ -4,6 +4,7 @@ Files, in reading order:
     training: Trains the members of a configuration, from their checkpoints if they have any.
     members: The members of a cohort with their run directories, and the check for results of other code.
     checking: Checks the environment, network, optimiser, device and loggers before training.
+    room: Checks that replays fit into memory and checkpoints onto the disk.
     directory: A run directory: its path, files, lock and state.
     manifest: `manifest.json`, what it takes to reproduce a run.
     code: The hash of the sources that a run was made with.
