@@ -49,7 +49,7 @@ def test_every_agent_has_a_preset_that_is_named_as_its_file() -> None:
     assert {"dqn", "double", "rainbow", "rainbow_minus_noisy", "m_iqn", "pqn", "dqn_lambda", "stream_q"} <= {*AGENTS}
 
 
-FAST = ("double", "pqn")
+FAST = ("pqn",)
 
 
 @pytest.mark.parametrize("agent", matrix(AGENTS, FAST))

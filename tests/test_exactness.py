@@ -65,7 +65,7 @@ VARIANTS = {
 }
 
 
-FAST = ("polyak, rmsprop", "three environments", "minatar")
+FAST = ("three environments", "minatar")
 
 
 @pytest.mark.parametrize("name", matrix(VARIANTS, FAST))
@@ -163,7 +163,7 @@ def rows_less_wall_times(directory: Path) -> list[list[dict[str, float]]]:
     return members
 
 
-@pytest.mark.parametrize("name", matrix(RESUMED, ["spread, scaled, reset", "three environments"]))
+@pytest.mark.parametrize("name", matrix(RESUMED, ["three environments"]))
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -185,6 +185,8 @@ FAST = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", matrix(MUTANTS, FAST))
 def test_a_planted_bug_is_caught(tmp_path, name):
     mutant = MUTANTS[name]

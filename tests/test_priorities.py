@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from torch.func import vmap
 
 import reference as ref
+from matrix import MARKS
 from qohort.agent.update import Update
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import ConstantSchedule, LinearSchedule, Progress
@@ -285,7 +286,7 @@ def test_beta_follows_its_schedule():
     assert spread(100) < spread(50) < 1.0
 
 
-@pytest.mark.parametrize("mode", ["fx", "inductor"])
+@pytest.mark.parametrize("mode", ["fx", pytest.param("inductor", marks=MARKS)])
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_compiled_replays_draw_the_same(mode, n_step):
     def make(mode):

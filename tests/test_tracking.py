@@ -247,6 +247,8 @@ def test_what_wandb_would_refuse_is_told_before_anything_is_touched(override, me
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_online_without_a_key_or_a_server_is_told_before_anything_is_touched(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -270,6 +272,8 @@ def test_null_is_skipped_where_a_logger_takes_only_numbers(tmp_path):
     sink.finish(False)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("variable", ["SLURM_PROCID", "RANK", "LOCAL_RANK"])
 def test_a_single_process_logs_whatever_rank_it_is_told(variable, tmp_path):
     """The rank is read when Lightning is imported, so this takes a process of its own."""

@@ -326,6 +326,8 @@ def test_only_tpe_learns_from_scores(sampler, learns, tmp_path, pretended):
     assert (sum(upwards[12:]) > sum(downwards[12:]) + 1) == learns
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_trial_that_fails_is_the_worst_and_the_study_goes_on(tmp_path, capsys):
     space = "space={optimizer.lr:{choices:[1e-3,1e37]}}"
     winner = go(tmp_path, "trials=6", "parallel=6", space=space)

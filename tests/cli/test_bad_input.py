@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 import qohort.runs.training
+from matrix import MARKS
 from qohort.config.members import check_config
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -333,7 +334,12 @@ def assert_told(ended: Ended, directory: Path, line: str, told: tuple[str, ...],
 
 
 def cases(*tables: list[Any]) -> Any:
-    lines = [pytest.param(line, told, id=line) for table in tables for line, *told in table]
+    """Parametrize with the lines of all tables, of which every third one is not slow."""
+    lines = [
+        pytest.param(line, told, id=line, marks=MARKS if number % 3 else ())
+        for table in tables
+        for number, (line, *told) in enumerate(table)
+    ]
     return pytest.mark.parametrize(("line", "told"), lines)
 
 
@@ -356,6 +362,7 @@ def test_told_in_one_line_before_any_environment(run: Run, tmp_path: Path, line:
 FILES = [
     ("lr_schedule.value: 1", "unknown key lr_schedule.value=1", "write lr_schedule: {value: VALUE}"),
     ("exploration.epsilon.start: 1", "in a file write exploration: {epsilon: {start: VALUE}}"),
+    ("env: {kwargs: {options: {25: 7}}}", "env.kwargs.options has the key 25, which is not a text: quote it"),
     ("target_network: {1: 2}", "unknown key target_network.1=2", "one of every"),
     ("trainer: 3", "unknown key trainer.threads=1", "trainer is 3"),
     ("gamma: ${", "mine/experiment/own.yaml cannot be read"),

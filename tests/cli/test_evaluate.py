@@ -92,6 +92,8 @@ def written(run: Path) -> dict:
     return json.loads((run / "evaluation.json").read_text())
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_as_typed_with_a_video_prints_and_writes_it_all(run: Path) -> None:
     done = python("evaluate.py", f"run={run}", "episodes=7", "video=true")
     assert done.returncode == 0, done.stderr
@@ -210,6 +212,8 @@ def by_hand(run: Path) -> tuple[CohortNetwork, torch.Tensor, torch.Tensor]:
     return network, moments["mean"][0], moments["squares"][0] / (moments["count"][0] - 1)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_member_that_normalises_is_evaluated_on_normalised_observations(streamed: Path) -> None:
     network, mean, variance = by_hand(streamed)
     member = load_member(RunDirectory(streamed), load_config(RunDirectory(streamed)), torch.device("cpu"))

@@ -95,6 +95,8 @@ def test_every_file_that_the_page_speaks_of_exists(copy: Path) -> None:
     assert makefile_arguments[2] in (ROOT / makefile_arguments[1]).read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("command", matrix(TRAINING, TRAINING[:1]))
 def test_its_commands_train(command: str, copy: Path, tmp_path: Path) -> None:
     done = run(copy, [*shlex.split(command), *SMALL, f"output_dir={tmp_path}"])

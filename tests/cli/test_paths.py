@@ -24,6 +24,8 @@ def train(*overrides, cwd, **environment):
     return done
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_tilde_in_a_file_is_the_home_directory(tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\noutput_dir: ~/runs\n")
@@ -32,11 +34,15 @@ def test_a_tilde_in_a_file_is_the_home_directory(tmp_path):
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_with_chdir_a_path_is_meant_from_where_the_command_was_typed(tmp_path):
     train("-m", "hydra.job.chdir=true", "seed=0,1", "output_dir=out", cwd=tmp_path)
     assert len(list((tmp_path / "out").glob("*/*/seed-*/result.json"))) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_directory_may_be_a_link_to_another_disk(tmp_path):
     train("seed=0", "output_dir=out", cwd=tmp_path)
     (run,) = (tmp_path / "out").glob("*/*/seed-0")
@@ -57,6 +63,8 @@ def test_a_run_directory_may_be_a_link_to_another_disk(tmp_path):
 NAMES = ("ü", "a b", "a=b", "a,b", "(a", "[a", "{a", "#a", "a'b", 'a"b', "a$b", r"a\b")
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", matrix(NAMES, ["a=b"]))
 def test_a_directory_of_configurations_may_have_any_name(name, tmp_path):
     conf = tmp_path / name
@@ -68,6 +76,8 @@ def test_a_directory_of_configurations_may_have_any_name(name, tmp_path):
     assert all("gamma: 0.5" in file.read_text() for file in found)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_sweep_that_a_file_asks_for_is_checked_as_one_with_m(tmp_path):
     """With `hydra.mode: MULTIRUN` in a file, all jobs are checked before the first one trains."""
     (tmp_path / "conf" / "experiment").mkdir(parents=True)

@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 import wandb_file
-from matrix import matrix
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
-    *("budget=3000", "learning_starts=60", "batch_size=16", "log_every=50", "network.hidden=[8]"),
+    *("budget=6000", "learning_starts=60", "batch_size=16", "log_every=50", "network.hidden=[8]"),
     *("evaluation.every=1000", "evaluation.episodes=2", "evaluation.max_episode_steps=50", "compile=none"),
 )
 WALL_TIMES = ("wall_s", "env_steps_per_s")
@@ -78,13 +77,12 @@ def undisturbed(tmp_path_factory):
     return outcome(directory)
 
 
-@pytest.mark.parametrize(
-    "number", matrix([signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], [signal.SIGHUP])
-)
+@pytest.mark.slow
+@pytest.mark.matrix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves(number, tmp_path, undisturbed):
-    process = start(tmp_path, *QUIET, "budget=3000")
+    process = start(tmp_path, *QUIET)
     wait_for(lambda: list(tmp_path.glob("*/*/seed-1/metrics.jsonl")))
-    time.sleep(0.3)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
@@ -105,6 +103,8 @@ def test_nohup_keeps_a_run_from_stopping(tmp_path, undisturbed):
     assert outcome(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_closed_pipe_stops_nothing(tmp_path, undisturbed):
     """As `| head -1` does: nobody reads any more what the run prints."""
     process = start(tmp_path, *QUIET[:-1], stderr=subprocess.STDOUT)

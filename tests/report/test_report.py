@@ -124,6 +124,8 @@ def test_a_report_has_the_known_answers(report):
     assert "http" not in re.sub(r"data:image/png;base64,[\w+/=]+", "", html).replace("http-equiv", "")
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_the_figures_are_png_and_pdf_and_all_in_the_page(report):
     report.shows("last: 5")
     synthetic.write_runs(report.planned, known)
@@ -393,6 +395,8 @@ frame.onload = () => {{
 </script>"""
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")
 @pytest.mark.parametrize("width", [1280, pytest.param(400, marks=MARKS)])
 def test_the_page_in_a_browser_shows_every_figure_and_no_error(report, width):

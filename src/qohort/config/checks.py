@@ -68,7 +68,6 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{named} cannot be resolved ({reason}): give it a value") from error
     assert isinstance(tree, dict)
-    _check_keys(tree, "")
     return {str(key): value for key, value in tree.items()}
 
 
@@ -77,8 +76,8 @@ def _check_keys(node: Any, path: str) -> None:
     if isinstance(node, Mapping):
         for key, value in node.items():
             if not isinstance(key, str):
-                raise ConfigError(f"{path or 'the configuration'} has the key {key!r}, which is not a text: quote it")
-            _check_keys(value, f"{path}.{key}" if path else key)
+                raise ConfigError(f"{path} has the key {key!r}, which is not a text: quote it")
+            _check_keys(value, f"{path}.{key}")
     elif isinstance(node, list):
         for number, value in enumerate(node):
             _check_keys(value, f"{path}[{number}]")
@@ -295,6 +294,7 @@ def check(hint: Any, value: Any, path: str, bounds: Sequence[Any] = ()) -> Any:
     if _is_component(hint) or (isinstance(value, Mapping) and "_target_" in value):
         return check_component(value, path, _role(hint))
     if hint is Any or isinstance(hint, typing.TypeVar):
+        _check_keys(value, path)
         return value
     if origin is Annotated:
         return check(arguments[0], value, path, arguments[1:])
@@ -306,6 +306,7 @@ def check(hint: Any, value: Any, path: str, bounds: Sequence[Any] = ()) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}={format_value(value)} is not {_describe(hint)}")
         of = arguments[1] if arguments else Any
+        _check_keys(value, path)
         return {key: check(of, one, f"{path}.{key}") for key, one in value.items()}
     if origin in (collections.abc.Sequence, list, tuple):
         return _check_sequence(hint, value, path, bounds)
