@@ -188,6 +188,8 @@ def test_arms_that_differ_in_what_they_may_not_are_refused(composes, before, aft
         composes.fold(text)
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_preset_must_say_what_it_changes(composes, tmp_path):
     (tmp_path / "agent").mkdir()
     preset = "# @package _global_\ndefaults:\n  - override /head: huber\nagent: mine\ngamma: 0.5\n"

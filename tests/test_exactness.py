@@ -112,6 +112,8 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     assert len(set(thirty.values())) == 30
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_the_same_command_gives_the_same_bits_again(tmp_path: Path) -> None:
     first = run(tmp_path, [3], "compile=fx")
     assert run(tmp_path, [3], "compile=fx", "overwrite=true") == first

@@ -160,6 +160,8 @@ def test_killed_with_tmpdir_on_another_filesystem(tmp_path, undisturbed, monkeyp
     assert outcome(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("damage", matrix(["truncated", "emptied", "a byte changed"], ["a byte changed"]))
 def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, undisturbed, capfd):
     process = in_a_process(lambda: kill_at("after the rename", "step-", 8), tmp_path)
@@ -273,6 +275,8 @@ def test_a_signal_ends_training_at_the_next_step_saved(number, tmp_path, undistu
     assert outcome(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_two_processes_do_not_train_the_same_run(tmp_path, undisturbed):
     """The second one leaves it to the first one; a lock of a process that is gone is none."""
     first = in_a_process(lambda: None, tmp_path)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from matrix import MARKS
 from qohort.agent.dataset import ReplayDataset
 from qohort.agent.learner import QLearning
 from qohort.cohort.program import Compiler
@@ -189,7 +190,7 @@ def test_observations_are_stored_as_they_are(kind, name):
     )
 
 
-@pytest.mark.parametrize("mode", ["fx", "inductor"])
+@pytest.mark.parametrize("mode", ["fx", pytest.param("inductor", marks=MARKS)])
 def test_compiled_batches_are_the_same_and_new_each_time(mode):
     seeds, space = (3, 4, 8), spaces.Box(0, 255, (2, 3), np.uint8)
     options = {"seeds": seeds, "num_envs": 2, "gamma": (0.9, 0.5, 1.0), "space": space}

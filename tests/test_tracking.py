@@ -232,6 +232,8 @@ def test_an_unknown_mode_of_wandb_is_told_before_anything_is_made(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -300,7 +300,7 @@ def test_halving_over_three_rungs(tmp_path, pretended, capsys):
     assert [row[1] for row in rows if "best" in row] == [str(best[0])]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=MARKS), pytest.param("random", marks=pytest.mark.slow)])
 def test_proposals_do_not_depend_on_when_a_process_began(sampler, tmp_path, pretended):
     pretended(lambda trial, budget: -abs(trial["gamma"] - 0.7) * budget)
     space = "space={gamma:{low:0.5,high:0.9},batch_size:{low:8,high:32,log:true}}"

@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.streams import member_seed
+from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.networks.vectors import SparseMLP
 from qohort.runs.checkpoints import load
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import load_config, load_member, summary
+from qohort.runs.training import train
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BLIND = """
@@ -42,16 +46,21 @@ def python(script: str, *arguments: object, **environment: str) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
 
 
+def train_here(output: Path, settings: str) -> Path:
+    """Train in this process, which saves the imports, and return the run directory."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        train(compose("train", [*settings.split(), f"output_dir={output}"]))
+    (config,) = output.glob("*/*/*/config.yaml")
+    return config.parent
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a final checkpoint."""
     output = tmp_path_factory.mktemp("outputs")
     settings = "seed=3 budget=600 learning_starts=100 compile=none logger=none evaluation.every=300"
-    settings += " evaluation.episodes=2 trainer.progress_bar=false"
-    done = python("train.py", *settings.split(), f"output_dir={output}")
-    assert done.returncode == 0, done.stderr
-    (config,) = output.glob("*/*/*/config.yaml")
-    return config.parent
+    return train_here(output, settings + " evaluation.episodes=2 trainer.progress_bar=false")
 
 
 @pytest.fixture
@@ -193,11 +202,7 @@ STREAM = "agent=stream_q seed=3 budget=300 network.hidden=[9,7] network.sparsity
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of an agent that normalises what it observes."""
     output = tmp_path_factory.mktemp("streamed")
-    settings = f"{STREAM} evaluation.every=300 evaluation.episodes=3 trainer.progress_bar=false"
-    done = python("train.py", *settings.split(), f"output_dir={output}")
-    assert done.returncode == 0, done.stderr
-    (config,) = output.glob("*/*/*/config.yaml")
-    return config.parent
+    return train_here(output, f"{STREAM} evaluation.every=300 evaluation.episodes=3 trainer.progress_bar=false")
 
 
 def by_hand(run: Path) -> tuple[CohortNetwork, torch.Tensor, torch.Tensor]:

@@ -218,6 +218,8 @@ PROBLEMS = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_runs_that_cannot_be_counted_are_named_and_stop_the_report(report):
     synthetic.write_runs(report.planned, known)
     spoil(report)
@@ -275,6 +277,8 @@ def test_few_runs_tell_nothing_apart(report):
     assert "<b>Here some arms have 4 runs</b>" in (report.path / "report.html").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_no_arm_drops_out_silently(report):
     synthetic.write_runs([run for run in report.planned if run.arm.label != "better"], known)
     code, _, err = report("allow_missing=true")
