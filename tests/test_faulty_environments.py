@@ -18,6 +18,7 @@ from qohort.config.schema import EnvironmentConfig
 from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueCheck
 from qohort.environments.contract import check_contract
 from qohort.environments.making import make_environment
+from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
 from qohort.runs.evaluating import evaluate
 from qohort.runs.training import train
 
@@ -282,3 +283,38 @@ def test_evaluation_of_an_environment_that_fails_says_so(tmp_path, monkeypatch):
         evaluate(config)
     assert len(json.loads((path / "evaluation_failed.json").read_text())["episode"]["actions"]) == 3
     assert not (path / "evaluation.json").exists()
+
+
+class Ends(Returns, gym.Env):
+    """Ends each episode at its first step; fails at the step with number `fails`."""
+
+    render_mode = None
+
+    def __init__(self, fails=None):
+        super().__init__(spaces.Box(0, 1, (1,)), np.zeros(1, np.float32), 1.0, True)
+        self.fails, self.steps, self.resets = fails, 0, 0
+
+    def reset(self, seed):
+        self.resets += 1
+        return super().reset(seed)
+
+    def step(self, action):
+        self.steps += 1
+        return (np.full(1, np.nan, np.float32), *self.told[1:]) if self.steps == self.fails else self.told
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_member_whose_environment_fails_is_stepped_no_more_and_the_others_are(fails):
+    made = [Ends(3 if index == fails else None) for index in range(4)]
+    env = EpisodicVectorEnv([lambda one=one: one for one in made], episode_seeds([0, 1], 2, "environments"), 2)
+    env.reset()
+    for _ in range(5):
+        observation, reward, terminated, *_ = env.step(np.zeros(4, dtype=np.int64))
+        assert np.isfinite(observation).all()
+    assert [one.steps for one in made] == [3, 3, 5, 5]
+    assert [one.resets for one in made] == [3, 3, 6, 6]
+    assert reward.tolist() == [0, 0, 1, 1]
+    assert terminated.tolist() == [False, False, True, True]
+    ((member, failure),) = env.failures.items()
+    assert (member, failure.environment, failure.episode) == (0, fails, 2)
+    assert failure.failure.reason.startswith("step() returned an observation with nan at [0]")

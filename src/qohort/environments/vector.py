@@ -157,6 +157,8 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
                 ),
             )
         info: dict[str, Any] = {}
+        if self.failures:  # members that have just been stopped start no episode
+            ended = [index for index in ended if self._terminated[index] or self._truncated[index]]
         if ended:
             np.copyto(self._final, observations)
             info["final_obs"] = self._final
