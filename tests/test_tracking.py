@@ -272,6 +272,12 @@ def test_null_is_skipped_where_a_logger_takes_only_numbers(tmp_path):
     sink = LightningSink(tmp_path, RunInfo("seed-0", "group", "dqn", {}), "tensorboard")
     sink.log({"env_steps": 1, "eval/return": None, "train/loss": 0.5})
     sink.finish(False)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert "eval/return" not in events.Tags()["scalars"]
+    assert [event.value for event in events.Scalars("train/loss")] == [0.5]
 
 
 @pytest.mark.slow
