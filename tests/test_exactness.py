@@ -144,7 +144,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
     collect = QLearning.collect
 
     def until_interrupted(module: QLearning) -> int:
-        if module.progress.env_steps == env_steps:
+        if module.progress.env_steps >= env_steps:
             raise Interrupted
         return collect(module)
 

@@ -36,6 +36,7 @@ SETTINGS = (
     "evaluation.max_episode_steps=50",
     "checkpoint.every=100",
     "compile=none",
+    "env.backend=gymnasium",  # which takes one step at a time
     "trainer.progress_bar=false",
 )
 WALL_TIMES = ("wall_s", "env_steps_per_s")

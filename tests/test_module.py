@@ -71,7 +71,7 @@ class Played:
 
 
 def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_they_are():
-    settings = ("env.num_envs=2", "+env.kwargs.max_episode_steps=9", "exploration=greedy")
+    settings = ("env.backend=gymnasium", "env.num_envs=2", "+env.kwargs.max_episode_steps=9", "exploration=greedy")
     learner = module("normalize_observations=true", "normalize_rewards=true", *settings)
     slow = [Played(seed, 2, 0.99) for seed in (0, 1)]
     acted, added = [], []

@@ -52,13 +52,13 @@ MUTANTS = {
         REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', N_STEP
     ),
     "blocks cross truncations": Mutant(
-        RETURNS, "transition.ended\n        super().add(", "transition.terminated\n        super().add(", BLOCKS
+        REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', BLOCKS
     ),
     "rollouts cross truncations": Mutant(
-        RETURNS, "transition.ended\n        self._storage", "transition.terminated\n        self._storage", ROLLOUTS
+        REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', ROLLOUTS
     ),
     "uniform windows cross the ring's seam (FastTD3#6)": Mutant(
-        REPLAY, "index = (index + self._added) % self.capacity", "pass", N_STEP
+        REPLAY, "index = (index + oldest[:, None, None]) % self.capacity", "pass", N_STEP
     ),
     "prioritised windows cross the ring's seam": Mutant(
         PRIORITIES, "complete = self._added - self._incomplete", "complete = self._added", N_STEP

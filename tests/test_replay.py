@@ -129,7 +129,7 @@ def test_a_capacity_beyond_the_budget_samples_as_if_it_were_allocated(num_envs):
         assert_equal_batches(small.sample(NOW), large.sample(NOW))
     whole = small.state_dict()["transitions"]["observation"]
     assert whole.shape[1] == budget // num_envs * num_envs
-    assert small._storage.slots <= budget + num_envs
+    assert small.storage.slots <= budget + num_envs
 
 
 def test_sampling_is_uniform():

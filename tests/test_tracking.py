@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import wandb_file
-from qohort.agent.evaluation import Evaluator
+from qohort.agent.tensor_evaluation import TensorEvaluator
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
 from qohort.experiments.sweep import sweep_name
@@ -156,7 +156,7 @@ def test_a_resumed_run_has_every_row_once(tmp_path, monkeypatch):
     class Stop(BaseException):
         pass
 
-    evaluate = Evaluator.__call__
+    evaluate = TensorEvaluator.__call__
 
     def stop_at_the_end(self, values, round, without, stop):
         if round == 400:
@@ -164,7 +164,7 @@ def test_a_resumed_run_has_every_row_once(tmp_path, monkeypatch):
         return evaluate(self, values, round, without, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "__call__", stop_at_the_end)
+        patch.setattr(TensorEvaluator, "__call__", stop_at_the_end)
         with pytest.raises(Stop):
             train(settings(tmp_path))
     for run in runs(tmp_path):

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from qohort.agent.exploration import Exploration
 from qohort.cohort.held import across_members
-from qohort.cohort.schedules import Progress
+from qohort.cohort.program import Compiler
+from qohort.cohort.schedules import Progress, follows_episodes
 from qohort.cohort.state import load_state, state_of
 from qohort.cohort.streams import UniformStream
-from qohort.config.schema import TrainConfig
+from qohort.config.schema import EnvironmentConfig, TrainConfig
 from qohort.environments.episodes import Episode, EpisodeStatistics
 from qohort.environments.making import make_environment
 from qohort.environments.preprocessing import Preprocessing
+from qohort.environments.tensor.registry import tensor_environment
+from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
 from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
 from qohort.replay.base import Transition
 
@@ -32,24 +35,25 @@ class Actor:
         members: The members' configurations.
     """
 
-    def __init__(self, members: Sequence[TrainConfig]) -> None:
+    def __init__(self, members: Sequence[TrainConfig], compiler: Compiler) -> None:
         env = members[0].env
         seeds = [member.seed for member in members]
         self._shape, self._deterministic = (len(members), env.num_envs), env.deterministic
-        makers = [lambda: make_environment(env)] * (len(members) * env.num_envs)
-        self.environments = EpisodicVectorEnv(
-            makers, episode_seeds(seeds, env.num_envs, "environments"), len(members), env.deterministic
-        )
+        self.num_envs = env.num_envs
+        self.environments = _environments(env, seeds, compiler)
         self.space: spaces.Space[Any] = self.environments.single_observation_space
         self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
         self.exploration: Exploration = across_members(
             [instantiate(member.exploration, _convert_="all") for member in members]
         )
         draws = self.exploration.draws(self.actions)
-        self._uniforms = UniformStream(seeds, "exploration", (env.num_envs, draws))
+        self.member_exploration: Any = instantiate(members[0].exploration, _convert_="all")
+        """The exploration of one member; what members may hold is in its parameter."""
+        self.uniforms = UniformStream(seeds, "exploration", (env.num_envs, draws))
         self.preprocessing = Preprocessing(members, self.space)
         self.statistics = EpisodeStatistics(*self._shape)
-        self._observation = self.preprocessing.first(self._by_member(self.environments.reset()[0]))
+        self.observation = self.preprocessing.first(self._by_member(self.environments.reset()[0]))
+        """The observations to act on, `[M, E, ...]`."""
 
     def step(self, values: Callable[[Tensor], Tensor], progress: Progress) -> tuple[Transition, list[Episode]]:
         """Take one action in every environment.
@@ -63,11 +67,11 @@ class Actor:
             The preprocessed transition, and the episodes that ended. Their returns are undiscounted sums of the
             environment's own rewards.
         """
-        observation = self._observation
+        observation = self.observation
         action = self.exploration.act(
             lambda: values(torch.from_numpy(observation)).cpu().numpy(),
             self.exploration.parameter(progress),
-            self._uniforms.next(),
+            self.uniforms.next(),
             self.actions,
         )
         new_observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
@@ -76,7 +80,7 @@ class Actor:
         new_observation = self._by_member(new_observation)
         ended = terminated | truncated
         preprocessed = self.preprocessing.step(reward, ended, next_observation, new_observation)
-        self._observation = preprocessed.observation.copy()  # the environments overwrite theirs
+        self.observation = preprocessed.observation.copy()  # the environments overwrite theirs
         self.statistics.add(reward)
         episodes = self.statistics.end(ended) if "final_obs" in info else []
         transition = Transition(
@@ -84,27 +88,32 @@ class Actor:
         )
         return transition, episodes
 
+    @property
+    def follows_episodes(self) -> bool:
+        """Whether the exploration may depend on the episodes that have ended."""
+        return any(follows_episodes(value) for value in vars(self.exploration).values() if callable(value))
+
     def _by_member(self, array: NDArray[Any]) -> NDArray[Any]:
         """Reshape `[M * E, ...]` to `[M, E, ...]`."""
         return array.reshape(*self._shape, *array.shape[1:])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the environments, exploration, preprocessing and episodes, and the last observation."""
-        return {**state_of(self._parts), "observation": torch.from_numpy(self._observation.copy())}
+        return {**state_of(self._parts), "observation": torch.from_numpy(self.observation.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         load_state(self._parts, state)
-        self._observation = np.array(state["observation"].numpy())
-        if not self._deterministic:
+        self.observation = np.array(state["observation"].numpy())
+        if not self._deterministic and isinstance(self.environments, EpisodicVectorEnv):
             self.statistics.drop()
-            self._observation = self.preprocessing.first(self._by_member(self.environments.observations.copy()))
+            self.observation = self.preprocessing.first(self._by_member(self.environments.observations.copy()))
 
     @property
     def _parts(self) -> dict[str, Any]:
         return {
             "environments": self.environments,
-            "uniforms": self._uniforms,
+            "uniforms": self.uniforms,
             "preprocessing": self.preprocessing,
             "statistics": self.statistics,
         }
@@ -112,3 +121,15 @@ class Actor:
     def close(self) -> None:
         """Close every environment."""
         self.environments.close()
+
+
+def _environments(
+    env: EnvironmentConfig, seeds: Sequence[int], compiler: Compiler
+) -> EpisodicVectorEnv | TensorVectorEnv:
+    """Make the environments of all members."""
+    tensor = tensor_environment(env)
+    if tensor is not None:
+        return TensorVectorEnv(tensor, episode_keys(seeds, env.num_envs, "environments"), compiler)
+    makers = [lambda: make_environment(env)] * (len(seeds) * env.num_envs)
+    seed_of = episode_seeds(seeds, env.num_envs, "environments")
+    return EpisodicVectorEnv(makers, seed_of, len(seeds), env.deterministic)

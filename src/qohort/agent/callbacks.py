@@ -8,7 +8,7 @@ rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -52,7 +52,14 @@ class Learner(Protocol):
 
 
 class CohortCallback(pl.Callback):
-    """A Lightning callback with additional hooks for the environment loop."""
+    """A Lightning callback with additional hooks for the environment loop.
+
+    Tensor environments are stepped many times without returning to Python. Where a callback has `on_env_step`, or one
+    of Lightning's hooks that are called at each update, they are stepped one by one instead.
+    """
+
+    by_rounds: ClassVar[bool] = False
+    """Whether `on_env_step` may be called once for many steps."""
 
     def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
         """Called before each step of the environments, after any target copy and evaluation that are due."""
@@ -65,6 +72,12 @@ class CohortCallback(pl.Callback):
             module: The learner.
             scores: The returns and lengths of the evaluation episodes, `[M, episodes]`.
         """
+
+
+def has_hook(callback: pl.Callback, *names: str) -> bool:
+    """Return whether a callback has its own version of one of these hooks."""
+    base = CohortCallback if isinstance(callback, CohortCallback) else pl.Callback
+    return any(getattr(type(callback), name) is not getattr(base, name) for name in names)
 
 
 class ParameterNorm(CohortCallback):

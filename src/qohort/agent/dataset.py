@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch.utils.data import IterableDataset
 
@@ -25,8 +25,8 @@ class EnvironmentLoop(Protocol):
     def collect(self) -> int:
         """Step every environment once, store the transitions, and return the number of updates that are due."""
 
-    def batches(self, count: int) -> Iterator[Batch]:
-        """Yield the `count` batches of one round of updates."""
+    def batches(self, count: int) -> Iterator[Any]:
+        """Yield the `count` batches of one round of updates, or a block of many rounds; see `qohort.agent.rounds`."""
 
 
 class ReplayDataset(IterableDataset[Batch]):
@@ -47,7 +47,7 @@ class ReplayDataset(IterableDataset[Batch]):
         """Return the number of updates in the whole budget."""
         return self._loop.updates()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         """Step the environments and yield the batches that are due, until the budget is spent."""
         loop = self._loop
         while loop.budget_left():

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qohort.cohort.streams import UniformStream, member_seed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
@@ -27,6 +28,18 @@ class EpisodeScores(NamedTuple):
     """The env_steps of each episode, `[M, episodes]`."""
     failures: Mapping[int, EnvironmentFailure] = MappingProxyType({})
     """The members whose environment failed. Their returns are NaN."""
+
+
+def random_actions(greedy: Tensor, actions: int, uniforms: Tensor, epsilon: float) -> Tensor:
+    """Return greedy actions `[..., E]`, of which some are replaced by random ones.
+
+    Args:
+        greedy: The greedy actions.
+        actions: The number of actions, A.
+        uniforms: Random numbers uniform in [0, 1), `[..., E, 2]` float64.
+        epsilon: The probability of a random action.
+    """
+    return torch.where(uniforms[..., 0] < epsilon, (uniforms[..., 1] * actions).long(), greedy)
 
 
 class EvaluationStopped(Exception):
@@ -102,7 +115,11 @@ class Evaluator:
                 raise EvaluationStopped
             # The batch keeps its shape when episodes end, so that one episode never changes the bits of another.
             greedy = values(torch.as_tensor(self._observations, device=self._device)).argmax(-1).cpu().numpy()
-            actions = self._sometimes_random(greedy, stream)
+            actions = greedy
+            if stream is not None:
+                uniforms = torch.from_numpy(stream.next())
+                mixed = random_actions(torch.from_numpy(greedy), self._actions, uniforms, self._config.epsilon)
+                actions = mixed.numpy()
             unfinished = []
             running_actions = actions[tuple(np.transpose(running))] + self._first_action
             for (m, i), action in zip(running, running_actions, strict=True):
@@ -133,13 +150,6 @@ class Evaluator:
             return None
         seeds = [member_seed(seed, "evaluation", round) for seed in self._seeds]
         return UniformStream(seeds, "evaluation", (self._config.episodes, 2), block=64)
-
-    def _sometimes_random(self, greedy: NDArray[np.int64], stream: UniformStream | None) -> NDArray[np.int64]:
-        if stream is None:
-            return greedy
-        uniforms = stream.next()
-        random = (uniforms[..., 1] * self._actions).astype(np.int64)
-        return np.where(uniforms[..., 0] < self._config.epsilon, random, greedy)
 
     def close(self) -> None:
         """Close every environment."""

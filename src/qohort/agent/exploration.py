@@ -7,14 +7,21 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qohort.cohort.schedules import Floats, Progress, Schedule
 from qohort.config.annotations import Range
 
 
 class Exploration(Protocol):
-    """Selects actions."""
+    """Selects actions.
+
+    An exploration may also have `choose(values, parameter, uniforms)`, the same rule for one member as a pure function
+    of tensors: values `[E, A]`, a scalar, and uniforms `[E, draws]` in float64 give actions `[E]`. Tensor environments
+    are stepped much faster with it; see `qohort.agent.rounds`.
+    """
 
     name: str
     """The name of the parameter in the logs: `epsilon` or `temperature`."""
@@ -84,6 +91,16 @@ class EpsilonGreedy:
             np.copyto(action, values().argmax(-1), where=greedy)
         return action
 
+    def choose(self, values: Tensor, parameter: Tensor, uniforms: Tensor) -> Tensor:
+        """Return the actions `[E]` of one member."""
+        environments, actions = values.shape
+        epsilon = parameter
+        if environments > 1 and np.any(self.spread):
+            position = torch.arange(environments, dtype=torch.float64, device=values.device) / (environments - 1)
+            epsilon = epsilon ** (1 + float(np.max(self.spread)) * position)
+        random = (uniforms[:, 1] * actions).long()
+        return torch.where(uniforms[:, 0] >= epsilon, values.argmax(-1), random)
+
 
 @dataclass(frozen=True)
 class Boltzmann:
@@ -120,3 +137,7 @@ class Boltzmann:
             gumbel = -np.log(-np.log(uniforms))
         action: NDArray[np.int64] = (values() / parameter[:, None, None] + gumbel).argmax(-1)
         return action
+
+    def choose(self, values: Tensor, parameter: Tensor, uniforms: Tensor) -> Tensor:
+        """Return the actions `[E]` of one member."""
+        return (values / parameter - (-uniforms.log()).log()).argmax(-1)

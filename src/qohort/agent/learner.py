@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,28 +26,33 @@ from torch import Tensor
 
 from qohort.agent.acting import Actor
 from qohort.agent.bootstrap import Bootstrap
-from qohort.agent.callbacks import CohortCallback
+from qohort.agent.callbacks import CohortCallback, has_hook
 from qohort.agent.dataset import ReplayDataset
 from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
 from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import QValues, network_maker
+from qohort.agent.rounds import Block, Rounds, Steps, Updates
 from qohort.agent.target_networks import TargetNetwork
 from qohort.agent.td_loss import TDLoss
+from qohort.agent.tensor_evaluation import TensorEvaluator
 from qohort.agent.update import Update, UpdateResult
 from qohort.cohort.held import across_members, per_member
 from qohort.cohort.noise import Noise
 from qohort.cohort.program import Compiler
-from qohort.cohort.schedules import ConstantSchedule, Intervals, Progress
+from qohort.cohort.schedules import ConstantSchedule, Intervals, Progress, follows_episodes
 from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.cohort.state import Stateful, load_state, state_of
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.schema import TrainConfig
 from qohort.environments.checked import EnvironmentFailure
+from qohort.environments.episodes import Episode
+from qohort.environments.tensor.vector import TensorVectorEnv
 from qohort.replay.base import Batch, Replay, ReplaySpec
+from qohort.replay.ring import StoredSteps, UniformReplay
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 """The format version of the entry `qohort` of a checkpoint."""
 COUNTERS = ("env_steps", "gradient_steps", "episodes", "wall_s")
 """The columns that every metric row has."""
@@ -55,6 +60,9 @@ PER_UPDATE = ("training_step", "on_train_batch_start", "on_train_batch_end", "on
 """The hooks that Lightning calls once per update."""
 BEHAVIOUR_EPSILON = "bootstrap.epsilon"
 """The key of the exploration's ε in `QLearning.held`, present if the bootstrap uses it."""
+
+
+Count = TypeVar("Count", int, NDArray[np.int64])
 
 
 class Recorder(Stateful, Protocol):
@@ -119,7 +127,8 @@ class QLearning(pl.LightningModule):
         self.num_envs = config.env.num_envs
         self.failed: set[int] = set()
 
-        self.actor = Actor(members)
+        self.compiler = Compiler(config.compile, stop)
+        self.actor = Actor(members, self.compiler)
         self.head: Head = instantiate(config.head)
         self.bootstrap: Bootstrap = instantiate(config.bootstrap)
         self._make_network = network_maker(config.network, self.actor.space, self.actor.actions, self.head)
@@ -130,11 +139,12 @@ class QLearning(pl.LightningModule):
 
         self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
         self.intervals = Intervals(self.progress)
-        self.compiler = Compiler(config.compile, stop)
         self.last_evaluation = np.full(len(members), np.nan)
         """The mean return of each member's last evaluation, `[M]`; NaN before the first evaluation."""
         self._callbacks: list[CohortCallback] = []
         self._logged: dict[str, Any] = {}
+        self._rounds: Rounds | None = None
+        self._block: Block | None = None
         self._cached_device = torch.device("cpu")  # Lightning computes `device` at each access
 
     # Lightning's hooks, in the order in which Lightning calls them.
@@ -151,7 +161,6 @@ class QLearning(pl.LightningModule):
             uses.append("policy")
         rows = self.replay.batch_size(config)
         self.noise = Noise(self.seeds, self.online.normals, self.head.fractions, uses, rows, self.num_envs, device)
-        self.evaluator = Evaluator(config.env, config.evaluation, self.seeds, device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build one optimiser for the stacked parameters of all members."""
@@ -187,14 +196,19 @@ class QLearning(pl.LightningModule):
         networks = (self.online, self.target, self.target_network)
         self.update = Update(td_loss, *networks, optimizer, self.held, self.compiler)
         self.values = QValues(self.online, self.head, self.compiler)
+        self.evaluator = self._make_evaluator()
         self.evaluator.prepare(self.actor.preprocessing.before(self.values))
         self._set_learning_rate()
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         self._callbacks = [callback for callback in callbacks if isinstance(callback, CohortCallback)]
         self._give_up_environments()
+        self._rounds = self._make_rounds()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update every member once."""
+    def training_step(self, batch: Batch | Block, batch_idx: int) -> None:
+        """Update every member once, or play a block of rounds."""
+        if isinstance(batch, Block):
+            self.optimizer.step(closure=partial(self._play, batch))
+            return
         if not isinstance(self.lr_schedule, ConstantSchedule):
             self._set_learning_rate()
         if BEHAVIOUR_EPSILON in self.held:
@@ -237,7 +251,16 @@ class QLearning(pl.LightningModule):
     # The environment loop, driven by `ReplayDataset`.
 
     def collect(self) -> int:
-        """Step every environment once, store the transitions, and return the number of updates that are due."""
+        """Step every environment once, store the transitions, and return the number of updates that are due.
+
+        With rounds, plan a block of them instead, and return 1, or play it at once if it has no updates.
+        """
+        if self._rounds is not None:
+            self._block = self._rounds.plan(self.intervals.last.get("log", 0))
+            if self._block.updates:
+                return 1
+            self._play(self._block)
+            return self.updates_by(self.progress.env_steps) - self.progress.gradient_steps
         numbers, progress = self.noise.for_acting(), self.progress
         transition, episodes = self.actor.step(
             lambda observation: self.values(observation.to(self._cached_device), numbers), progress
@@ -248,17 +271,90 @@ class QLearning(pl.LightningModule):
             self._give_up_environments()
         if episodes:
             self._report_beyond_bounds(self.actor.environments.beyond_bounds())
-        for m, score, length in episodes:
-            progress.episodes[m] += 1
-            self._write(m, {"train/return": score, "train/length": length})
+        for episode in episodes:
+            self._end_episode(episode)
         return self.updates_by(progress.env_steps) - progress.gradient_steps
 
-    def batches(self, count: int) -> Iterator[Batch]:
-        """Yield the `count` batches of one round of updates."""
+    def batches(self, count: int) -> Iterator[Batch | Block]:
+        """Yield the `count` batches of one round of updates, or the block that was planned."""
+        if self._block is not None and self._block.updates:
+            yield from [self._block] * count
+            return
         if count:
             self.replay.refresh(self.values)
         for _ in range(count):
             yield self.replay.sample(self.progress)
+
+    def _make_evaluator(self) -> Evaluator | TensorEvaluator:
+        """Return what plays the evaluation episodes."""
+        config, device, environments = self.config, self._cached_device, self.actor.environments
+        # Normalised observations need the running statistics, which are not part of a program.
+        if isinstance(environments, TensorVectorEnv) and not self.actor.preprocessing.normalizes:
+            settings = (environments.environment, config.evaluation, self.seeds)
+            networks = (self.values.of_member_without_noise, self.online.parameters_by_name())
+            return TensorEvaluator(*settings, *networks, self.compiler, device)
+        return Evaluator(config.env, config.evaluation, self.seeds, device)
+
+    def _make_rounds(self) -> Rounds | None:
+        """Return the programs that play many rounds at once, if the components of this run allow it."""
+        reason = self._stepwise()
+        if reason is not None:
+            if isinstance(self.actor.environments, TensorVectorEnv):
+                print(f"qohort: {reason}, so the environments are stepped one round at a time", file=sys.stderr)
+            return None
+        assert isinstance(self.replay, StoredSteps)
+        device, config = self._cached_device, self.config
+        parameters = self.online.parameters_by_name()
+        steps = Steps(self.actor, self.values.of_member, parameters, self.replay, self.compiler, device)
+        optimizer = self.optimizer.optimizer
+        updates = None
+        # Others need Python between updates: priorities, other optimizers, the behaviour's ε, Lightning's hooks.
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        hooked = any(has_hook(callback, *PER_UPDATE[1:]) for callback in callbacks)
+        plain = type(self.replay) is UniformReplay and BEHAVIOUR_EPSILON not in self.held and not hooked
+        if isinstance(self.replay, UniformReplay) and plain and isinstance(optimizer, MemberOptimizer):
+            updates = Updates(self.replay, self.update, optimizer, self.compiler, device)
+        every = (self.target_network.every, config.evaluation.every, config.checkpoint.every, config.reset_every)
+        intervals = [one for one in every if one is not None]
+        parts = (steps, updates, self.noise, self.replay, self.actor, self.progress, self.updates_by, self._rates)
+        one_by_one = self.actor.follows_episodes or follows_episodes(self.lr_schedule)
+        return Rounds(*parts, intervals, config.log_every, one_by_one)
+
+    def _stepwise(self) -> str | None:
+        """Return why rounds must be played one step at a time; None if they need not."""
+        if not isinstance(self.actor.environments, TensorVectorEnv):
+            return "the environments are not tensors"
+        if not isinstance(self.replay, StoredSteps):
+            return f"replay={type(self.replay).__name__} does not keep its steps in a Storage"
+        if not hasattr(self.actor.member_exploration, "choose"):
+            return f"{type(self.actor.member_exploration).__name__} has no method choose"
+        if self.actor.preprocessing.normalizes:
+            return "observations or rewards are normalised by running statistics"
+        for callback in self._callbacks:
+            if has_hook(callback, "on_env_step") and not callback.by_rounds:
+                return f"{type(callback).__name__}.on_env_step is called at every step"
+        return None
+
+    def _play(self, block: Block) -> None:
+        """Play a block of rounds and write the rows of what happened in it."""
+        assert self._rounds is not None
+        self._rounds.play(block)
+        self._rounds.tell(block, self._end_episode, self._log_due)
+        if not isinstance(self.lr_schedule, ConstantSchedule):
+            self._set_learning_rate()
+
+    def _log_due(self, result: UpdateResult) -> None:
+        self.intervals.last["log"] = self.progress.env_steps
+        self._log_update(result)
+
+    def _end_episode(self, episode: Episode) -> None:
+        self.progress.episodes[episode.member] += 1
+        self._write(episode.member, {"train/return": episode.score, "train/length": episode.length})
+
+    def _rates(self, progress: Progress) -> NDArray[np.float32]:
+        """Return the learning rate of each member, `[M]`."""
+        rates: NDArray[np.float32] = (self._base_lr * self.lr_schedule(progress)).astype(np.float32)
+        return rates
 
     def between_steps(self) -> None:
         """Copy the target network, evaluate, call the callbacks and reset the output layers, each when it is due."""
@@ -281,7 +377,7 @@ class QLearning(pl.LightningModule):
         """Return whether another step of the environments fits in the budget."""
         return self.progress.env_steps + self.num_envs <= self.config.budget
 
-    def updates_by(self, env_steps: int) -> int:
+    def updates_by(self, env_steps: Count) -> Count:
         """Return the number of updates that are due within the first `env_steps`.
 
         Each multiple of `train_every` env_steps is followed by `gradient_steps` updates. The first updates follow the
@@ -290,7 +386,7 @@ class QLearning(pl.LightningModule):
         every = self.config.train_every
         start = max(self.config.learning_starts, self.replay.min_env_steps(self.config))
         rounds = env_steps // every - (start - 1) // every
-        return max(0, rounds) * self.config.gradient_steps
+        return rounds * (rounds > 0) * self.config.gradient_steps
 
     def updates(self) -> int:
         """Return the number of updates in the whole budget."""

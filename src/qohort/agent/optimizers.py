@@ -11,7 +11,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qohort.agent.td_loss import LossTerms
@@ -59,6 +61,18 @@ class MemberOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def advance(self) -> Tensors:
         """Increment the step count and return the per-member numbers of this step, `[M]` each, for `apply`."""
+
+    def ahead(self, rates: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Increment the step count, and return what `advance` would return at each of several steps.
+
+        Args:
+            rates: The learning rates of each step, `[n, M]`.
+
+        Returns:
+            The numbers of each step, `[n, M]` each.
+        """
+        self.param_groups[0]["step"] += len(rates)
+        return {"rate": rates}
 
     @abstractmethod
     def apply(
@@ -201,6 +215,14 @@ class MemberAdam(MemberOptimizer):
         torch.div(group["lr"], correction, out=self._numbers["rate"])
         self._numbers["root"].fill_(root)
         return self._numbers
+
+    def ahead(self, rates: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Return α / (1 - β₁ᵗ) and √(1 - β₂ᵗ) of several steps, `[n, M]` each, equal to those of `advance`."""
+        before = self.param_groups[0]["step"]
+        super().ahead(rates)
+        corrections = [bias_corrections(before + 1 + n, self._betas) for n in range(len(rates))]
+        first, second = np.array(corrections, dtype=np.float32).T[:, :, None]
+        return {"rate": rates / first, "root": np.broadcast_to(second, rates.shape)}
 
     def apply(
         self,

@@ -41,7 +41,7 @@ class QValues:
 
     def __init__(self, network: CohortNetwork, head: Head, compiler: Compiler) -> None:
         self._network, self._head = network, head
-        self._lifted = Lifted(compiler, "action values", self._member_values, network)
+        self._lifted = Lifted(compiler, "action values", self.of_member, network)
         self._noise_free: dict[torch.Size, dict[str, Tensor]] = {}
 
     def __call__(self, observation: Tensor, numbers: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -67,7 +67,19 @@ class QValues:
             numbers["fractions"] = midpoints.expand(members, rows, count).contiguous()
         return numbers
 
-    def _member_values(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+    def of_member_without_noise(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+        """Return the action values `[B, A]` of one member without noise, as in evaluation."""
+        observation = inputs["observation"]
+        numbers: dict[str, Tensor] = {}
+        if self._network.normals:
+            numbers["normal"] = observation.new_zeros(self._network.normals, dtype=torch.float32)
+        if self._head.fractions is not None:
+            count = self._head.fractions["policy"]
+            midpoints = (torch.arange(count, device=observation.device, dtype=torch.float32) + 0.5) / count
+            numbers["fractions"] = midpoints.expand(observation.shape[0], count)
+        return self.of_member(parameters, {"observation": observation, **numbers})
+
+    def of_member(self, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
         """Return the action values `[B, A]` of one member."""
         numbers = inputs.get("normal"), inputs.get("fractions")
         outputs = self._network.member_forward(parameters, inputs["observation"], *numbers)

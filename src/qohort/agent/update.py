@@ -15,6 +15,7 @@ from qohort.agent.td_loss import TDLoss
 from qohort.cohort.held import with_numbers
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
+from qohort.cohort.tape import Call
 from qohort.replay.base import Batch
 
 
@@ -79,6 +80,14 @@ class Update:
         """Update every member on its batch `[M, B, ...]`."""
         result: UpdateResult = self._step({**batch, **self._rule.advance()})
         return result
+
+    def bind(self, batch: Batch) -> list[Call]:
+        """Return the calls of an update for a tape.
+
+        Args:
+            batch: The batch `[M, B, ...]` and the optimiser's numbers, which are filled anew before each playing.
+        """
+        return [self._step.bind(batch), *([self._follow.bind({})] if self._follows else [])]
 
     def follow(self) -> None:
         """Let the target network follow the online network. Call it after the optimiser's step."""

@@ -6,22 +6,32 @@ program in another mode.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import hashlib
 import itertools
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._dynamo.source import ConstantSource
+from torch._guards import TracingContext, tracing
 from torch._inductor import config as inductor_config
 from torch._inductor import cpp_builder, exc
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from qohort.cohort.stacking import unrolling
@@ -29,8 +39,83 @@ from qohort.cohort.stacking import unrolling
 CACHE_BYTES = 1 << 20
 """The bytes of state that a program processes at once: half of a typical L2 cache."""
 
+INLINED = 8
+"""The operations of a value that inductor computes again for each of its uses in a native program. By default it is 30,
+with which the hashes of a tensor environment take a minute to compile."""
+ENTRY = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
+"""The symbol of `void inductor_entry_impl(AtenTensorHandle* inputs, AtenTensorHandle* outputs)`."""
+
+
+class ProductsAsSums(TorchFunctionMode):
+    """Computes matrix products as sums of products, which inductor compiles.
+
+    NVIDIA's library chooses its kernel, and so the order of the sums, by the number of members. A compiled sum has one
+    kernel for any number.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace `linear` and `matmul`."""
+        if func is torch.nn.functional.linear:
+            return _linear(*args, **(kwargs or {}))
+        if func in PRODUCTS:
+            return _matmul(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+PRODUCTS = (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm)
+"""The matrix products without an addition."""
+
+
+def _linear(value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `value [..., I]` times `weight [O, I]` transposed, plus `bias [O]`."""
+    product = (value.unsqueeze(-2) * weight).sum(-1)
+    return product if bias is None else product + bias
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Return the matrix product, with the rules of `torch.matmul`."""
+    if right.dim() == 1:
+        return (left * right).sum(-1)
+    if left.dim() == 1:
+        return (left.unsqueeze(-1) * right).sum(-2)
+    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
+
+
 Flat = Callable[..., Any]
 """A function from tensors to a sequence of tensors."""
+
+
+class Flattened:
+    """A function of a state and inputs as a function of tensors, each passed once.
+
+    Args:
+        function: See `qohort.cohort.program.Program`.
+        state: The state tensors.
+        inputs: Example inputs.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], state: Any, inputs: Any) -> None:
+        self._function = function
+        leaves, self._spec = tree_flatten((state, inputs))
+        # A tensor that occurs twice in the state, such as an online network without a target network, is passed once.
+        positions: dict[Any, int] = {}
+        state_size = len(leaves) - len(tree_leaves(inputs))
+        keys = [(leaf.data_ptr(), leaf.shape) if i < state_size else i for i, leaf in enumerate(leaves)]
+        self._position = [positions.setdefault(key, len(positions)) for key in keys]
+        self.tensors = [leaves[self._position.index(index)] for index in range(len(positions))]
+        """The distinct tensors: those of the state, then those of the example inputs."""
+        self.held = self.tensors[: len({*self._position[:state_size]})]
+        """The distinct tensors of the state."""
+        self.result_spec: TreeSpec | None = None
+        """The nesting of the results, known after the first call."""
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Call the function with tensors in the order of `tensors`, and return its results as one tuple."""
+        state, inputs = tree_unflatten([tensors[index] for index in self._position], self._spec)
+        results, self.result_spec = tree_flatten(self._function(state, inputs))
+        return tuple(results)
 
 
 def build(
@@ -51,31 +136,21 @@ def build(
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
-    leaves, spec = tree_flatten((state, inputs))
-    # A tensor that occurs twice in the state, such as an online network without a target network, is passed once.
-    positions: dict[Any, int] = {}
-    state_size = len(leaves) - len(tree_leaves(inputs))
-    keys = [(leaf.data_ptr(), leaf.shape) if i < state_size else i for i, leaf in enumerate(leaves)]
-    position = [positions.setdefault(key, len(positions)) for key in keys]
-    distinct = [leaves[position.index(index)] for index in range(len(positions))]
-    held = distinct[: len({*position[:state_size]})]
-    result_spec: TreeSpec | None = None
-
-    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        nonlocal result_spec
-        state, inputs = tree_unflatten([tensors[index] for index in position], spec)
-        results, result_spec = tree_flatten(function(state, inputs))
-        return tuple(results)
-
+    flat = Flattened(function, state, inputs)
+    held = flat.held
     program: Flat
     if mode == "inductor":
-        program = _compile(flat, distinct)
+        call = _compile(flat, flat.tensors).current_callable
+
+        def program(*tensors: Tensor) -> Any:
+            return call(list(tensors))
+
         if in_parts:
             program = _in_parts(program, held)
     else:
-        program = make_fx(flat, tracing_mode="fake")(*distinct)
-    assert result_spec is not None
-    final_spec: TreeSpec = result_spec
+        program = make_fx(flat, tracing_mode="fake")(*flat.tensors)
+    assert flat.result_spec is not None
+    final_spec: TreeSpec = flat.result_spec
     expected = [(leaf.shape, leaf.dtype) for leaf in tree_leaves(inputs)]
     single_result = final_spec.is_leaf()
 
@@ -90,11 +165,19 @@ def build(
     return run
 
 
-def _compile(function: Flat, tensors: Sequence[Tensor]) -> Flat:
+def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
     """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
     If it were compiled for a fixed size, a cohort of one would get a different program: without a loop over members,
     inductor orders sums differently. Compiled for any size, the program and therefore the bits are the same for all M.
+
+    Args:
+        function: The function.
+        tensors: Example inputs.
+        native: Whether inductor calls the kernels from C++ instead of Python.
+
+    Returns:
+        Inductor's compiled graph.
 
     Raises:
         ValueError: If an operation can only be compiled for one number of members.
@@ -109,25 +192,35 @@ def _compile(function: Flat, tensors: Sequence[Tensor]) -> Flat:
         context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         source = ConstantSource(f"input{len(stand_ins)}")
         stand_ins.append(mode.from_tensor(sample, symbolic_context=context, source=source))
-    with mode, unrolling():
+    on_gpu = any(tensor.device.type != "cpu" for tensor in tensors)
+    with mode, unrolling(), ProductsAsSums() if on_gpu else contextlib.nullcontext():
         unrolled = make_fx(functionalize(function), decomposition_table=select_decomp_table())(*stand_ins)
-    if shapes.replacements:
-        raise ValueError("the network or loss has an operation that fixes the number of members")
-    with inductor_config.patch(size_asserts=False):  # `build` checks the inputs itself
-        compiled: Any = compile_fx_inner(unrolled, stand_ins)
-    call = compiled.current_callable
-    return lambda *tensors: call(list(tensors))
+    fixed = {str(name): str(size) for name, size in shapes.replacements.items() if size.is_number}
+    if fixed:
+        raise ValueError(f"the network or loss has an operation that fixes the number of members: {fixed}")
+    settings: dict[str, Any] = {"size_asserts": False}  # `build` checks the inputs itself
+    if native:
+        settings["realize_opcount_threshold"] = INLINED
+    # With a tracing context, inductor keeps compiled programs on disk, for the next start.
+    with inductor_config.patch(settings), tracing(TracingContext(mode)):
+        options: dict[str, Any] = {"cpp_wrapper": True} if native else {}
+        return compile_fx_inner(unrolled, stand_ins, **options)
+
+
+def _parts(state: Sequence[Tensor]) -> list[slice]:
+    """Return equal parts of the members with at most `CACHE_BYTES` of state each; one part for all on a GPU."""
+    members = len(state[0])
+    size = sum(tensor.nbytes for tensor in state)
+    count = 1 if state[0].device.type != "cpu" else min(members, -(-size // CACHE_BYTES))
+    cuts = [members * part // count for part in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(cuts)]
 
 
 def _in_parts(program: Flat, state: Sequence[Tensor]) -> Flat:
-    """Run a compiled program on equal parts of the members, with at most `CACHE_BYTES` of state each."""
-    members = len(state[0])
-    size = sum(tensor.nbytes for tensor in state)
-    if state[0].device.type != "cpu" or size <= CACHE_BYTES:
+    """Run a compiled program on the parts of the members."""
+    parts = _parts(state)
+    if len(parts) == 1:
         return program
-    count = min(members, -(-size // CACHE_BYTES))
-    cuts = [members * part // count for part in range(count + 1)]
-    parts = [slice(first, last) for first, last in itertools.pairwise(cuts)]
     states = [[tensor[part] for tensor in state] for part in parts]
 
     def run(*tensors: Tensor) -> list[Tensor]:
@@ -147,3 +240,137 @@ def has_cpp_compiler() -> bool:
         return shutil.which(cpp_builder.get_cpp_compiler()) is not None
     except (exc.InvalidCxxCompiler, RuntimeError):
         return False
+
+
+class _Record(ctypes.Structure):
+    """One call of a program, `Call` of `tape.cpp`."""
+
+    _fields_ = (
+        ("entry", ctypes.c_void_p),
+        ("input_count", ctypes.c_size_t),
+        ("output_count", ctypes.c_size_t),
+        ("inputs", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
+    )
+
+
+class NativeProgram:
+    """A program that is compiled to C++ entirely, so that a tape can call it; see `qohort.cohort.tape`.
+
+    Args:
+        function: See `qohort.cohort.program.Program`.
+        state: The state tensors.
+        inputs: Example inputs.
+        in_parts: See `qohort.cohort.program.Program`.
+
+    Raises:
+        Exception: Anything that PyTorch's compiler raises.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool) -> None:
+        flat = Flattened(function, state, inputs)
+        entry = _compile(flat, flat.tensors, native=True).current_callable.__closure__[0].cell_contents
+        library = ctypes.PyDLL(entry.__self__.__file__)
+        self.entry = ctypes.cast(library[ENTRY], ctypes.c_void_p).value
+        self.held, self._inputs = flat.held, flat.tensors[len(flat.held) :]
+        assert flat.result_spec is not None
+        self.spec: TreeSpec = flat.result_spec
+        self.parts = _parts(self.held) if in_parts else [slice(None)]
+        _player()
+
+    def bind(self, inputs: Any) -> NativeCall:
+        """Return a call with these inputs.
+
+        Raises:
+            ValueError: If they differ from the example inputs in a shape or a dtype.
+        """
+        tensors: list[Tensor] = tree_leaves(inputs)
+        if [(one.shape, one.dtype) for one in tensors] != [(one.shape, one.dtype) for one in self._inputs]:
+            raise ValueError("the inputs of a program must keep their shapes and dtypes")  # it would read beyond them
+        if not all(tensor.is_contiguous() for tensor in tensors):
+            raise ValueError("the inputs of a tape must be contiguous")
+        return NativeCall(self, tensors)
+
+
+class NativeCall:
+    """A native program bound to input tensors."""
+
+    def __init__(self, program: NativeProgram, inputs: Sequence[Tensor]) -> None:
+        self._program, self._kept, self._addresses = program, list(inputs), []
+        self.record = b""
+        """The record of each part, for `tape.cpp`."""
+        for part in program.parts:
+            tensors = [tensor[part] for tensor in (*program.held, *inputs)]
+            handles = [_pointer(one) for one in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)]
+            addresses = ((ctypes.c_void_p * len(handles))(*handles), (ctypes.c_void_p * program.spec.num_leaves)())
+            self._addresses.append(addresses)
+            counts = (len(handles), program.spec.num_leaves)
+            self.record += bytes(_Record(program.entry, *counts, *map(ctypes.addressof, addresses)))
+
+    def results(self) -> Any:
+        """Return the results of the last time that the call was played."""
+        by_part = []
+        for _, outputs in self._addresses:
+            capsules = [_capsule(_copied(handle)) for handle in outputs]
+            by_part.append(torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules))
+        leaves = by_part[0] if len(by_part) == 1 else [torch.cat(pieces) for pieces in zip(*by_part, strict=True)]
+        return tree_unflatten(leaves, self._program.spec)
+
+    def __del__(self) -> None:
+        """Release the tensors."""
+        for handles in itertools.chain.from_iterable(self._addresses):
+            _player().release(ctypes.addressof(handles), len(handles))
+
+
+def play_native(calls: Sequence[NativeCall]) -> None:
+    """Call native programs one after the other.
+
+    Raises:
+        RuntimeError: If a program raised an error.
+    """
+    records = b"".join([call.record for call in calls])
+    problem = _player().play(records, len(records) // ctypes.sizeof(_Record))
+    if problem is not None:
+        raise RuntimeError(problem.decode(errors="replace"))
+
+
+def _pointer(capsule: Any) -> int:
+    function = ctypes.pythonapi.PyCapsule_GetPointer
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return int(function(capsule, None))
+
+
+def _capsule(pointer: int) -> Any:
+    function = ctypes.pythonapi.PyCapsule_New
+    function.restype, function.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return function(pointer, None, None)
+
+
+def _copied(handle: int | None) -> int:
+    """Return another handle of a tensor."""
+    copied = ctypes.c_void_p()
+    _player().aoti_torch_new_tensor_handle(ctypes.c_void_p(handle), ctypes.byref(copied))
+    assert copied.value is not None
+    return copied.value
+
+
+@cache
+def _player() -> ctypes.PyDLL:
+    """Return the library of `tape.cpp`, compiled at the first use on a machine."""
+    source = Path(__file__).with_name("tape.cpp")
+    torch_libraries = Path(torch.__file__).parent / "lib"
+    digest = hashlib.sha256(source.read_bytes() + torch.__version__.encode() + str(torch_libraries).encode())
+    library = Path(cache_dir()) / f"qohort_tape_{digest.hexdigest()[:16]}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        linked = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch_libraries}"]
+        command = [cpp_builder.get_cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(unfinished), str(source)]
+        outcome = subprocess.run([*command, *linked], capture_output=True, text=True)
+        if outcome.returncode:
+            raise RuntimeError(f"tape.cpp: {outcome.stderr}")
+        unfinished.replace(library)
+    player = ctypes.PyDLL(str(library))
+    player.play.restype, player.play.argtypes = ctypes.c_char_p, [ctypes.c_char_p, ctypes.c_size_t]
+    player.release.restype, player.release.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t]
+    return player

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qohort.cohort.schedules import Floats
 from qohort.cohort.streams import NormalStream, UniformStream
 
 USES = ("online", "target", "policy", "acting")
@@ -71,6 +72,15 @@ class Noise:
     def for_acting(self) -> dict[str, Tensor]:
         """Return the random numbers for one step of acting: `normal [M, normals]` and `fractions [M, E, K]`."""
         return {kind: self._tensor(stream) for kind, stream in self._streams["acting"].items()}
+
+    def ahead(self, acting: int, updates: int) -> tuple[dict[str, Floats], dict[str, Floats]]:
+        """Return the random numbers for several steps of acting and for several updates, with a leading axis."""
+        by_use = {
+            use: {kind: stream.take(acting if use == "acting" else updates) for kind, stream in streams.items()}
+            for use, streams in self._streams.items()
+        }
+        of_acting = by_use.pop("acting")
+        return of_acting, {f"{kind}_{use}": array for use, kinds in by_use.items() for kind, array in kinds.items()}
 
     def _tensor(self, stream: UniformStream) -> Tensor:
         return torch.from_numpy(stream.next()).to(self._device, torch.float32)

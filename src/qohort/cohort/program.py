@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves
 
 from qohort.cohort.stacking import CohortNetwork
+from qohort.cohort.tape import Call, PythonCall
 from qohort.config.errors import Interrupted
 
 COMPILE_MODES = ("inductor", "fx", "none")
@@ -89,6 +91,33 @@ class Compiler:
                 self.fallbacks[program.name] = following
         return lambda inputs: program.function(program.state, inputs)
 
+    def bind(self, program: Program, inputs: Any) -> Callable[[Any], Call] | None:
+        """Compile a program for tapes.
+
+        Args:
+            program: The program.
+            inputs: Example inputs.
+
+        Returns:
+            A function that binds the program to inputs; None if it must be called from Python.
+
+        Raises:
+            Interrupted: If a signal asked to stop while it was compiled.
+        """
+        if self.mode != "inductor" or any(leaf.device.type != "cpu" for leaf in tree_leaves((program.state, inputs))):
+            return None  # on a GPU, the player records the calls
+        from qohort.cohort.compiler import NativeProgram
+
+        try:
+            native = NativeProgram(program.function, program.state, inputs, program.in_parts)
+        except Exception as error:  # a compiler may raise anything
+            self._check_signal(program)
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            print(f"qohort: {program.name} cannot be played from a tape ({reason}): it is slower", file=sys.stderr)
+            return None
+        self._check_signal(program)
+        return native.bind
+
     def _check_signal(self, program: Program) -> None:
         """Raise `Interrupted` if a signal came while a program was compiled, since it may also have hit the compiler.
 
@@ -116,6 +145,8 @@ class Program:
         self.name, self.function, self.state, self.in_parts = name, function, state, in_parts
         self._compiler = compiler
         self._run: Run | None = None
+        self._bind: Callable[[Any], Call] | None = None
+        self._bound = False
 
     def __call__(self, inputs: Any) -> Any:
         """Return the result of the function, without tracking gradients.
@@ -127,6 +158,18 @@ class Program:
             with torch.no_grad():
                 self._run = self._compiler.build(self, inputs)
         return self._run(inputs)
+
+    def bind(self, inputs: Any) -> Call:
+        """Return a call of the program with these inputs, for a tape; see `qohort.cohort.tape`.
+
+        Args:
+            inputs: As in a call. The tensors are kept, and read each time that the call is played.
+        """
+        if not self._bound:
+            with torch.no_grad():
+                self._bind = self._compiler.bind(self, inputs)
+            self._bound = True
+        return PythonCall(lambda: self(inputs)) if self._bind is None else self._bind(inputs)
 
 
 Inputs = Mapping[str, Tensor]

@@ -36,7 +36,14 @@ class Progress:
         """Return the count of `unit` so far: per member `[M]` for episodes, else one number for all members."""
         if unit == "episodes":
             return self.episodes.astype(np.float64)
-        return float(getattr(self, unit))
+        value: Floats | int = getattr(self, unit)
+        return float(value) if isinstance(value, int) else value
+
+    def at(self, env_steps: NDArray[np.int64], gradient_steps: NDArray[np.int64]) -> Progress:
+        """Return the progress at several moments `[n]`, with which a schedule returns its values `[n, M]` at each."""
+        moments = {"env_steps": env_steps, "gradient_steps": gradient_steps}
+        columns: dict[str, Any] = {name: array[:, None].astype(np.float64) for name, array in moments.items()}
+        return Progress(self.budget, self.episodes, **columns)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the three counters."""
@@ -165,3 +172,9 @@ class MultiplicativeSchedule:
     def __call__(self, progress: Progress) -> Floats:
         """Return the value of each member, `[M]`."""
         return np.maximum(self.end, self.start * self.decay ** progress.count(self.per))
+
+
+def follows_episodes(schedule: Schedule) -> bool:
+    """Return whether a schedule may depend on the episodes that have ended, because it counts them or is unknown."""
+    known = isinstance(schedule, ConstantSchedule | LinearSchedule | MultiplicativeSchedule)
+    return not known or getattr(schedule, "per", "env_steps") == "episodes"

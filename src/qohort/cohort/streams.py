@@ -61,6 +61,19 @@ class UniformStream:
         self._cursor += 1
         return draw
 
+    def take(self, count: int) -> NDArray[np.float64]:
+        """Return the next draws, `[count, M, *shape]`; the same numbers as `count` calls of `next`."""
+        draws = np.empty((count, len(self._block), *self._block.shape[2:]))
+        taken = 0
+        while taken < count:
+            if self._cursor == self._block.shape[1]:
+                self._refill()
+            some = min(count - taken, self._block.shape[1] - self._cursor)
+            draws[taken : taken + some] = self._block[:, self._cursor : self._cursor + some].swapaxes(0, 1)
+            self._cursor += some
+            taken += some
+        return draws
+
     def _refill(self) -> None:
         self._before = [generator.bit_generator.state for generator in self._generators]
         for m, generator in enumerate(self._generators):

@@ -20,6 +20,9 @@ class EnvironmentConfig:
         wrappers: Wrappers, innermost first: nodes whose `_target_` takes the environment as first argument.
         deterministic: Whether an episode must repeat from its seed and its actions. If not, this is not checked, and a
             resumed run starts new episodes.
+        backend: `tensor` for environments as functions of tensors, which are compiled with the agent; `gymnasium` for
+            Gymnasium's own; `auto` for a tensor environment where there is one. Their episodes have the same
+            distribution, but are not the same.
     """
 
     id: str
@@ -27,6 +30,7 @@ class EnvironmentConfig:
     kwargs: Mapping[str, Any]
     wrappers: Sequence[Annotated[Node, Role("gymnasium.Env", ("env",))]]
     deterministic: bool = True
+    backend: Literal["auto", "tensor", "gymnasium"] = "auto"
 
     @property
     def name(self) -> str:

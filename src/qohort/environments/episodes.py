@@ -49,13 +49,21 @@ class EpisodeStatistics:
         """
         episodes = []
         for m, e in np.argwhere(ended).tolist():
-            score, length = float(self._returns[m, e]), int(self._lengths[m, e])
-            average = self.recent[m]
-            self.recent[m] = score if np.isnan(average) else 0.95 * average + 0.05 * score
-            episodes.append(Episode(m, score, length))
+            episodes.append(self.record(m, float(self._returns[m, e]), int(self._lengths[m, e])))
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         return episodes
+
+    def record(self, m: int, score: float, length: int) -> Episode:
+        """Return an episode that ended, and add its return to the moving average of its member."""
+        average = self.recent[m]
+        self.recent[m] = score if np.isnan(average) else 0.95 * average + 0.05 * score
+        return Episode(m, score, length)
+
+    @property
+    def running(self) -> dict[str, Tensor]:
+        """The returns and lengths of the current episodes, `[M, E]`; a program may write them in place."""
+        return {"returns": torch.from_numpy(self._returns), "lengths": torch.from_numpy(self._lengths)}
 
     def drop(self) -> None:
         """Start new episodes in place of the current ones, which do not count."""

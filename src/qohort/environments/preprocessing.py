@@ -8,7 +8,7 @@ and does not update them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -167,6 +167,9 @@ class RewardNormalizer:
         self._moments.load_state_dict(state["moments"])
 
 
+Rewards = TypeVar("Rewards", Floats, Tensor)
+
+
 class Preprocessed(NamedTuple):
     """One step of every environment after preprocessing."""
 
@@ -219,16 +222,24 @@ class Preprocessing:
         """
         if self._rewards is not None:
             reward = self._rewards(reward, ended)
-        if self._scale != 1:
-            reward = reward * self._scale
-        if self._limit is not None:
-            reward = reward.clip(-self._limit, self._limit)
+        reward = self.scaled(reward)
         if self._observations is not None:
             next_observation = self._observations(next_observation)
             expanded = ended.reshape(*ended.shape, *[1] * (observation.ndim - 2))
             observation = np.where(expanded, observation, next_observation)
             observation = self._observations(observation, ended) if ended.any() else observation
         return Preprocessed(reward, next_observation, observation)
+
+    def scaled(self, reward: Rewards) -> Rewards:
+        """Scale and clip rewards, an array or a tensor."""
+        if self._scale != 1:
+            reward = reward * self._scale
+        return reward if self._limit is None else reward.clip(-self._limit, self._limit)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether observations or rewards are normalised by running statistics."""
+        return self._observations is not None or self._rewards is not None
 
     def before(self, values: Values) -> Values:
         """Return a function that preprocesses observations, without updating any statistics, and calls `values`."""

@@ -18,8 +18,8 @@ from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch, Replay, ReplaySpec, Transition, Values
-from qohort.replay.ring import Ring, Storage
+from qohort.replay.base import Batch, ReplaySpec, Values
+from qohort.replay.ring import Ring, Storage, StoredSteps
 
 ROWS = 512
 """The maximum number of observations per member in one call of the networks."""
@@ -208,13 +208,12 @@ class LambdaReplay(Ring):
         refresh_every: PositiveInt = 500,
         watkins: bool = False,
     ) -> None:
-        super().__init__(spec, capacity, n_step=1)
+        super().__init__(spec, capacity, n_step=1, ended=True)
         self._rows = self.capacity // spec.num_envs
         self._lambda, self._block, self._blocks, self._watkins = q_lambda, block, blocks, watkins
         self._every, self._refreshed = refresh_every, -1
         self._places = UniformStream(spec.seeds, "replay", (blocks,), block=16, path=(1,))
         self._gamma = spec.gamma.numpy().astype(np.float64)[:, None, None]
-        self._ended = np.zeros((len(spec.seeds), self._storage.slots), dtype=bool)
         self._targets = Targets(spec, block * blocks)
 
     @classmethod
@@ -233,18 +232,6 @@ class LambdaReplay(Ring):
             )
         return super().incompatibility(config) or other_targets(config, "LambdaReplay")
 
-    def add(self, transition: Transition) -> None:
-        """Store one step of every environment."""
-        slot = self._added % self.capacity
-        self._ended[:, slot : slot + self._num_envs] = transition.ended
-        super().add(transition)
-
-    def truncate(self) -> None:
-        """Mark the newest step of each environment as the end of its episode."""
-        if self._added:
-            slot = (self._added - self._num_envs) % self.capacity
-            self._ended[:, slot : slot + self._num_envs] = True
-
     def refresh(self, values: Values) -> None:
         """Sample new blocks and compute their returns, if this is due."""
         interval = self._added // self._every
@@ -254,11 +241,10 @@ class LambdaReplay(Ring):
         slots = self._block_slots()
         flat = slots.reshape(len(slots), -1)
         members = np.arange(len(slots))[:, None]
-        sampled = {name: array[members, flat] for name, array in self._storage.arrays.items()}
+        sampled = {name: array[members, flat] for name, array in self.storage.arrays.items()}
         q = in_rows(values, sampled["next_observation"]).reshape(*slots.shape, -1)
-        reward, continues = (sampled[name].cpu().numpy().reshape(slots.shape) for name in ("reward", "continues"))
-        action = sampled["action"].cpu().numpy().reshape(slots.shape)
-        ended = np.take_along_axis(self._ended, flat, 1).reshape(slots.shape)
+        names = ("reward", "continues", "action", "ended")
+        reward, continues, action, ended = (sampled[name].cpu().numpy().reshape(slots.shape) for name in names)
         greedy = None
         if self._watkins:  # the next observation of a step is the observation of the next step
             taken = np.take_along_axis(q[..., :-1, :], action[..., 1:, None], -1)[..., 0]
@@ -286,7 +272,6 @@ class LambdaReplay(Ring):
         """Return the stored transitions, the blocks with their returns, and the random streams."""
         return {
             **super().state_dict(),
-            "ended": torch.from_numpy(self._ended[:, : len(self)].copy()),
             "refreshed": self._refreshed,
             "places": self._places.state_dict(),
             "targets": self._targets.state_dict(),
@@ -295,13 +280,12 @@ class LambdaReplay(Ring):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         super().load_state_dict(state)
-        self._ended[:, : len(self)] = state["ended"].numpy()
         self._refreshed = int(state["refreshed"])
         self._places.load_state_dict(state["places"])
         self._targets.load_state_dict(state["targets"])
 
 
-class Rollout(Replay):
+class Rollout(StoredSteps):
     """The rollouts of PQN: λ-returns over parallel environments, without a replay (Gallici et al., 2024, algorithm 1).
 
     A rollout is the `train_every` env_steps before a round of updates. Batches are sampled from it without replacement,
@@ -317,12 +301,10 @@ class Rollout(Replay):
 
     def __init__(self, spec: ReplaySpec, q_lambda: Annotated[float, Range(0, 1)] = 0.65) -> None:
         size = spec.train_every
-        self._storage = Storage(spec, size)
+        super().__init__(Storage(spec, size, ended=True), spec.num_envs, size)
         self._shape = (len(spec.seeds), size // spec.num_envs, spec.num_envs)
-        self._ended = np.zeros((len(spec.seeds), size), dtype=bool)
         self._lambda, self._gamma = q_lambda, spec.gamma.numpy().astype(np.float64)[:, None, None]
         self._targets = Targets(spec, size)
-        self._size, self._num_envs, self._added = size, spec.num_envs, 0
 
     @classmethod
     def min_env_steps(cls, config: TrainConfig) -> int:
@@ -340,22 +322,9 @@ class Rollout(Replay):
                 )
         return other_targets(config, "Rollout")
 
-    def add(self, transition: Transition) -> None:
-        """Store one step of every environment."""
-        slot = self._added % self._size
-        self._ended[:, slot : slot + self._num_envs] = transition.ended
-        self._storage.write(slot, transition)
-        self._added += self._num_envs
-
-    def truncate(self) -> None:
-        """Mark the newest step of each environment as the end of its episode."""
-        if self._added:
-            slot = (self._added - self._num_envs) % self._size
-            self._ended[:, slot : slot + self._num_envs] = True
-
     def refresh(self, values: Values) -> None:
         """Compute the returns of the rollout."""
-        arrays = self._storage.arrays
+        arrays = self.storage.arrays
 
         def by_time(array: NDArray[Any]) -> NDArray[Any]:
             """Reshape `[M, T * E]` to `[M, E, T]`."""
@@ -364,8 +333,9 @@ class Rollout(Replay):
         value = by_time(in_rows(values, arrays["next_observation"]).max(-1))
         reward = by_time(arrays["reward"].cpu().numpy().astype(np.float64))
         discount = self._gamma * by_time(arrays["continues"].cpu().numpy())
-        returns = lambda_returns(reward, discount, value, traces(self._lambda, by_time(self._ended), None))
-        flat = returns.transpose(0, 2, 1).reshape(self._ended.shape)
+        ended = arrays["ended"].cpu().numpy()
+        returns = lambda_returns(reward, discount, value, traces(self._lambda, by_time(ended), None))
+        flat = returns.transpose(0, 2, 1).reshape(ended.shape)
         self._targets.put(arrays["observation"].clone(), arrays["action"].clone(), flat)
 
     def sample(self, progress: Progress) -> Batch:
@@ -374,16 +344,9 @@ class Rollout(Replay):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the current rollout, the targets of the previous one, and the random stream."""
-        return {
-            "transitions": self._storage.state_dict(min(self._added, self._size)),
-            "ended": torch.from_numpy(self._ended.copy()),
-            "added": self._added,
-            "targets": self._targets.state_dict(),
-        }
+        return {**super().state_dict(), "targets": self._targets.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self._storage.load_state_dict(state["transitions"])
-        self._ended[:] = state["ended"].numpy()
-        self._added = int(state["added"])
+        super().load_state_dict(state)
         self._targets.load_state_dict(state["targets"])

@@ -47,7 +47,7 @@ class PrioritizedReplay(Ring):
         self._alpha, self._epsilon = alpha, epsilon
         members = len(spec.seeds)
         self._beta = across_members([beta] * members)
-        self._tree = SumTree(members, self._storage.slots)
+        self._tree = SumTree(members, self.storage.slots)
         self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
         self._strata = np.arange(spec.batch_size)
         self._ready = 0  # number of transitions that have received a priority since the start
@@ -58,7 +58,7 @@ class PrioritizedReplay(Ring):
         mass = self._strata + self._uniforms.next()
         mass *= (self._tree.total / self._batch_size)[:, None]
         self._index, priority = self._tree.find(mass)
-        batch = self._storage.batch(self._index)
+        batch = self.storage.batch(self._index)
         # (N P)^-β divided by its maximum. N and the sum of priorities cancel.
         weight = (priority / priority.min(1, keepdims=True)) ** -self._beta(progress)[:, None]
         batch["weight"] = torch.from_numpy(weight.astype(np.float32)).to(batch["reward"].device)

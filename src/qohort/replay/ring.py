@@ -7,7 +7,7 @@ other members.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,21 @@ def _rows(state: Mapping[str, Any], name: str, index: Tensor) -> Tensor:
     array: Tensor = state["arrays"][name]
     first: Tensor = state["first"].view(-1, *[1] * (index.dim() - 1))
     return array.flatten(0, 1).index_select(0, (index + first).flatten()).view(*index.shape, *array.shape[2:])
+
+
+def put(arrays: Mapping[str, Tensor], slot: Tensor, rows: Mapping[str, Tensor]) -> None:
+    """Write one step of every environment in place, in a program.
+
+    Args:
+        arrays: The arrays of a `Storage`, `[M, slots, ...]`.
+        slot: The slot of the first environment, `[M]`, the same for all members.
+        rows: What to write into each array, `[M, E, ...]`.
+    """
+    environments = next(iter(rows.values())).shape[1]
+    member = torch.arange(slot.shape[0], device=slot.device).unsqueeze(1)
+    slots = slot.unsqueeze(1) + torch.arange(environments, device=slot.device)
+    for name, array in arrays.items():
+        array.index_put_((member, slots), rows[name].to(array.dtype))
 
 
 def _gather(state: Mapping[str, Any], index: Tensor) -> Batch:
@@ -98,11 +113,14 @@ class Storage:
             arrays["ended"] = torch.empty((members, slots), dtype=torch.bool, device=spec.device)
         self.arrays = arrays
         first = slots * torch.arange(members, device=spec.device).unsqueeze(1)
-        state = {"arrays": arrays, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
+        self.state = {"arrays": arrays, "gamma": spec.gamma.to(spec.device).unsqueeze(1), "first": first}
+        """What `gather` reads."""
         # On a GPU, compiling these few operations gains nothing.
         compiler = spec.compiler if spec.device.type == "cpu" else spec.compiler.without_compiling()
         windows = functools.partial(_gather_windows, n_step=n_step, stride=spec.num_envs, capacity=capacity or slots)
-        self._gather = compiler.program("the drawing of batches", windows if n_step > 1 else _gather, state)
+        self.gather: Callable[[Mapping[str, Any], Tensor], Batch] = windows if n_step > 1 else _gather
+        """Returns the transitions that start at slots `index [M, B]`, given `state`."""
+        self._gather = compiler.program("the drawing of batches", self.gather, self.state)
         self._device = spec.device
         # On the CPU, transitions are written through NumPy, which is several times faster for small arrays.
         self._writable = {name: array.numpy() for name, array in arrays.items()} if spec.device.type == "cpu" else None
@@ -145,7 +163,58 @@ class Storage:
             array[:, : state[name].shape[1]] = state[name].to(array.device)
 
 
-class Ring(Replay):
+class StoredSteps(Replay):
+    """A replay that keeps its newest steps in a `Storage`. Programs may write them in place.
+
+    Args:
+        storage: The storage.
+        num_envs: Environments per member, E.
+        capacity: The number of slots after which the storage is written from the start again, a multiple of E.
+    """
+
+    def __init__(self, storage: Storage, num_envs: int, capacity: int) -> None:
+        self.storage, self.capacity = storage, capacity
+        self._num_envs, self._added = num_envs, 0
+
+    def add(self, transition: Transition) -> None:
+        """Store one step of every environment."""
+        self.storage.write(self._added % self.capacity, transition)
+        self._added += self._num_envs
+
+    def added_after(self, steps: int) -> NDArray[np.int64]:
+        """Return the transitions ever stored, now and after each of the next steps of all environments, `[1 + steps]`.
+
+        Modulo `capacity`, each is the slot of the first environment in the step that follows.
+        """
+        return self._added + self._num_envs * np.arange(steps + 1)
+
+    def written(self, steps: int) -> None:
+        """Take note of steps of all environments that a program has stored."""
+        self._added += steps * self._num_envs
+
+    def truncate(self) -> None:
+        """Mark the newest step of each environment as the end of its episode."""
+        if self._added and "ended" in self.storage.arrays:
+            slot = (self._added - self._num_envs) % self.capacity
+            self.storage.arrays["ended"][:, slot : slot + self._num_envs] = True
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the stored transitions of all members, in bytes."""
+        return self.storage.nbytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stored transitions and the number of those ever stored."""
+        written = min(self._added, self.storage.slots)
+        return {"transitions": self.storage.state_dict(written), "added": self._added}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self.storage.load_state_dict(state["transitions"])
+        self._added = int(state["added"])
+
+
+class Ring(StoredSteps):
     """A ring buffer of the newest transitions. Base class of the replays that sample from it.
 
     Observations and next observations are both stored, including the final observation of each episode. Termination
@@ -162,16 +231,16 @@ class Ring(Replay):
         capacity: Transitions per member. Rounded down to a multiple of the number of environments, so that one step
             of all environments is stored in consecutive slots.
         n_step: The number of steps of a transition, n.
+        ended: Whether the storage has the entry `ended` even for n = 1.
     """
 
-    def __init__(self, spec: ReplaySpec, capacity: int, n_step: int) -> None:
-        self.capacity = capacity // spec.num_envs * spec.num_envs
-        self._num_envs, self._batch_size = spec.num_envs, spec.batch_size
+    def __init__(self, spec: ReplaySpec, capacity: int, n_step: int, ended: bool = False) -> None:
+        capacity = capacity // spec.num_envs * spec.num_envs
+        self._batch_size = spec.batch_size
         self._incomplete = (n_step - 1) * spec.num_envs
         # Slots that the budget cannot fill are not allocated.
-        slots = min(self.capacity, -(-spec.budget // spec.num_envs) * spec.num_envs)
-        self._storage = Storage(spec, slots, n_step, self.capacity)
-        self._added = 0
+        slots = min(capacity, -(-spec.budget // spec.num_envs) * spec.num_envs)
+        super().__init__(Storage(spec, slots, n_step, capacity, ended), spec.num_envs, capacity)
 
     def __len__(self) -> int:
         """The number of stored transitions per member."""
@@ -197,31 +266,6 @@ class Ring(Replay):
         needed = f"batch_size={minimum}" if minimum == config.batch_size else str(minimum)
         return f"replay.capacity={capacity} holds less than a batch: give at least {needed}"
 
-    def add(self, transition: Transition) -> None:
-        """Store one step of every environment."""
-        self._storage.write(self._added % self.capacity, transition)
-        self._added += self._num_envs
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the stored transitions of all members, in bytes."""
-        return self._storage.nbytes
-
-    def truncate(self) -> None:
-        """Mark the newest step of each environment as the end of its episode."""
-        if self._added and "ended" in self._storage.arrays:
-            slot = (self._added - self._num_envs) % self.capacity
-            self._storage.arrays["ended"][:, slot : slot + self._num_envs] = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the stored transitions and the position in the ring."""
-        return {"transitions": self._storage.state_dict(len(self)), "added": self._added}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        self._storage.load_state_dict(state["transitions"])
-        self._added = int(state["added"])
-
 
 class UniformReplay(Ring):
     """A ring buffer sampled uniformly with replacement (Lin, 1992; Mnih et al., 2015).
@@ -238,10 +282,23 @@ class UniformReplay(Ring):
 
     def sample(self, progress: Progress) -> Batch:
         """Sample `[M, B]` transitions uniformly from those that are complete."""
-        index = (self._uniforms.next() * self.complete).astype(np.int64)
-        if self._incomplete and self._added > self.capacity:  # `index` counts from the oldest transition
-            index = (index + self._added) % self.capacity
-        return self._storage.batch(index)
+        return self.storage.batch(self.draw(np.array([self._added]))[0])
+
+    def draw(self, added: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Draw the slots of batches.
+
+        Args:
+            added: The transitions ever stored when each batch is drawn, `[n]`.
+
+        Returns:
+            The slots, `[n, M, B]`.
+        """
+        complete = np.minimum(added, self.capacity) - self._incomplete
+        index: NDArray[np.int64] = (self._uniforms.take(len(added)) * complete[:, None, None]).astype(np.int64)
+        if self._incomplete:  # once the ring is full, `index` counts from the oldest transition
+            oldest = np.where(added > self.capacity, added, 0)
+            index = (index + oldest[:, None, None]) % self.capacity
+        return index
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stored transitions, the position in the ring and the random stream."""

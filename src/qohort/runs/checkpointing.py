@@ -22,6 +22,8 @@ class Checkpointing(CohortCallback):
         config: The first member's configuration.
     """
 
+    by_rounds = True
+
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
 

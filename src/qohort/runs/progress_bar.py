@@ -19,6 +19,8 @@ class CohortProgress(CohortCallback):
     In a terminal it is a progress bar. Elsewhere it prints one line per evaluation, so that log files stay readable.
     """
 
+    by_rounds = True
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         module = cast(Learner, pl_module)

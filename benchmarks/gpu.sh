@@ -1,0 +1,18 @@
+#!/bin/bash
+# Checks and measures Qohort on a GPU within 8 minutes: exactness for cohorts of 1, 5, 30 and 256, the tests marked gpu,
+# and the speed of cohorts of 1 to 4,096. On a machine without network, put the wheels of the missing packages into
+# .whl/ first: pip download --no-deps -d .whl hydra-core omegaconf gymnasium farama-notifications minatar, and
+# pip wheel --no-deps -w .whl antlr4-python3-runtime==4.9.3
+set -u
+cd "$(dirname "$0")/.."
+OUT=${OUT:-build/gpu}
+mkdir -p "$OUT"
+if ls .whl/*.whl >/dev/null 2>&1; then
+  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target build/gpu_site .whl/*.whl
+  export PYTHONPATH=$PWD/build/gpu_site
+fi
+export PYTHONPATH=$PWD/src:${PYTHONPATH:-} PYTHONUNBUFFERED=1
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+timeout "${EXACTNESS_S:-240}" python3 benchmarks/gpu.py exactness 1 5 30 256 2>&1 | tee "$OUT/exactness.txt"
+timeout "${TESTS_S:-60}" python3 -m pytest -m gpu -q 2>&1 | tail -5 | tee "$OUT/tests.txt"
+timeout "${SPEED_S:-180}" python3 benchmarks/gpu.py speed 1 30 256 1024 4096 2>&1 | tee "$OUT/speed.txt"

@@ -1,0 +1,260 @@
+"""Rounds of tensor environments: blocks of any length, the slow twin that steps one by one, tapes, evaluations."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import qohort.agent.rounds
+import qohort.agent.tensor_evaluation
+from matrix import matrix
+from qohort.agent.callbacks import CohortCallback
+from qohort.agent.learner import QLearning
+from qohort.cohort.program import Compiler
+from qohort.cohort.streams import UniformStream
+from qohort.cohort.tape import Player, PythonCall, Slots
+from qohort.config.errors import ConfigError
+from qohort.config.schema import EnvironmentConfig
+from qohort.environments.tensor.classic_control import CartPole
+from qohort.environments.tensor.registry import TENSOR_ENVIRONMENTS, tensor_environment
+from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
+from test_exactness import Interrupted, interrupt_at, run
+
+ODD = ("batch_size=17", "network.hidden=[19,11]", "train_every=3", "gradient_steps=2", "target_network.every=70")
+AGENTS = {
+    "dqn": ODD,
+    "n-step, seam": (*ODD, "replay.n_step=3", "replay.capacity=120", "env.num_envs=3"),
+    "polyak, clipped, falling rate": ("target_network=polyak", "max_grad_norm=0.1", "lr_schedule=linear", *ODD[:4]),
+    "prioritized": (*ODD, "agent=prioritized"),
+    "rainbow": ("agent=rainbow", "head.atoms=11", "network.hidden=[19]", "batch_size=17"),
+    "iqn": ("agent=iqn", "network.hidden=[19]", "batch_size=17"),
+    "munchausen": (*ODD, "agent=munchausen"),
+    "rmsprop": (*ODD, "optimizer=rmsprop"),
+    "pqn": ("agent=pqn", "train_every=48", "gradient_steps=6", "learning_starts=0", "batch_size=16"),
+    "lambda": ("agent=dqn_lambda", "replay.block=7", "replay.blocks=9", "replay.refresh_every=100", "batch_size=17"),
+    "no replay": ("replay=none", "target_network=none", "env.num_envs=2"),
+    "boltzmann": (*ODD, "exploration=boltzmann"),
+    "spread": (*ODD, "env.num_envs=3", "exploration.spread=7", "reward_scale=0.5", "reward_clip=0.3"),
+    "epsilon by episode": (*ODD, "exploration=multiplicative", "exploration.epsilon.per=episodes"),
+    "behaviour's epsilon": (*ODD, "bootstrap=expected_sarsa"),
+    "minatar": ("env=minatar", "network=minatar", "network.hidden=[11]", "batch_size=8", "train_every=4"),
+    "frozenlake": ("env=frozenlake", "network=table", "batch_size=8"),
+}
+
+
+class EveryStep(CohortCallback):
+    """A callback that is called at every step, so that rounds are not played in blocks."""
+
+    steps = 0
+
+    def on_env_step(self, trainer: object, module: object) -> None:
+        """Count the steps."""
+        EveryStep.steps += 1
+
+
+ONE_BY_ONE = "callbacks=[{_target_: test_rounds.EveryStep}]"
+
+
+@pytest.mark.parametrize("name", matrix(AGENTS, ["n-step, seam", "prioritized", "pqn"]))
+def test_blocks_of_rounds_equal_single_steps(tmp_path: Path, name: str) -> None:
+    """Of the learner that takes one step at a time, asked by a callback, and of blocks: equal to the bit."""
+    overrides = (*AGENTS[name], "compile=none", "env.backend=tensor")
+    EveryStep.steps = 0
+    blocks = run(tmp_path / "blocks", [3, 0], *overrides)
+    assert EveryStep.steps == 0
+    steps = run(tmp_path / "steps", [3, 0], *overrides, "+callbacks.every={_target_: test_rounds.EveryStep}")
+    assert EveryStep.steps > 100
+    assert blocks == steps
+
+
+@pytest.mark.parametrize("calls", [1, 7])
+def test_the_length_of_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    overrides = (*ODD, "compile=none", "env.backend=tensor", "evaluation.epsilon=0.3")
+    long = run(tmp_path / "long", [3], *overrides)
+    monkeypatch.setattr(qohort.agent.rounds, "CALLS", calls)
+    monkeypatch.setattr(qohort.agent.tensor_evaluation, "AHEAD", calls)
+    assert run(tmp_path / "short", [3], *overrides) == long
+
+
+@pytest.mark.parametrize("name", matrix(["dqn", "rainbow", "pqn", "minatar"], ["rainbow"]))
+def test_a_run_that_was_interrupted_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    overrides = (*AGENTS[name], "compile=none", "checkpoint.every=90", "env.backend=tensor")
+    undisturbed = run(tmp_path / "undisturbed", [0, 3], *overrides)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 250)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "resumed", [0, 3], *overrides)
+    assert list(tmp_path.glob("resumed/*/*/seed-3/checkpoints/step-*.ckpt"))
+    assert {**run(tmp_path / "resumed", [3], *overrides), **run(tmp_path / "resumed", [0], *overrides)} == undisturbed
+
+
+def test_compiled_rounds_are_the_same_alone_and_in_a_cohort_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = (*ODD, "compile=inductor", "checkpoint.every=90", "env.backend=tensor", "evaluation.epsilon=0.2")
+    alone = run(tmp_path / "alone", [3], *overrides)
+    five = run(tmp_path / "five", [0, 1, 2, 3, 4], *overrides)
+    assert five[3] == alone[3]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 250)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "resumed", [3, 1], *overrides)
+    resumed = run(tmp_path / "resumed", [3, 1], *overrides)
+    assert resumed == {3: five[3], 1: five[1]}
+    assert "qohort: " not in capfd.readouterr().err  # every program is played from a tape
+
+
+def test_what_cannot_be_played_in_blocks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, [3], *ODD, "compile=none", "env.backend=tensor", "normalize_observations=true")
+    assert "normalised by running statistics, so the environments are stepped" in capsys.readouterr().err
+
+
+def test_an_evaluation_plays_the_episodes_of_a_slow_loop() -> None:
+    """Greedy with ε, written out: one environment at a time, until its first end."""
+    from qohort.agent.evaluation import random_actions
+    from qohort.agent.tensor_evaluation import TensorEvaluator
+    from qohort.cohort.streams import member_seed
+    from qohort.config.schema import EvaluationConfig
+
+    def values(parameters: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        return inputs["observation"] @ parameters["weight"]
+
+    weight = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(1))
+    evaluation = EvaluationConfig(every=1, episodes=3, epsilon=0.25, max_episode_steps=70)
+    environment, compiler, cpu = CartPole(), Compiler("none"), torch.device("cpu")
+    parts = (environment, evaluation, [5, 6], values, {"weight": weight}, compiler, cpu)
+    scores = TensorEvaluator(*parts)(values, 40)  # type: ignore[arg-type]
+    for m, seed in enumerate((5, 6)):
+        own = member_seed(seed, "evaluation", 40)
+        uniforms = UniformStream([own], "evaluation", (3, 2), block=64)
+        vector = TensorVectorEnv(environment, episode_keys([own], 3, "evaluation"))
+        returns, running = np.zeros(3), np.ones(3, dtype=bool)
+        for _ in range(70):
+            greedy = (torch.from_numpy(vector.observations) @ weight[m]).argmax(-1)
+            action = random_actions(greedy, 2, torch.from_numpy(uniforms.next()[0]), 0.25).numpy()
+            _, reward, terminated, truncated, _ = vector.step(action)
+            returns += reward * running
+            running &= ~(terminated | truncated)
+        assert scores.returns[m].tolist() == returns.tolist()
+    assert scores.returns.min() < scores.returns.max()
+
+
+@pytest.mark.parametrize("mode", ["none", "inductor"])
+def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(mode: str) -> None:
+    state = {"total": torch.zeros(3, 2)}
+
+    def add(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        state["total"].add_(inputs["by"])
+        return {"twice": state["total"] * 2}
+
+    program = Compiler(mode).program("sums", add, state)
+    slots = Slots(4, (3, 2), torch.float32, torch.device("cpu"))
+    calls = [program.bind({"by": tensor}) for tensor in slots.tensors]
+    player, total = Player(torch.device("cpu")), np.zeros((3, 2))
+    for first in (1.0, 10.0):
+        by = first * np.arange(1, 5)[:, None, None] * np.ones((4, 3, 2))
+        slots.fill(by)
+        player.play(calls)
+        expected = total + np.cumsum(by, 0)
+        for n, call in enumerate(calls):
+            assert np.array_equal(call.results()["twice"].numpy(), 2 * expected[n])
+        total = expected[-1]
+    assert np.array_equal(state["total"].numpy(), total)
+    assert isinstance(calls[0], PythonCall) == (mode == "none")
+
+
+def test_slots_begin_at_lines_of_the_cache() -> None:
+    slots = Slots(5, (3, 7), torch.float32, torch.device("cpu"))
+    first = slots.tensors[0].data_ptr()
+    assert [(tensor.data_ptr() - first) % 64 for tensor in slots.tensors] == [0] * 5
+    assert all(tensor.is_contiguous() for tensor in slots.tensors)
+    slots.fill(np.arange(42.0).reshape(2, 3, 7))
+    assert slots.tensors[1].flatten().tolist() == list(range(21, 42))
+    assert slots.read(2).shape == (2, 3, 7)
+
+
+def test_many_draws_at_once_are_those_of_single_draws() -> None:
+    one, many = (UniformStream([3, 4], "replay", (2,), block=5) for _ in range(2))
+    taken = np.concatenate([many.take(count) for count in (1, 3, 9, 0, 4)])
+    assert np.array_equal(taken, [one.next().copy() for _ in range(17)])
+    assert many.state_dict() == one.state_dict()
+
+
+def test_numbers_of_adam_ahead_of_time_are_those_of_single_steps() -> None:
+    from qohort.agent.optimizers import MemberAdam
+
+    one, many = (MemberAdam([torch.nn.Parameter(torch.zeros(2, 3))], torch.tensor([1e-3, 3e-4])) for _ in range(2))
+    rates = np.tile(np.array([1e-3, 3e-4], dtype=np.float32), (6, 1))
+    ahead = many.ahead(rates)
+    for n in range(6):
+        for name, tensor in one.advance().items():
+            assert np.array_equal(ahead[name][n], tensor.numpy()), name
+    assert many.param_groups[0]["step"] == 6
+
+
+@pytest.mark.parametrize("name", TENSOR_ENVIRONMENTS)
+def test_every_tensor_environment_is_a_vector_environment_of_gymnasium(name: str) -> None:
+    envs = gym.make_vec(f"qohort.environments.tensor.registry:qohort/{name.rpartition('/')[2]}", num_envs=3)
+    first, _ = envs.reset(seed=[7, 8, 7])
+    assert np.array_equal(first[0], first[2])
+    again, _ = envs.reset(seed=[7, 8, 7])
+    assert np.array_equal(first, again)
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        action = generator.integers(envs.single_action_space.n, size=3)
+        action[2] = action[0]
+        observation, reward, terminated, truncated, info = envs.step(action)
+        assert envs.observation_space.contains(observation)
+        assert np.array_equal(observation[0], observation[2])
+        assert (reward[0], terminated[0], truncated[0]) == (reward[2], terminated[2], truncated[2])
+        assert ("final_obs" in info) == bool((terminated | truncated).any())
+
+
+def test_an_episode_that_ends_is_followed_by_the_next_with_its_true_final_observation() -> None:
+    envs = TensorVectorEnv(CartPole(max_episode_steps=9), episode_keys([3], 2, "environments"))
+    before, ends = envs.observations.copy(), []
+    for _ in range(60):
+        observation, _, terminated, truncated, info = envs.step(np.array([0, 1]))
+        final = info.get("final_obs", observation)
+        moved = CartPole().step({"physics": torch.from_numpy(before)}, torch.tensor([0, 1]), torch.zeros(2, 0))[0]
+        np.testing.assert_allclose(final, moved["physics"].numpy(), rtol=1e-6)
+        ended = terminated | truncated
+        assert (np.abs(observation[ended]) <= 0.05).all()
+        assert np.array_equal(observation[~ended], final[~ended])
+        ends.append([terminated.sum(), truncated.sum()])
+        before = observation.copy()
+    assert np.min(np.sum(ends, 0)) >= 0
+    assert np.sum(ends) >= 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"id": "LunarLander-v3"}, "there is no tensor environment for env.id=LunarLander-v3"),
+        ({"wrappers": [{"_target_": "gymnasium.wrappers.ClipReward"}]}, "wrappers do not apply to tensor environments"),
+        ({"kwargs": {"gravity": 3}}, "has no argument gravity"),
+    ],
+)
+def test_what_has_no_tensor_environment_is_told_or_left_to_gymnasium(changes: dict[str, object], told: str) -> None:
+    settings = {"id": "CartPole-v1", "num_envs": 1, "kwargs": {}, "wrappers": [], **changes}
+    with pytest.raises(ConfigError, match=told):
+        tensor_environment(EnvironmentConfig(**settings, backend="tensor"))  # type: ignore[arg-type]
+    assert tensor_environment(EnvironmentConfig(**settings)) is None  # type: ignore[arg-type]
+    assert tensor_environment(EnvironmentConfig("CartPole-v1", 1, {}, [], backend="gymnasium")) is None
+
+
+def test_the_learner_plays_blocks_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = []
+    play = QLearning._play
+
+    def count(module: QLearning, block: qohort.agent.rounds.Block) -> None:
+        played.append((block.steps, block.updates))
+        play(module, block)
+
+    monkeypatch.setattr(QLearning, "_play", count)
+    run(tmp_path, [3], *ODD, "compile=none")
+    assert sum(steps for steps, _ in played) == 400
+    assert sum(updates for _, updates in played) == 2 * len(range(60, 401, 3))
