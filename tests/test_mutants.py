@@ -24,10 +24,12 @@ ROOT = Path(__file__).parents[1]
 REPLAY, PRIORITIES, TREE, RETURNS = (
     f"src/qohort/replay/{name}.py" for name in ("ring", "prioritized", "sum_tree", "lambda_returns")
 )
+ROUNDS = "src/qohort/agent/rounds.py"
 ACTING = "src/qohort/agent/acting.py"
 LOSS, MODULE, NETWORKS = "src/qohort/agent/td_loss.py", "src/qohort/agent/learner.py", "src/qohort/networks/layers.py"
 
 LOOP = "test_replay.py::test_the_environment_loop_stores_final_observations_and_bootstraps_truncations"
+ROUND_BY_ROUND = "test_rounds.py::test_blocks_of_rounds_equal_single_steps[three environments]"
 UNIFORM = "test_replay.py::test_equals_a_list_based_oracle_through_saving_and_restoring"
 N_STEP = "test_priorities.py::test_n_step_and_prioritised_replay_equal_oracles_through_saving_and_restoring"
 LISTS = "test_priorities.py::test_trees_equal_lists"
@@ -56,6 +58,27 @@ MUTANTS = {
     ),
     "rollouts cross truncations": Mutant(
         REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', ROLLOUTS
+    ),
+    "a block stores the first observation of the next episode": Mutant(
+        ROUNDS,
+        '"next_observation": outcome.next_observation',
+        '"next_observation": outcome.observation',
+        ROUND_BY_ROUND,
+    ),
+    "a block takes truncations for terminations": Mutant(
+        ROUNDS, '"continues": ~outcome.terminated', '"continues": ~ended', ROUND_BY_ROUND
+    ),
+    "a block draws batches from what is not stored yet": Mutant(
+        ROUNDS, "np.repeat(added[1:], new)", "np.repeat(added[1:] + 5, new)", ROUND_BY_ROUND
+    ),
+    "a block has the exploration of the step after": Mutant(
+        ROUNDS, "progress.at(after_step - num_envs,", "progress.at(after_step,", ROUND_BY_ROUND
+    ),
+    "an evaluation counts what follows its end": Mutant(
+        "src/qohort/agent/tensor_evaluation.py",
+        "torch.where(running, outcome.reward.double(), 0.0)",
+        "outcome.reward.double()",
+        "test_rounds.py::test_an_evaluation_plays_the_episodes_of_a_slow_loop",
     ),
     "uniform windows cross the ring's seam (FastTD3#6)": Mutant(
         REPLAY, "index = (index + oldest[:, None, None]) % self.capacity", "pass", N_STEP
@@ -191,4 +214,6 @@ FAST = (
 def test_a_planted_bug_is_caught(tmp_path, name):
     mutant = MUTANTS[name]
     code, failures, printed = run_copy(tmp_path, [mutant.test], mutant)
-    assert (code, failures) == (1, {f"tests/{mutant.test}": "AssertionError"}), printed  # found wrong, not broken
+    assert (code, failures) == (1, {f"tests/{mutant.test.partition('[')[0]}": "AssertionError"}), (
+        printed
+    )  # found wrong, not broken

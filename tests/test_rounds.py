@@ -28,6 +28,7 @@ AGENTS = {
     "dqn": ODD,
     "n-step, seam": (*ODD, "replay.n_step=3", "replay.capacity=120", "env.num_envs=3"),
     "polyak, clipped, falling rate": ("target_network=polyak", "max_grad_norm=0.1", "lr_schedule=linear", *ODD[:4]),
+    "three environments": ("env.num_envs=3", "+env.kwargs.max_episode_steps=9", *ODD, "log_every=20"),
     "prioritized": (*ODD, "agent=prioritized"),
     "rainbow": ("agent=rainbow", "head.atoms=11", "network.hidden=[19]", "batch_size=17"),
     "iqn": ("agent=iqn", "network.hidden=[19]", "batch_size=17"),
@@ -58,7 +59,7 @@ class EveryStep(CohortCallback):
 ONE_BY_ONE = "callbacks=[{_target_: test_rounds.EveryStep}]"
 
 
-@pytest.mark.parametrize("name", matrix(AGENTS, ["n-step, seam", "prioritized", "pqn"]))
+@pytest.mark.parametrize("name", matrix(AGENTS, ["three environments", "prioritized", "pqn"]))
 def test_blocks_of_rounds_equal_single_steps(tmp_path: Path, name: str) -> None:
     """Of the learner that takes one step at a time, asked by a callback, and of blocks: equal to the bit."""
     overrides = (*AGENTS[name], "compile=none", "env.backend=tensor")

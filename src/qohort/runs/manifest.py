@@ -15,6 +15,7 @@ from hydra.types import RunMode
 
 from qohort.config.identity import config_tree
 from qohort.config.schema import TrainConfig
+from qohort.environments.tensor.registry import tensor_environment
 from qohort.runs.code import code_hash, repository
 
 PACKAGES = (
@@ -50,6 +51,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "threads": config.trainer.threads,
         "compile": config.compile,
         "compile_fallbacks": {},
+        "environments": "gymnasium" if tensor_environment(config.env) is None else "tensor",
         "deterministic": config.env.deterministic,
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
     }
