@@ -136,6 +136,7 @@ class BenchmarkConfig:
     repeats: PositiveInt
     core: Annotated[int, Range(0)]
     compile: Literal["inductor", "fx", "none"]
+    backend: Literal["auto", "tensor", "gymnasium"]
     output: str
 
 
@@ -220,6 +221,7 @@ def measure_sweep(settings: BenchmarkConfig) -> dict[str, float]:
             f"budget={settings.sweep}",
             "log_every=500",
             f"compile={settings.compile}",
+            f"env.backend={settings.backend}",
             f"output_dir={directory}",
             "hydra/launcher=joblib",
         ]
@@ -320,6 +322,7 @@ def _run(name: str, members: int, repeat: int, settings: BenchmarkConfig) -> Tim
                 f"budget={geometry.budget}",
                 "log_every=500",
                 f"compile={settings.compile}",
+                f"env.backend={settings.backend}",
                 f"output_dir={directory}",
             ]
         else:

@@ -67,7 +67,7 @@ def test_rainbow_has_no_baseline():
 
 def test_replays_are_timed(monkeypatch):
     monkeypatch.setattr(speed, "REPLAY_CAPACITY", 256)
-    rest = {"repeats": 1, "core": 0, "compile": "none", "output": ""}
+    rest = {"repeats": 1, "core": 0, "compile": "none", "backend": "auto", "output": ""}
     times = speed.measure_replay(BenchmarkConfig(("article",), (1,), sweep=0, replay_members=2, **rest))
     assert list(times) == ["uniform", "prioritized, without feeding back", "prioritized"]
     assert min(times.values()) > 0
