@@ -14,6 +14,9 @@ from qohort.agent.heads import Head
 from qohort.cohort.program import Compiler, Inputs, Lifted
 from qohort.cohort.stacking import CohortNetwork
 
+MemberValues = Callable[[Mapping[str, Tensor], Inputs], Tensor]
+"""The action values `[E, A]` of one member: of its parameters, and of `observation` and random numbers."""
+
 
 def network_maker(
     node: Mapping[str, Any], space: spaces.Space[Any], actions: int, head: Head

@@ -26,6 +26,7 @@ from torch.func import vmap
 
 from qohort.agent.acting import Actor
 from qohort.agent.optimizers import MemberOptimizer
+from qohort.agent.q_values import MemberValues
 from qohort.agent.update import Update, UpdateResult
 from qohort.cohort.noise import Noise
 from qohort.cohort.program import Compiler
@@ -39,8 +40,6 @@ CALLS = 256
 """The calls of programs after which a block ends, if nothing ends it before."""
 
 State = Mapping[str, Any]
-MemberValues = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
-"""The action values `[E, A]` of one member: of its parameters, and of `observation` and random numbers."""
 
 
 class Rates(Protocol):

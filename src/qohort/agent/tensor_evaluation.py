@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, random_actions
-from qohort.agent.rounds import MemberValues
+from qohort.agent.q_values import MemberValues
 from qohort.cohort.program import Compiler
 from qohort.cohort.streams import UniformStream, member_seed
 from qohort.cohort.tape import Player, Slots
