@@ -12,7 +12,9 @@ import qohort.agent.rounds
 import qohort.agent.tensor_evaluation
 from matrix import matrix
 from qohort.agent.callbacks import CohortCallback
+from qohort.agent.exploration import EpsilonGreedy
 from qohort.agent.learner import QLearning
+from qohort.agent.optimizers import MemberAdam
 from qohort.cohort.program import Compiler
 from qohort.cohort.streams import UniformStream
 from qohort.cohort.tape import Player, PythonCall, Slots
@@ -21,6 +23,7 @@ from qohort.config.schema import EnvironmentConfig
 from qohort.environments.tensor.classic_control import CartPole
 from qohort.environments.tensor.registry import TENSOR_ENVIRONMENTS, tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
+from qohort.replay.ring import StoredSteps, UniformReplay
 from test_exactness import Interrupted, interrupt_at, run
 
 ODD = ("batch_size=17", "network.hidden=[19,11]", "train_every=3", "gradient_steps=2", "target_network.every=70")
@@ -185,8 +188,6 @@ def test_many_draws_at_once_are_those_of_single_draws() -> None:
 
 
 def test_numbers_of_adam_ahead_of_time_are_those_of_single_steps() -> None:
-    from qohort.agent.optimizers import MemberAdam
-
     one, many = (MemberAdam([torch.nn.Parameter(torch.zeros(2, 3))], torch.tensor([1e-3, 3e-4])) for _ in range(2))
     rates = np.tile(np.array([1e-3, 3e-4], dtype=np.float32), (6, 1))
     ahead = many.ahead(rates)
@@ -259,3 +260,32 @@ def test_the_learner_plays_blocks_by_default(tmp_path: Path, monkeypatch: pytest
     run(tmp_path, [3], *ODD, "compile=none")
     assert sum(steps for steps, _ in played) == 400
     assert sum(updates for _, updates in played) == 2 * len(range(60, 401, 3))
+
+
+class Greedier(EpsilonGreedy):
+    """A user's exploration that inherits `choose` and replaces `act` alone."""
+
+    def act(self, values: object, parameter: object, uniforms: np.ndarray, actions: int) -> np.ndarray:  # type: ignore[override,type-arg]
+        """Return action 0."""
+        return np.zeros(uniforms.shape[:2], dtype=np.int64)
+
+
+class SlowAdam(MemberAdam):
+    """A user's optimiser that inherits `ahead` and replaces `advance` alone."""
+
+    def advance(self) -> dict[str, Tensor]:
+        """Return half of Adam's rate."""
+        numbers = super().advance()
+        return {**numbers, "rate": numbers["rate"] / 2}
+
+
+def test_a_method_that_is_replaced_takes_its_fast_form_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (*ODD, "compile=none", "env.backend=tensor")
+    run(tmp_path, [3], *overrides, "exploration._target_=test_rounds.Greedier")
+    assert "Greedier has no method choose of its own, so the environments are stepped" in capsys.readouterr().err
+    slow = run(tmp_path, [3], *overrides, "optimizer._target_=test_rounds.SlowAdam")
+    monkeypatch.setattr(UniformReplay, "add", lambda self, transition: StoredSteps.add(self, transition), raising=False)
+    assert run(tmp_path / "replay", [3], *overrides, "optimizer._target_=test_rounds.SlowAdam") == slow
+    assert "UniformReplay has an add of its own, so the environments are stepped" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
 from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import QValues, network_maker
-from qohort.agent.rounds import Block, Rounds, Steps, Updates
+from qohort.agent.rounds import Block, Rounds, Steps, Updates, is_current
 from qohort.agent.target_networks import TargetNetwork
 from qohort.agent.td_loss import TDLoss
 from qohort.agent.tensor_evaluation import TensorEvaluator
@@ -312,6 +312,7 @@ class QLearning(pl.LightningModule):
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         hooked = any(has_hook(callback, *PER_UPDATE[1:]) for callback in callbacks)
         plain = type(self.replay) is UniformReplay and BEHAVIOUR_EPSILON not in self.held and not hooked
+        plain = plain and is_current(optimizer, "ahead", "advance")
         if isinstance(self.replay, UniformReplay) and plain and isinstance(optimizer, MemberOptimizer):
             updates = Updates(self.replay, self.update, optimizer, self.compiler, device)
         every = (self.target_network.every, config.evaluation.every, config.checkpoint.every, config.reset_every)
@@ -326,8 +327,10 @@ class QLearning(pl.LightningModule):
             return "the environments are not tensors"
         if not isinstance(self.replay, StoredSteps):
             return f"replay={type(self.replay).__name__} does not keep its steps in a Storage"
-        if not hasattr(self.actor.member_exploration, "choose"):
-            return f"{type(self.actor.member_exploration).__name__} has no method choose"
+        if not is_current(self.replay, "written", "add"):
+            return f"{type(self.replay).__name__} has an add of its own"
+        if not is_current(self.actor.member_exploration, "choose", "act"):
+            return f"{type(self.actor.member_exploration).__name__} has no method choose of its own"
         if self.actor.preprocessing.normalizes:
             return "observations or rewards are normalised by running statistics"
         for callback in self._callbacks:

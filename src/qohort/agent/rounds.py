@@ -49,6 +49,15 @@ class Rates(Protocol):
         """Return the learning rate of each member, `[M]`."""
 
 
+def is_current(component: object, fast: str, plain: str) -> bool:
+    """Return whether a component's method `fast` belongs to its method `plain`.
+
+    A class of a user's that inherits both and replaces `plain` alone has a `fast` that does something else.
+    """
+    owners = [next((one for one in type(component).__mro__ if name in vars(one)), None) for name in (fast, plain)]
+    return owners[0] is not None and owners[1] is not None and issubclass(owners[0], owners[1])
+
+
 @dataclass
 class Block:
     """Several rounds: the steps and updates to play, and where metrics of updates are due.
