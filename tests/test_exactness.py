@@ -212,15 +212,14 @@ def test_an_overwriting_run_that_slurm_has_queued_again_goes_on(
     assert printed.count("400/400") == 1  # with what was evaluated there
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with monkeypatch.context() as patch:
-        collect = QLearning.collect
+        between_steps = QLearning.between_steps
 
-        def then_asked_to_stop(module: QLearning) -> int:
-            due = collect(module)
+        def asked_to_stop(module: QLearning) -> None:
             if module.progress.env_steps == 300:
                 patch.setattr(STOP, "signal", "SIGTERM")
-            return due
+            between_steps(module)
 
-        patch.setattr(QLearning, "collect", then_asked_to_stop)
+        patch.setattr(QLearning, "between_steps", asked_to_stop)
         with pytest.raises(errors.Interrupted, match="saved: the same command without overwrite=true resumes the run"):
             run(tmp_path / "queued", [3], *overrides)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

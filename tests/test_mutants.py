@@ -68,8 +68,8 @@ MUTANTS = {
     "a block takes truncations for terminations": Mutant(
         ROUNDS, '"continues": ~outcome.terminated', '"continues": ~ended', ROUND_BY_ROUND
     ),
-    "a block draws batches from what is not stored yet": Mutant(
-        ROUNDS, "np.repeat(added[1:], new)", "np.repeat(added[1:] + 5, new)", ROUND_BY_ROUND
+    "a block does not draw the newest transition": Mutant(
+        ROUNDS, "np.repeat(added[1:], new)", "np.repeat(added[1:] - 1, new)", ROUND_BY_ROUND
     ),
     "a block has the exploration of the step after": Mutant(
         ROUNDS, "progress.at(after_step - num_envs,", "progress.at(after_step,", ROUND_BY_ROUND

@@ -269,10 +269,13 @@ class NativeProgram:
 
     def __init__(self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool) -> None:
         flat = Flattened(function, state, inputs)
-        entry = _compile(flat, flat.tensors, native=True).current_callable.__closure__[0].cell_contents
+        compiled = _compile(flat, flat.tensors, native=True)
+        entry = compiled.current_callable.__closure__[0].cell_contents
         library = ctypes.PyDLL(entry.__self__.__file__)
         self.entry = ctypes.cast(library[ENTRY], ctypes.c_void_p).value
         self.held, self._inputs = flat.held, flat.tensors[len(flat.held) :]
+        self.constants: list[Tensor] = list(compiled.constants.values())
+        """Tables in the function itself, which the entry expects after its inputs."""
         assert flat.result_spec is not None
         self.spec: TreeSpec = flat.result_spec
         self.parts = _parts(self.held) if in_parts else [slice(None)]
@@ -300,7 +303,7 @@ class NativeCall:
         self.record = b""
         """The record of each part, for `tape.cpp`."""
         for part in program.parts:
-            tensors = [tensor[part] for tensor in (*program.held, *inputs)]
+            tensors = [tensor[part] for tensor in (*program.held, *inputs)] + program.constants
             handles = [_pointer(one) for one in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)]
             addresses = ((ctypes.c_void_p * len(handles))(*handles), (ctypes.c_void_p * program.spec.num_leaves)())
             self._addresses.append(addresses)
