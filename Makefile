@@ -80,7 +80,12 @@ $(VENV)/.benchmark: $(VENV)/.installed
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[benchmark]' --constraint requirements.lock
 	@touch $@
 
-benchmark: $(VENV)/.benchmark ## measure speed beside Stable-Baselines3
+build/jax/.installed: benchmarks/jax_requirements.txt
+	@$(PYTHON) -m venv --clear build/jax
+	@build/jax/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/jax_requirements.txt
+	@touch $@
+
+benchmark: $(VENV)/.benchmark build/jax/.installed ## measure speed beside Stable-Baselines3 and JAX
 	@$(PY) benchmarks/speed.py $(ARGS)
 
 # Installs the newest versions within pyproject.toml's ranges and writes down what came. Left out: what pip takes by

@@ -1,7 +1,8 @@
-"""Speed of the whole product beside Stable-Baselines3: the same work, one core each, in turns.
+"""Speed of the whole product beside Stable-Baselines3 and JAX: the same work, one core each, in turns.
 
 A speed is taken over a window of env_steps that begins after the first updates, so that imports and
-compilation are outside; what they take is reported beside it as start-up. A sweep's time is that of everything, from
+compilation are outside; what they take is reported beside it as start-up. JAX is a plain program with no logging and
+no evaluation (`jax_dqn.py`). A sweep's time is that of everything, from
 the command to its end, on all cores.
 """
 
@@ -49,7 +50,7 @@ class Geometry:
         experiment: Our settings.
         budget: env_steps of a member.
         start: The env_steps at which the window begins.
-        beside: Whether Stable-Baselines3's DQN does the same work.
+        beside: Whether Stable-Baselines3's DQN and the program in JAX do the same work.
     """
 
     experiment: str
@@ -137,6 +138,9 @@ class BenchmarkConfig:
     core: Annotated[int, Range(0)]
     compile: Literal["inductor", "fx", "none"]
     backend: Literal["auto", "tensor", "gymnasium"]
+    bits: Literal["portable", "native"]
+    jax: str | None
+    budget_factor: PositiveInt
     output: str
 
 
@@ -160,6 +164,8 @@ def main(config: DictConfig) -> None:
         raise ConfigError("stable-baselines3 is not installed: make benchmark installs it")
     if settings.core not in os.sched_getaffinity(0):
         raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
+    if settings.jax is not None and not Path(settings.jax).is_file():
+        raise ConfigError(f"jax={settings.jax}: no such file; make benchmark makes it, and jax=null leaves JAX out")
     check_directory("output", str(Path(settings.output).absolute().parent))
     if Path(settings.output).is_dir():
         raise ConfigError(f"output={settings.output} is a directory: name a file")
@@ -169,6 +175,8 @@ def main(config: DictConfig) -> None:
     figures = {
         "cpu": cpu_name(),
         "compile": settings.compile,
+        "bits": settings.bits,
+        "budget_factor": settings.budget_factor,
         "stable_baselines3": metadata.version("stable-baselines3"),
         "torch": metadata.version("torch"),
         "results": results,
@@ -182,15 +190,17 @@ def main(config: DictConfig) -> None:
 
 def measure(name: str, settings: BenchmarkConfig) -> dict[str, Any]:
     """The timings of one geometry: the systems take turns, in the opposite order each other round."""
-    sizes = {"Stable-Baselines3": 0} if GEOMETRIES[name].beside else {}
-    sizes |= {f"Qohort, {_members(members)}": members for members in settings.cohorts}
+    sizes = {f"Qohort, {_members(members)}": ("Qohort", members) for members in settings.cohorts}
+    if GEOMETRIES[name].beside:
+        jax = {f"JAX, {_members(members)}": ("JAX", members) for members in settings.cohorts if settings.jax}
+        sizes = {"Stable-Baselines3": ("Stable-Baselines3", 1), **jax, **sizes}
     systems = list(sizes)
     timings: dict[str, list[Timing]] = {system: [] for system in systems}
     for repeat in range(settings.repeats):
         for system in systems if repeat % 2 == 0 else reversed(systems):
             print(f"{name}, round {repeat + 1} of {settings.repeats}: {system} ...", file=sys.stderr, flush=True)
-            timings[system].append(_run(name, sizes[system], repeat, settings))
-    rows = {}
+            timings[system].append(_run(name, *sizes[system], repeat, settings))
+    rows: dict[str, dict[str, Any]] = {}
     base = statistics.median(timing.speed for timing in timings[systems[0]])
     for system, runs in timings.items():
         speed = statistics.median(timing.speed for timing in runs)
@@ -200,6 +210,10 @@ def measure(name: str, settings: BenchmarkConfig) -> dict[str, Any]:
             "startup_s": statistics.median(timing.startup_s for timing in runs),
             "runs": [timing.speed for timing in runs],
         }
+    for members in settings.cohorts:
+        if peer := rows.get(f"JAX, {_members(members)}"):
+            row = rows[f"Qohort, {_members(members)}"]
+            row["of_jax"] = row["env_steps_per_s"] / peer["env_steps_per_s"]
     return rows
 
 
@@ -222,6 +236,7 @@ def measure_sweep(settings: BenchmarkConfig) -> dict[str, float]:
             "log_every=500",
             f"compile={settings.compile}",
             f"env.backend={settings.backend}",
+            f"bits={settings.bits}",
             f"output_dir={directory}",
             "hydra/launcher=joblib",
         ]
@@ -309,11 +324,13 @@ def _members(members: int) -> str:
     return "alone" if members == 1 else f"cohort of {members}"
 
 
-def _run(name: str, members: int, repeat: int, settings: BenchmarkConfig) -> Timing:
-    """One process on one core: `members` of ours, or Stable-Baselines3 for 0."""
+def _run(name: str, system: str, members: int, repeat: int, settings: BenchmarkConfig) -> Timing:
+    """One process of a system on one core."""
     geometry = GEOMETRIES[name]
+    geometry = replace(geometry, budget=geometry.budget * settings.budget_factor)
+    program = sys.executable
     with tempfile.TemporaryDirectory() as directory:
-        if members:
+        if system == "Qohort":
             seeds = [repeat * members + member for member in range(members)]
             command = [
                 str(SCRIPTS / "train.py"),
@@ -323,14 +340,23 @@ def _run(name: str, members: int, repeat: int, settings: BenchmarkConfig) -> Tim
                 "log_every=500",
                 f"compile={settings.compile}",
                 f"env.backend={settings.backend}",
+                f"bits={settings.bits}",
                 f"output_dir={directory}",
             ]
+        elif system == "JAX":
+            program = str(settings.jax)
+            command = [
+                *(str(BENCHMARKS / "jax_dqn.py"), "--geometry", name, "--members", str(members)),
+                *("--env-steps", str(geometry.budget), "--start", str(geometry.start)),
+            ]
         else:
-            program = "from speed import run_sb3; run_sb3"
-            command = ["-c", f"{program}({name!r}, {repeat}, {directory!r})"]
+            command = [
+                "-c",
+                f"from speed import run_sb3; run_sb3({name!r}, {geometry.budget}, {repeat}, {directory!r})",
+            ]
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, *command],
+            [program, *command],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARKS)},
             capture_output=True,
             text=True,
@@ -339,8 +365,12 @@ def _run(name: str, members: int, repeat: int, settings: BenchmarkConfig) -> Tim
         whole = time.perf_counter() - began
         if done.returncode != 0:
             raise RuntimeError(f"{command} failed:\n{done.stderr}")
-        seconds = _window(Path(directory), geometry) if members else json.loads(done.stdout.splitlines()[-1])
-    steps = (geometry.budget - geometry.start) * max(members, 1)
+        steps = (geometry.budget - geometry.start) * members
+        if system == "Qohort":
+            seconds = _window(Path(directory), geometry)
+        else:
+            told = json.loads(done.stdout.splitlines()[-1])
+            seconds = steps / told["env_steps_per_s"] if system == "JAX" else told
     return Timing(steps / seconds, whole - seconds)
 
 
@@ -377,7 +407,7 @@ def train_sb3(name: str, budget: int, seed: int, directory: str, callback: Any =
     model.learn(budget, callback=callback)
 
 
-def run_sb3(name: str, seed: int, directory: str) -> None:
+def run_sb3(name: str, budget: int, seed: int, directory: str) -> None:
     """Train with Stable-Baselines3 and print the window's seconds."""
     geometry = GEOMETRIES[name]
     began = 0.0
@@ -388,7 +418,7 @@ def run_sb3(name: str, seed: int, directory: str) -> None:
             began = time.perf_counter()
         return True
 
-    train_sb3(name, geometry.budget, seed, directory, start_the_clock)
+    train_sb3(name, budget, seed, directory, start_the_clock)
     print(time.perf_counter() - began)
 
 
@@ -399,10 +429,12 @@ def show(figures: dict[str, Any]) -> None:
         table = Table(
             title=f"{name} ({GEOMETRIES[name].experiment}), one core of {figures['cpu']}", title_justify="left"
         )
-        for heading in ("system", "env_steps/s", "ratio", "start-up s"):
+        for heading in ("system", "env_steps/s", "ratio", "of JAX", "start-up s"):
             table.add_column(heading, justify="left" if heading == "system" else "right")
         for system, row in rows.items():
-            table.add_row(system, f"{row['env_steps_per_s']:,.0f}", f"{row['ratio']:.1f}", f"{row['startup_s']:.0f}")
+            of_jax = f"{row['of_jax']:.2f}" if "of_jax" in row else ""
+            speed, ratio = f"{row['env_steps_per_s']:,.0f}", f"{row['ratio']:.1f}"
+            table.add_row(system, speed, ratio, of_jax, f"{row['startup_s']:.0f}")
         console.print(table)
     if replay := figures["replay"]:
         shown = ", ".join(f"{way} {us:.0f} µs ({us / replay['uniform']:.1f})" for way, us in replay.items())

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+import qohort
 import speed
 from qohort.config.errors import ConfigError
 from speed import GEOMETRIES, BenchmarkConfig, geometry_config, sb3_arguments
@@ -67,7 +68,8 @@ def test_rainbow_has_no_baseline():
 
 def test_replays_are_timed(monkeypatch):
     monkeypatch.setattr(speed, "REPLAY_CAPACITY", 256)
-    rest = {"repeats": 1, "core": 0, "compile": "none", "backend": "auto", "output": ""}
+    rest = {"repeats": 1, "core": 0, "compile": "none", "backend": "auto", "bits": qohort.BITS, "output": ""}
+    rest |= {"jax": None, "budget_factor": 1}
     times = speed.measure_replay(BenchmarkConfig(("article",), (1,), sweep=0, replay_members=2, **rest))
     assert list(times) == ["uniform", "prioritized, without feeding back", "prioritized"]
     assert min(times.values()) > 0

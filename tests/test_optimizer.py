@@ -14,7 +14,7 @@ import reference as ref
 from matrix import MARKS
 from qohort.agent.bootstrap import Greedy
 from qohort.agent.heads import Expected
-from qohort.agent.optimizers import MemberAdam, MemberOptimizer, ObGD, clip_by_norm, mixes_members
+from qohort.agent.optimizers import MemberAdam, MemberOptimizer, MemberRMSprop, ObGD, clip_by_norm, mixes_members
 from qohort.agent.target_networks import HardTarget, NoTarget, PolyakTarget
 from qohort.agent.td_loss import LossTerms, TDLoss
 from qohort.agent.update import Update
@@ -560,3 +560,30 @@ def test_obgd_fits_its_agent_and_adam_fits_anything():
     other = check_config(config_of("optimizer=adam", "env.num_envs=2", "train_every=2", "head=quantile"))[0]
     assert MemberAdam.incompatibility(other) is None
     assert ObGD.incompatibility(other) is not None
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"lr": 1e-2, "alpha": 0.95, "eps": 0.01, "centered": True}])
+def test_member_rmsprop_equals_torchs_rmsprop(members, options):
+    ours, theirs, start = parameters(members), parameters(members), parameters(members)
+    steps(MemberRMSprop(ours, **options), ours, 50)
+    steps(torch.optim.RMSprop(theirs, **{"lr": 2.5e-4, **options}), theirs, 50)
+    for a, b, before in zip(ours, theirs, start, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        assert (a - b).norm() < 1e-4 * (a - before).norm()
+
+
+def test_rmsprops_epsilon_may_be_inside_the_root():
+    """Nature's: v = 0.05 g², m = 0.05 g, and a step of lr g / √(v - m² + ε)."""
+    for inside, denominator in ((True, (0.05 * 4 - 0.1**2 + 0.01) ** 0.5), (False, (0.05 * 4 - 0.1**2) ** 0.5 + 0.01)):
+        parameter = nn.Parameter(torch.zeros(1, 1))
+        optimizer = MemberRMSprop([parameter], 0.5, alpha=0.95, eps=0.01, centered=True, eps_inside_root=inside)
+        apply_rule(optimizer, [parameter], [torch.full((1, 1), 2.0)])
+        torch.testing.assert_close(parameter.detach(), torch.full((1, 1), -0.5 * 2.0 / denominator))
+
+
+def test_rmsprop_has_a_learning_rate_for_each_member():
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    optimizer = MemberRMSprop([parameter], torch.tensor([0.1, 0.02]), alpha=0.0)
+    apply_rule(optimizer, [parameter], [torch.full((2, 3), -7.0)])
+    torch.testing.assert_close(parameter.detach(), torch.tensor([[0.1] * 3, [0.02] * 3]))

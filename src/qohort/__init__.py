@@ -1,7 +1,11 @@
 """Qohort: Deep Q-Networks trained in cohorts, with Lightning, Hydra, Gymnasium and Weights & Biases.
 
-Importing the package sets MKL to a reproducible mode before torch loads it. Otherwise the last bit of a member's matrix
-products could depend on the alignment of its slice in a stacked tensor, and so on the other members.
+Importing the package chooses the CPU instructions of the libraries that compute, before they are loaded. With
+`bits=portable`, the default, they all use AVX2, so that a run ends with the same bits on any x86-64 machine with AVX2.
+With `bits=native` they use the widest that the CPU has. The environment variable `QOHORT_BITS` says which.
+
+In both, MKL computes reproducibly. Otherwise the last bit of a member's matrix products could depend on the alignment
+of its slice in a stacked tensor, and so on the other members.
 """
 
 import os
@@ -10,27 +14,50 @@ import sys
 import warnings
 from pathlib import Path
 
+__version__ = "0.2.0"
 
-def _widest_vectors() -> str:
-    """Return the widest vector instructions of this CPU for which MKL gives the same bits at any alignment."""
+PORTABLE = {
+    "MKL_CBWR": "AVX2,STRICT",
+    "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch, and the vectors of inductor's programs
+    "TORCHINDUCTOR_CPP_MARCH": "haswell",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL",
+    "NUMBA_CPU_NAME": "haswell",
+}
+"""Environment variables that limit each library to AVX2."""
+
+
+def _choose_instructions() -> tuple[str, dict[str, str]]:
+    """Set environment variables that are not set yet; return what the bits are, and the variables that were set."""
+    bits = os.environ.get("QOHORT_BITS", "portable")
+    if bits not in ("portable", "native"):
+        raise ValueError(f"QOHORT_BITS={bits}: set it to portable or native")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return bits, {}  # no library that is named here has another choice
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
-        return "AVX2"
-    return "AVX512" if " avx512vl" in flags and " avx512dq" in flags and " avx512bw" in flags else "AVX2"
-
-
-if platform.machine() in ("x86_64", "AMD64"):  # only there torch uses MKL
-    _set = os.environ.get("MKL_CBWR")
-    if _set is None and "torch" in sys.modules:
+        flags = ["avx2", "fma"]
+    if not {"avx2", "fma"} <= {*flags}:
+        bits = "native"
+    widest = "AVX512" if {"avx512vl", "avx512dq", "avx512bw"} <= {*flags} else "AVX2"
+    chosen = PORTABLE if bits == "portable" else {"MKL_CBWR": f"{widest},STRICT"}
+    given = {name: os.environ[name] for name in chosen if os.environ.get(name, chosen[name]) != chosen[name]}
+    if "STRICT" not in given.get("MKL_CBWR", "STRICT"):
+        text = f"MKL_CBWR={given['MKL_CBWR']} lacks ,STRICT, so a member's results may depend on its cohort: add it"
+        warnings.warn(text, stacklevel=3)
+    elif given and bits == "portable":
+        text = f"{', '.join(map('='.join, given.items()))} is set, so bits may be others on another machine: unset it"
+        warnings.warn(text, stacklevel=3)
+    if "torch" in sys.modules and "MKL_CBWR" not in os.environ:
         warnings.warn(
             "torch was imported before qohort, so a member's results may depend on its cohort: import qohort first",
-            stacklevel=2,
+            stacklevel=3,
         )
-    elif _set is not None and "STRICT" not in _set:
-        warnings.warn(
-            f"MKL_CBWR={_set} lacks ,STRICT, so a member's results may depend on its cohort: add it", stacklevel=2
-        )
-os.environ.setdefault("MKL_CBWR", f"{_widest_vectors()},STRICT")
+    missing = {name: value for name, value in chosen.items() if name not in os.environ}
+    os.environ.update(missing)
+    return bits, missing
 
-__version__ = "0.2.0"
+
+BITS, INSTRUCTIONS = _choose_instructions()
+"""Whether this process computes `portable` or `native` bits, and the environment variables that were set for it."""

@@ -1,7 +1,7 @@
 """Optimisers of a cohort: one learning rate per member, and an update rule that is lifted together with the loss.
 
-`MemberAdam` follows the gradient of the loss. `ObGD` uses eligibility traces, so it follows the gradient of the value
-of the action taken.
+`MemberAdam` and `MemberRMSprop` follow the gradient of the loss. `ObGD` uses eligibility traces, so it follows the
+gradient of the value of the action taken.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MemberOptimizer(torch.optim.Optimizer):
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("lr",)
-    kept: ClassVar[tuple[str, ...]]
+    kept: tuple[str, ...]
     """The names of the state tensors of each parameter. They have the shape of the parameter and start at zero."""
     follows_value: ClassVar[bool] = False
     """Whether `apply` gets the gradient of the value of the action taken instead of the gradient of the loss."""
@@ -241,6 +241,93 @@ class MemberAdam(MemberOptimizer):
             old = (parameters[name], gradient, kept["mean"][name], kept["square"][name])
             new[name], means[name], squares[name] = adam_step(*old, rate, root, self._betas, self._eps)
         return new, {"mean": means, "square": squares}
+
+
+def rmsprop_step(
+    parameter: Tensor,
+    gradient: Tensor,
+    square: Tensor,
+    mean: Tensor | None,
+    rate: Tensor,
+    alpha: float,
+    eps: float,
+    eps_inside_root: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Perform one step of RMSprop (Tieleman & Hinton, 2012) on one tensor.
+
+    Args:
+        parameter: The parameter.
+        gradient: Its gradient.
+        square: The running mean of squared gradients, v.
+        mean: The running mean of gradients, m; None for 0 (not centred).
+        rate: The learning rate. Broadcasts against the parameter.
+        alpha: The decay rate of the running means.
+        eps: Added to √(v - m²), or below the root.
+        eps_inside_root: Whether the denominator is √(v - m² + eps), as in Mnih et al. (2015). With their eps of 0.01,
+            a small gradient then has a step that is ten times as small.
+
+    Returns:
+        The new parameter, square and mean.
+    """
+    square = torch.addcmul(square * alpha, gradient, gradient, value=1 - alpha)
+    variance = square
+    if mean is not None:
+        mean = mean.lerp(gradient, 1 - alpha)
+        variance = torch.addcmul(square, mean, mean, value=-1)
+    root = (variance + eps).sqrt() if eps_inside_root else variance.sqrt() + eps
+    return parameter - rate * gradient / root, square, mean
+
+
+class MemberRMSprop(MemberOptimizer):
+    """RMSprop with one learning rate per member. For each member it equals `torch.optim.RMSprop` up to rounding.
+
+    Args:
+        params: The stacked parameters, `[M, ...]`.
+        lr: The learning rate: one number, or one per member, `[M]`.
+        alpha: The decay rate of the running means.
+        eps: Added to the denominator of the update.
+        centered: Whether the denominator is the standard deviation of gradients, not their root mean square.
+        eps_inside_root: Whether `eps` is added below the root.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: Annotated[float, Range(0, above=True)] | Tensor = 2.5e-4,
+        alpha: Annotated[float, Range(0, 1, below=True)] = 0.99,
+        eps: Annotated[float, Range(0, above=True)] = 1e-8,
+        centered: bool = False,
+        eps_inside_root: bool = False,
+    ) -> None:
+        self.kept = ("square", "mean") if centered else ("square",)
+        super().__init__(params, lr, alpha=alpha, eps=eps, centered=centered, eps_inside_root=eps_inside_root)
+        self._settings = (alpha, eps, eps_inside_root)
+
+    def advance(self) -> Tensors:
+        """Return the learning rates, `[M]`."""
+        group = self.param_groups[0]
+        group["step"] += 1
+        return {"rate": group["lr"]}
+
+    def apply(
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        kept: Mapping[str, Mapping[str, Tensor]],
+        terms: LossTerms,
+        batch: Batch,
+    ) -> tuple[Tensors, dict[str, Tensors]]:
+        """Apply `rmsprop_step` to each parameter."""
+        new: Tensors = {}
+        state: dict[str, Tensors] = {key: {} for key in self.kept}
+        for name, gradient in gradients.items():
+            means = kept["mean"][name] if "mean" in kept else None
+            old = (parameters[name], gradient, kept["square"][name], means)
+            new[name], square, mean = rmsprop_step(*old, batch["rate"], *self._settings)
+            state["square"][name] = square
+            if mean is not None:
+                state["mean"][name] = mean
+        return new, state
 
 
 class ObGD(MemberOptimizer):

@@ -26,6 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import qohort
 from qohort.cli.jobs import jobs_of
 from qohort.cli.streams import lenient_streams
 from qohort.config.composition import CONFIG_DIRECTORY, Sources, parser_of, without_hydra
@@ -98,7 +99,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     if os.getpid() != process:  # a launcher's worker may have started in another directory
                         os.chdir(HydraConfig.get().runtime.cwd)
                     expand_paths(config)
-                    CHECKS.get(config_name, _nothing)(config)
+                    first = CHECKS.get(config_name, _nothing)(config)
+                    if os.getpid() == process and not sweeping:
+                        _use_bits([first])
                     return task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
                     if isinstance(error, Interrupted):
@@ -133,6 +136,25 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return main
 
     return decorate
+
+
+def _use_bits(firsts: Sequence[TrainConfig | None]) -> None:
+    """Start this command anew if its libraries were loaded for other instructions than its `bits` asks for.
+
+    Raises:
+        ConfigError: If the jobs of a sweep differ in `bits`, or the CPU lacks the instructions.
+    """
+    wanted = {first.bits for first in firsts if isinstance(first, TrainConfig)}
+    if len(wanted) > 1:
+        raise ConfigError("the jobs of a sweep must have the same bits: start one sweep with each")
+    bits = next(iter(wanted), qohort.BITS)
+    if bits == qohort.BITS:
+        return
+    if os.environ.get("QOHORT_BITS", "portable") == bits:
+        raise ConfigError(f"bits={bits} needs a CPU with AVX2 and FMA, which this one lacks: use bits=native")
+    environment = {name: value for name, value in os.environ.items() if name not in qohort.INSTRUCTIONS}
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, "QOHORT_BITS": bits})
 
 
 def _says_multirun(arguments: Namespace, sources: Sources | None) -> bool:
@@ -245,5 +267,6 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
             except Exception as error:
                 raise explain(error, job, sources, arguments.multirun) from error
     checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
+    _use_bits(checked)
     if checked:  # the check of jobs imports torch, which is slow
         JOB_CHECKS.get(config_name, _nothing)(checked)

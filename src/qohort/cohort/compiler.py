@@ -83,6 +83,27 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
 
 
+NARROW = 8
+"""A matrix product with fewer rows or columns is compiled as a sum of products on the CPU. For these alone, MKL has a
+kernel for each make of CPU, with other bits, even with `MKL_CBWR=AVX2,STRICT`."""
+
+
+def _narrow_bmm(left: Tensor, right: Tensor) -> Any:
+    """Return the product of `left [M, R, K]` and `right [M, K, C]` if it is narrow."""
+    if min(left.shape[1], right.shape[2]) >= NARROW:
+        return NotImplemented
+    return (left.unsqueeze(-1) * right.unsqueeze(1)).sum(2)
+
+
+def _narrow_mm(left: Tensor, right: Tensor) -> Any:
+    """Return the product of `left [R, K]` and `right [K, C]` if it is narrow."""
+    if min(left.shape[0], right.shape[1]) >= NARROW:
+        return NotImplemented
+    return (left.unsqueeze(-1) * right.unsqueeze(0)).sum(1)
+
+
+DECOMPOSITIONS = {torch.ops.aten.bmm.default: _narrow_bmm, torch.ops.aten.mm.default: _narrow_mm}
+
 Flat = Callable[..., Any]
 """A function from tensors to a sequence of tensors."""
 
@@ -194,7 +215,8 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
         stand_ins.append(mode.from_tensor(sample, symbolic_context=context, source=source))
     on_gpu = any(tensor.device.type != "cpu" for tensor in tensors)
     with mode, unrolling(), ProductsAsSums() if on_gpu else contextlib.nullcontext():
-        unrolled = make_fx(functionalize(function), decomposition_table=select_decomp_table())(*stand_ins)
+        table = {**select_decomp_table(), **DECOMPOSITIONS}
+        unrolled = make_fx(functionalize(function), decomposition_table=table)(*stand_ins)
     fixed = {str(name): str(size) for name, size in shapes.replacements.items() if size.is_number}
     if fixed:
         raise ValueError(f"the network or loss has an operation that fixes the number of members: {fixed}")

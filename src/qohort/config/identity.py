@@ -12,9 +12,9 @@ from qohort.config.schema import TrainConfig
 
 NOT_HASHED = (
     *("seed", "output_dir", "overwrite", "retry_failed", "other_code"),
-    *("logger", "log_every", "checkpoint", "trainer"),
+    *("logger", "log_every", "checkpoint", "trainer", "bits"),
 )
-"""Keys that do not identify an experiment: seed, paths, logging, checkpoints and the arguments of the Trainer."""
+"""Keys that do not identify an experiment: seed, paths, logging, checkpoints, Trainer and bits."""
 
 
 def config_tree(config: TrainConfig) -> dict[str, Any]:

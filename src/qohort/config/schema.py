@@ -152,6 +152,7 @@ class TrainConfig:
     reset_every: PositiveInt | None
     log_every: PositiveInt
     compile: Literal["inductor", "fx", "none"]
+    bits: Literal["portable", "native"]
     env: EnvironmentConfig
     network: Annotated[Node, Role("torch.nn.Module", ("observation_space", "actions", "atoms"))]
     bootstrap: Annotated[Node, Role("qohort.agent.bootstrap.Bootstrap")]

@@ -24,6 +24,10 @@ INTEGERS = frozenset((int, np.int64))
 """Types of observations of a `Discrete` space that need no conversion."""
 
 
+STEPS_AT_ONCE = 64
+"""The steps whose observations are compared with the bounds of their space together."""
+
+
 class EnvironmentFailure(Exception):
     """An environment raised an error, or returned what it must not.
 
@@ -204,8 +208,10 @@ class ValueCheck:
         self.harmless = np.nan_to_num(self._low, neginf=0).astype(observations.dtype)
         """An observation `[...]` that can be used, for an environment that has failed."""
         self._bounded = self._floats and bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
-        if self._floats:
-            self._smallest, self._largest = np.full_like(observations, np.inf), np.full_like(observations, -np.inf)
+        # Bounds are compared for many steps at once.
+        self._steps = np.zeros((STEPS_AT_ONCE if self._bounded else 0, *observations.shape), observations.dtype)
+        self._step = 0
+        self._reason: str | None = None
         self._any_value = observations.dtype.kind == "b"
         if observations.dtype.kind in "iu":
             full = np.iinfo(observations.dtype)
@@ -217,8 +223,10 @@ class ValueCheck:
             return []
         if self._floats:
             if self._bounded:
-                np.minimum(self._smallest, self._observations, out=self._smallest)
-                np.maximum(self._largest, self._observations, out=self._largest)
+                self._steps[self._step] = self._observations
+                self._step += 1
+                if self._step == STEPS_AT_ONCE:
+                    self._compare_bounds()
             # Times 0, a number is 0 if it is finite, and else NaN.
             if self._flat.dot(self._zeros) == 0:
                 return []
@@ -229,12 +237,18 @@ class ValueCheck:
 
     def beyond(self) -> str | None:
         """Return, once, a float that was beyond the bounds of the space at a step since the last call."""
-        if not self._bounded or ((self._smallest >= self._low).all() and (self._largest <= self._high).all()):
-            return None
-        reasons = (outside(self._space, row) for extreme in (self._smallest, self._largest) for row in extreme)
-        reason = next((reason for reason in reasons if reason is not None), None)
-        self._bounded = reason is None
+        self._compare_bounds()
+        reason, self._reason = self._reason, None
         return reason
+
+    def _compare_bounds(self) -> None:
+        """Look for a float beyond the bounds in the steps since the last time. After the first, do not look again."""
+        steps, self._step = self._steps[: self._step], 0
+        if (steps >= self._low).all() and (steps <= self._high).all():
+            return
+        reasons = (outside(self._space, row) for step in steps for row in step)
+        self._reason = next((reason for reason in reasons if reason is not None), None)
+        self._bounded = self._reason is None
 
 
 def bounds(space: spaces.Space[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

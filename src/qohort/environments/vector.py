@@ -134,7 +134,8 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         """
         observations, ended = self.observations, []
         # Actions stay NumPy integers, because Gymnasium checks these faster than Python's.
-        actions = actions + self._first_action
+        if self._first_action:
+            actions = actions + self._first_action
         if len(self._running) < self.num_envs:
             actions = actions[[index for index, _ in self._running]]
         for (index, env), action in zip(self._running, actions, strict=True):

@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from hydra.utils import instantiate
 
+import qohort
 from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer, mixes_members
 from qohort.agent.q_values import QValues, network_maker
@@ -49,6 +50,19 @@ def check_jobs(firsts: Sequence[TrainConfig]) -> None:
 
 
 _CHECKED: set[str] = set()
+
+
+def check_bits(config: TrainConfig) -> None:
+    """Check that this process computes with the instructions that `bits` asks for.
+
+    Raises:
+        ConfigError: If it does not. A command starts itself anew for this; what calls `train` itself cannot.
+    """
+    if config.bits != qohort.BITS:
+        raise ConfigError(
+            f"bits={config.bits}: this process computes {qohort.BITS} bits, as the libraries were loaded: set the "
+            f"environment variable QOHORT_BITS={config.bits} before it starts"
+        )
 
 
 def check_environment(config: TrainConfig) -> spaces.Space[Any]:

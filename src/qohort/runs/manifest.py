@@ -49,6 +49,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "accelerator": config.trainer.accelerator,
         "threads": config.trainer.threads,
+        "bits": config.bits,
         "compile": config.compile,
         "compile_fallbacks": {},
         "environments": "gymnasium" if tensor_environment(config.env) is None else "tensor",

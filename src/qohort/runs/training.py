@@ -22,7 +22,7 @@ from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.identity import config_tree
 from qohort.config.members import check_config
 from qohort.environments.checked import in_words
-from qohort.runs.checking import check_accelerator, check_environment, check_tracking
+from qohort.runs.checking import check_accelerator, check_bits, check_environment, check_tracking
 from qohort.runs.checkpointing import Checkpointing
 from qohort.runs.checkpoints import FINAL, MemberCheckpointIO, is_whole, load, step_name
 from qohort.runs.interruption import STOP
@@ -130,6 +130,7 @@ def prepare(config: DictConfig) -> list[Member]:
         ConfigError: On the first mistake.
     """
     configs = check_config(config)
+    check_bits(configs[0])
     check_accelerator(configs[0])
     check_tracking(configs[0])
     members = members_of(configs)
