@@ -63,7 +63,7 @@ def test_a_command_starts_itself_anew_for_other_bits(tmp_path: Path) -> None:
         (manifest,) = (json.loads(file.read_text()) for file in tmp_path.rglob("manifest.json"))
         assert manifest["bits"] == bits
         assert manifest["command"] == ["train.py", *small, f"bits={bits}", "overwrite=true"]
-    done = subprocess.run([*command, *small, "-m", "bits=native,portable"], capture_output=True, text=True)
+    done = subprocess.run([*command, "-m", *small, "bits=native,portable"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
         2,
         "qohort: the jobs of a sweep must have the same bits: start one sweep with each\n",

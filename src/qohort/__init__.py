@@ -21,7 +21,7 @@ PORTABLE = {
     "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch, and the vectors of inductor's programs
     "TORCHINDUCTOR_CPP_MARCH": "haswell",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
     "NUMBA_CPU_NAME": "haswell",
 }
 """Environment variables that limit each library to AVX2."""

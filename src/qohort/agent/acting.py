@@ -25,6 +25,7 @@ from qohort.environments.preprocessing import Preprocessing
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
 from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
+from qohort.environments.workers import WorkerVectorEnv
 from qohort.replay.base import Transition
 
 
@@ -105,7 +106,7 @@ class Actor:
         """Restore the state that `state_dict` returned."""
         load_state(self._parts, state)
         self.observation = np.array(state["observation"].numpy())
-        if not self._deterministic and isinstance(self.environments, EpisodicVectorEnv):
+        if not self._deterministic and not isinstance(self.environments, TensorVectorEnv):
             self.statistics.drop()
             self.observation = self.preprocessing.first(self._by_member(self.environments.observations.copy()))
 
@@ -125,11 +126,13 @@ class Actor:
 
 def _environments(
     env: EnvironmentConfig, seeds: Sequence[int], compiler: Compiler
-) -> EpisodicVectorEnv | TensorVectorEnv:
+) -> EpisodicVectorEnv | WorkerVectorEnv | TensorVectorEnv:
     """Make the environments of all members."""
     tensor = tensor_environment(env)
     if tensor is not None:
         return TensorVectorEnv(tensor, episode_keys(seeds, env.num_envs, "environments"), compiler)
+    if env.workers:
+        return WorkerVectorEnv(env, seeds, "environments")
     makers = [lambda: make_environment(env)] * (len(seeds) * env.num_envs)
     seed_of = episode_seeds(seeds, env.num_envs, "environments")
     return EpisodicVectorEnv(makers, seed_of, len(seeds), env.deterministic)

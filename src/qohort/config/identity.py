@@ -26,6 +26,7 @@ def experiment_tree(config: TrainConfig) -> dict[str, Any]:
     """Return the part of a configuration that identifies the experiment: all keys but `NOT_HASHED`."""
     tree = {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
     del tree["env"]["deterministic"]  # a check, which does not change what is learned
+    del tree["env"]["workers"]  # processes, which change no bit
     return tree
 
 

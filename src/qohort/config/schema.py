@@ -23,6 +23,7 @@ class EnvironmentConfig:
         backend: `tensor` for environments as functions of tensors, which are compiled with the agent; `gymnasium` for
             Gymnasium's own; `auto` for a tensor environment where there is one. Their episodes have the same
             distribution, but are not the same.
+        workers: Number of processes that step the environments of the cohort; 0 for the process of the agent.
     """
 
     id: str
@@ -31,6 +32,7 @@ class EnvironmentConfig:
     wrappers: Sequence[Annotated[Node, Role("gymnasium.Env", ("env",))]]
     deterministic: bool = True
     backend: Literal["auto", "tensor", "gymnasium"] = "auto"
+    workers: Count = 0
 
     @property
     def name(self) -> str:

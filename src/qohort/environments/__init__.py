@@ -6,6 +6,7 @@ The files in reading order:
 - `checked.py`: `CheckedEnv` steps one environment and checks what it returns.
 - `contract.py`: checks before a run that an environment keeps its contract.
 - `vector.py`: `EpisodicVectorEnv` steps all environments of a cohort and restores them exactly.
+- `workers.py`: `WorkerVectorEnv` does this in several processes.
 - `tensor/`: environments as functions of tensors, which are compiled with the agent.
 - `preprocessing.py`: reward scaling and clipping, and normalisation of observations and rewards.
 - `episodes.py`: returns and lengths of the training episodes.

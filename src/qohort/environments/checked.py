@@ -42,6 +42,10 @@ class EnvironmentFailure(Exception):
         super().__init__(reason)
         self.reason, self.seed, self.actions, self.trace = reason, seed, actions, trace
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make a copy, in another process."""
+        return type(self), (self.reason, self.seed, self.actions, self.trace)
+
 
 class CheckedEnv:
     """Steps one environment and checks what it returns.

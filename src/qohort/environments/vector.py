@@ -158,7 +158,9 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
                 ),
             )
         info: dict[str, Any] = {}
-        if self.failures:  # members that have just been stopped start no episode
+        if self.failures:  # members that have just been stopped start no episode, also where they were stepped after it
+            for member in self.failures:
+                self.stand_still(member)
             ended = [index for index in ended if self._terminated[index] or self._truncated[index]]
         if ended:
             np.copyto(self._final, observations)
@@ -182,10 +184,15 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             self.observations[index] = observation
 
     def _stop(self, index: int, failure: EnvironmentFailure) -> None:
-        """Step the environments of a member no more: they stand still, with usable observations and no rewards."""
+        """Take note of a failure, which stops all environments of its member."""
         size = self.num_envs // self._members
         member, environment = divmod(index, size)
         self.failures.setdefault(member, MemberFailure(environment, self._episodes[index], failure))
+        self.stand_still(member)
+
+    def stand_still(self, member: int) -> None:
+        """Step the environments of a member no more: they have usable observations and no rewards."""
+        size = self.num_envs // self._members
         self._running = [one for one in self._running if one[0] // size != member]
         own = slice(member * size, (member + 1) * size)
         self.observations[own] = self._values.harmless

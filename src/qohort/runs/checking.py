@@ -24,6 +24,7 @@ from qohort.config.schema import TrainConfig
 from qohort.environments.checked import close_all, in_words
 from qohort.environments.contract import check_contract
 from qohort.environments.making import make_environment
+from qohort.environments.tensor.registry import tensor_environment
 from qohort.networks.layers import Features
 from qohort.runs.loggers import WANDB_MODES, WANDB_ONLINE
 
@@ -76,6 +77,7 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
             fit them or does not repeat its episodes, or if the network or the optimiser raises an error.
     """
     check_optimizer(config)
+    tensor_environment(config.env)  # raises an error if it is asked for and there is none
     check_contract(config.env)
     env = make_environment(config.env)
     try:

@@ -41,7 +41,7 @@ def tensor_environment(config: EnvironmentConfig) -> TensorEnvironment | None:
     """Return the tensor environment of a configuration, or None if it is stepped through Gymnasium.
 
     Raises:
-        ConfigError: If `env.backend=tensor` asks for one and there is none.
+        ConfigError: If `env.backend=tensor` asks for one and there is none, or `env.workers` for processes.
     """
     if config.backend == "gymnasium":
         return None
@@ -50,9 +50,15 @@ def tensor_environment(config: EnvironmentConfig) -> TensorEnvironment | None:
         build, arguments = TENSOR_ENVIRONMENTS[config.id]
         try:
             environment: TensorEnvironment = build(**{**arguments, **config.kwargs})
-            return environment
         except (TypeError, ValueError) as error:
             reason = f"the tensor environment of env.id={config.id} cannot be made: {error}"
+        else:
+            if config.workers:
+                raise ConfigError(
+                    f"env.workers={config.workers}: env.id={config.id} is a tensor environment, which needs no "
+                    "processes: use env.workers=0, or env.backend=gymnasium"
+                )
+            return environment
     if config.backend == "tensor":
         raise ConfigError(f"env.backend=tensor: {reason}; use auto or gymnasium")
     return None
