@@ -77,8 +77,8 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
             fit them or does not repeat its episodes, or if the network or the optimiser raises an error.
     """
     check_optimizer(config)
-    tensor_environment(config.env)  # raises an error if it is asked for and there is none
     check_contract(config.env)
+    tensor_environment(config.env)  # raises an error if it is asked for and there is none
     env = make_environment(config.env)
     try:
         if config.normalize_observations and getattr(env.observation_space.dtype, "kind", "") != "f":
