@@ -128,6 +128,27 @@ def test_no_process_is_left():
 
 @pytest.mark.slow
 @pytest.mark.matrix
+def test_processes_ignore_signals_from_their_first_moment() -> None:
+    script = """
+import os, signal
+from qohort.config.schema import EnvironmentConfig
+from qohort.environments.workers import SIGNALS, WorkerVectorEnv
+
+if __name__ == "__main__":
+    config = EnvironmentConfig("CartPole-v1", 1, {}, [], backend="gymnasium", workers=2)
+    vector = WorkerVectorEnv(config, [0, 1], "environments")
+    for process in vector._processes:
+        for number in SIGNALS:
+            os.kill(process.pid, number)
+    vector.reset()
+    vector.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_an_episode_that_does_not_repeat_is_told():
     ours = environments(2, id=f"{__name__}:Grumpy-v0", every=0)
     try:

@@ -14,6 +14,7 @@ import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any
@@ -113,6 +114,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         self._processes = []
         # At an exit without `close`, processes end with their pipes, before multiprocessing waits for them.
         Finalize(self, _close, args=(self._pipes,), exitpriority=100)
+        resource_tracker.ensure_running()  # whose start, by the first process, would unblock signals
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the processes inherit
         try:
             for part in self._parts:
