@@ -170,14 +170,14 @@ def test_a_custom_target_network_moves_and_members_may_differ_in_its_numbers(tmp
 
 
 class PlainConvolutions(torch.nn.Module):
-    """A network as any user of PyTorch would write it."""
+    """A network as any user of PyTorch would write it, whose convolution is dilated."""
 
     def __init__(self, observation_space, actions, atoms):
         super().__init__()
         self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(observation_space.shape[-1], 4, 3), torch.nn.ReLU(), torch.nn.Flatten()
+            torch.nn.Conv2d(observation_space.shape[-1], 4, 3, dilation=2), torch.nn.ReLU(), torch.nn.Flatten()
         )
-        self.output = torch.nn.Linear(4 * 8 * 8, actions * atoms)
+        self.output = torch.nn.Linear(4 * 6 * 6, actions * atoms)
         self.shape = (actions, atoms)
 
     def forward(self, observation):
@@ -186,8 +186,8 @@ class PlainConvolutions(torch.nn.Module):
 
 
 @pytest.mark.parametrize("mode", [pytest.param("inductor", marks=MARKS), "fx"])
-def test_a_users_ordinary_convolutions_train_in_every_mode_and_the_manifest_records_how(tmp_path, mode, capsys):
-    """Conv2d cannot be compiled for any number of members: the run goes on in another mode, and says so."""
+def test_what_cannot_be_compiled_trains_in_every_mode_and_the_manifest_records_how(tmp_path, mode, capsys):
+    """A dilated Conv2d cannot be compiled for any number of members: the run goes on in another mode, and says so."""
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         overrides = ["env=minatar", "logger=none", f"compile={mode}", "budget=200", "evaluation.max_episode_steps=20"]
         config = compose("train", [*SHORT, *overrides, f"output_dir={tmp_path}"])

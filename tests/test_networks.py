@@ -5,8 +5,10 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import nn
+from torch.func import grad, vmap
 
 import reference as ref
+from qohort.cohort.convolution import patches
 from qohort.cohort.program import Compiler, Lifted
 from qohort.cohort.stacking import CohortNetwork
 from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, Pixels, ResidualStage
@@ -143,17 +145,73 @@ def test_layer_norm_equals_torchs(eps):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 0), (8, 4, 0), (3, 2, 1), (1, 1, 0)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 1, 0), (8, 4, 0), (3, 2, 1), (1, 1, 0), (2, 3, 0), (5, 5, 1)]
+)
 def test_a_convolution_equals_torchs(size, stride, padding):
     generator = torch.Generator().manual_seed(0)
     ours, theirs = Conv(3, 5, size, stride, padding), nn.Conv2d(3, 5, size, stride, padding)
     with torch.no_grad():
         theirs.weight.copy_(ours.weight.view(5, 3, size, size))
         theirs.bias.copy_(ours.bias)
-    x = torch.randn(2, 3, 13, 11, generator=generator)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
-    (ours(x).square().sum() + theirs(x).square().sum()).backward()
+    images = [torch.randn(2, 3, 13, 11, generator=generator.manual_seed(1)).requires_grad_() for _ in range(2)]
+    outputs = [network(image) for network, image in zip((ours, theirs), images, strict=True)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    sum(output.square().sum() for output in outputs).backward()
     torch.testing.assert_close(ours.weight.grad.view_as(theirs.weight), theirs.weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(images[0].grad, images[1].grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 1), (2, 3, 0)])
+def test_the_gradients_of_patches_are_those_of_differences(size, stride, padding):
+    image = torch.randn(2, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda image: patches(image, size, stride, padding), image)
+    assert torch.autograd.gradgradcheck(lambda image: patches(image, size, stride, padding), image)
+
+
+class TorchsOwn(nn.Module):
+    """A network of torch's own layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(2, 3, 3, stride=2, padding=1),
+            nn.LayerNorm([3, 5, 4]),
+            nn.ReLU(),
+            nn.Conv2d(3, 4, 2),
+            nn.MaxPool2d(2, stride=1, padding=1),
+            nn.Flatten(),
+            nn.Linear(4 * 5 * 4, 9),
+            nn.LayerNorm(9),
+            nn.Linear(9, 3),
+        )
+
+    def forward(self, image):
+        return self.layers(image.float())
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_torchs_own_layers_compile_to_the_same_bits_alone_and_in_a_cohort(capsys):
+    image = torch.randn(3, 8, 2, 9, 8, generator=torch.Generator().manual_seed(0))
+
+    def gradients(seeds, image, mode):
+        network = CohortNetwork(TorchsOwn, seeds)
+
+        def loss(parameters, inputs):
+            return network.member_forward(parameters, inputs["observation"]).square().sum()
+
+        lifted = vmap(grad(loss))
+        program = Compiler(mode).program("gradients", lifted, network.parameters_by_name())
+        return program({"observation": image})
+
+    together = gradients([4, 5, 6], image, "inductor")
+    alone = gradients([5], image[1:2], "inductor")
+    slow = gradients([4, 5, 6], image, "none")
+    for name, one in together.items():
+        assert torch.equal(alone[name][0], one[1])
+        torch.testing.assert_close(one, slow[name], rtol=1e-3, atol=1e-4)
+    assert capsys.readouterr().err == ""  # nothing ran in another mode
 
 
 def test_a_residual_stage_equals_torchs_operations():

@@ -6,7 +6,6 @@ program in another mode.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import itertools
@@ -20,7 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch._dynamo.source import ConstantSource
+from torch._functorch.autograd_function import custom_function_call
 from torch._guards import TracingContext, tracing
 from torch._inductor import config as inductor_config
 from torch._inductor import cpp_builder, exc
@@ -34,6 +35,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+from qohort.cohort.convolution import convolution, max_pool
 from qohort.cohort.stacking import unrolling
 
 CACHE_BYTES = 1 << 20
@@ -46,22 +48,90 @@ ENTRY = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
 """The symbol of `void inductor_entry_impl(AtenTensorHandle* inputs, AtenTensorHandle* outputs)`."""
 
 
-class ProductsAsSums(TorchFunctionMode):
-    """Computes matrix products as sums of products, which inductor compiles.
+class Rewritten(TorchFunctionMode):
+    """Replaces functions that do not compile to the same bits for any number of members.
 
-    NVIDIA's library chooses its kernel, and so the order of the sums, by the number of members. A compiled sum has one
-    kernel for any number.
+    Args:
+        products: Whether matrix products become sums of products, too. NVIDIA's library chooses its kernel, and so the
+            order of the sums, by the number of members. A compiled sum has one kernel for any number.
     """
+
+    def __init__(self, products: bool) -> None:
+        super().__init__()
+        self._rewritten: dict[Any, Callable[..., Any]] = {
+            torch.nn.functional.conv2d: _conv2d,
+            torch.nn.functional.max_pool2d: _max_pool2d,
+            torch.nn.functional.layer_norm: _layer_norm,
+        }
+        if products:
+            self._rewritten |= {torch.nn.functional.linear: _linear, **dict.fromkeys(PRODUCTS, _matmul)}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Replace `linear` and `matmul`."""
-        if func is torch.nn.functional.linear:
-            return _linear(*args, **(kwargs or {}))
-        if func in PRODUCTS:
-            return _matmul(*args, **(kwargs or {}))
+        """Call what replaces a function, or the function."""
+        if rewritten := self._rewritten.get(func):
+            with self:  # for the products in a convolution
+                result = rewritten(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
         return func(*args, **(kwargs or {}))
+
+
+def _square(*pairs: int | Sequence[int]) -> list[int] | None:
+    """Return the one number of each pair; None if a pair has two different ones."""
+    numbers = [{*pair} if isinstance(pair, Sequence) else {pair} for pair in pairs]
+    return [number.pop() for number in numbers] if all(len(number) == 1 for number in numbers) else None
+
+
+def _conv2d(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """Return `conv2d` with square kernels, strides and borders."""
+    if isinstance(padding, str) or image.dim() != 4:
+        return NotImplemented
+    sizes = _square(weight.shape[2:], stride, padding, dilation)
+    if sizes is None or groups != 1 or sizes.pop() != 1:
+        return NotImplemented
+    return convolution(image, weight.flatten(1), bias, *sizes)
+
+
+def _max_pool2d(
+    image: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Return `max_pool2d` with square patches, strides and borders."""
+    sizes = _square(kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    if sizes is None or sizes.pop() != 1 or ceil_mode or return_indices:
+        return NotImplemented
+    return max_pool(image, *sizes)
+
+
+def _layer_norm(
+    value: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return `layer_norm` in elementary operations."""
+    axes = [*range(-len(normalized_shape), 0)]
+    centred = value - value.mean(axes, keepdim=True)
+    normalised = centred / (centred.square().mean(axes, keepdim=True) + eps).sqrt()
+    if weight is not None:
+        normalised = normalised * weight
+    return normalised if bias is None else normalised + bias
 
 
 PRODUCTS = (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm)
@@ -102,7 +172,27 @@ def _narrow_mm(left: Tensor, right: Tensor) -> Any:
     return (left.unsqueeze(-1) * right.unsqueeze(0)).sum(1)
 
 
-DECOMPOSITIONS = {torch.ops.aten.bmm.default: _narrow_bmm, torch.ops.aten.mm.default: _narrow_mm}
+def _clone(tensor: Tensor, memory_format: torch.memory_format | None = None) -> Any:
+    """Compute a tensor once, and in order, before what reads it. Inductor takes a clone for the expression itself."""
+    if memory_format is not None:
+        return NotImplemented
+    strides = torch.empty_like(tensor, memory_format=torch.contiguous_format).stride()
+    return torch.ops.prims.inductor_force_stride_order.default(tensor, strides)
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.bmm.default: _narrow_bmm,
+    torch.ops.aten.mm.default: _narrow_mm,
+    torch.ops.aten.clone.default: _clone,
+}
+
+
+def _functionalized(_: Any, function: type[torch.autograd.Function], *operands: Any) -> Any:
+    """Trace what a `torch.autograd.Function` computes; PyTorch has no rule for it under `functionalize`."""
+    return function.forward(*operands)
+
+
+custom_function_call.functorch_table[TransformType.Functionalize] = _functionalized
 
 Flat = Callable[..., Any]
 """A function from tensors to a sequence of tensors."""
@@ -214,7 +304,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
         source = ConstantSource(f"input{len(stand_ins)}")
         stand_ins.append(mode.from_tensor(sample, symbolic_context=context, source=source))
     on_gpu = any(tensor.device.type != "cpu" for tensor in tensors)
-    with mode, unrolling(), ProductsAsSums() if on_gpu else contextlib.nullcontext():
+    with mode, unrolling(), Rewritten(products=on_gpu):
         table = {**select_decomp_table(), **DECOMPOSITIONS}
         unrolled = make_fx(functionalize(function), decomposition_table=table)(*stand_ins)
     fixed = {str(name): str(size) for name, size in shapes.replacements.items() if size.is_number}

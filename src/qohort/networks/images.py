@@ -1,66 +1,21 @@
 """Q-networks for images: plain convolutions (the networks of MinAtar and Nature) and IMPALA's residual network.
 
-A convolution is computed as a matrix product over patches. torch's own convolution, lifted over members, rounds
-differently for one member and for many.
+Convolutions are those of `qohort.cohort.convolution`, whose bits do not depend on the number of members.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qohort.cohort.convolution import convolution, max_pool
 from qohort.config.annotations import PositiveInt, Range, Sized
 from qohort.networks.layers import ActionValues, LayerNorm, QNetwork, Widths, layer_maker, pixel_scale
 
 Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
-
-
-def patches(image: Tensor, size: int, stride: int, padding: int = 0, fill: float = 0.0) -> Tensor:
-    """Extract square patches from images.
-
-    Uses an index of pixels. The gradients of slices and `unfold` compile for a single number of members only.
-
-    Args:
-        image: The images, `[B, C, H, W]`.
-        size: The side of a patch, in pixels.
-        stride: The distance between patches, in pixels.
-        padding: The width of the border around the image, in pixels.
-        fill: The value of the border.
-
-    Returns:
-        The patches, `[B, C, size², H' W']`.
-    """
-    pixel, inside = _patch_pixels(*image.shape[2:], size, stride, padding)
-    extracted = image.flatten(2)[:, :, torch.from_numpy(pixel).to(image.device)]
-    if not padding:
-        return extracted
-    return torch.where(torch.from_numpy(inside).to(image.device), extracted, fill)
-
-
-@cache
-def _patch_pixels(
-    height: int, width: int, size: int, stride: int, padding: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the pixel index of each position in each patch, and whether the position is inside the image.
-
-    A position outside the image gets the nearest pixel. The index is computed by NumPy, because inductor fails if it is
-    computed in the same program as a padded image.
-    """
-    top, left = (np.arange(count) * stride - padding for count in sides((height, width), size, stride, padding))
-    offset = np.arange(size)
-    row, column = np.broadcast_arrays(
-        top.reshape(1, 1, -1, 1) + offset.reshape(-1, 1, 1, 1), left + offset.reshape(1, -1, 1, 1)
-    )
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    pixel = row.clip(0, height - 1) * width + column.clip(0, width - 1)
-    return pixel.reshape(size * size, -1), inside.reshape(size * size, -1)
 
 
 def sides(shape: Sequence[int], size: int, stride: int, padding: int = 0) -> list[int]:
@@ -94,9 +49,7 @@ class Conv(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images `[B, C, H, W]` to `[B, C', H', W']`."""
-        rows = patches(image, self._size, self._stride, self._padding).flatten(1, 2)  # [B, C size², H' W']
-        flat = self.weight @ rows + self.bias.unsqueeze(-1)
-        return flat.view(*flat.shape[:2], *sides(image.shape, self._size, self._stride, self._padding))
+        return convolution(image, self.weight, self.bias, self._size, self._stride, self._padding)
 
 
 class Pixels(nn.Module):
@@ -238,8 +191,7 @@ class ResidualStage(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map images `[B, C, H, W]` to `[B, C', ⌈H / 2⌉, ⌈W / 2⌉]`."""
         full: Tensor = self.first(image)
-        pooled = patches(full, 3, 2, 1, float("-inf")).amax(2)
-        image = pooled.view(*pooled.shape[:2], *sides(full.shape, 3, 2, 1))
+        image = max_pool(full, 3, 2, 1)
         for number in (0, 2):
             inner = self.blocks[number](image.relu()).relu()
             image = image + self.blocks[number + 1](inner)
