@@ -257,8 +257,9 @@ class Updates:
         if not self.calls:
             state = self._replay.storage.state
             example = self._replay.storage.gather(state, self._slots["index"].tensors[0])
-            self._batch = {name: torch.empty_like(tensor) for name, tensor in example.items()}
-            self._draw = self._compiler.program("the drawing of batches", self._gather, {**state, "batch": self._batch})
+            drawn = {name: torch.empty_like(tensor) for name, tensor in example.items()}
+            self._batch = self._replay.storage.observed(drawn)
+            self._draw = self._compiler.program("the drawing of batches", self._gather, {**state, "batch": drawn})
         self.calls = [self._calls(n) for n in range(size)]
 
     def _calls(self, n: int) -> list[Call]:

@@ -72,10 +72,9 @@ class LayerNormWithoutWeights(nn.Module):
 
 
 class LayerNorm(LayerNormWithoutWeights):
-    """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations.
+    """Layer normalisation over the last axis (Ba et al., 2016), in elementary operations, as a program computes it.
 
-    A network may use `torch.nn.LayerNorm` instead. It cannot be compiled for any number of members, so the programs of
-    that network then run in another mode of `compile`.
+    A network may use `torch.nn.LayerNorm` instead.
 
     Args:
         units: The length of the last axis.
