@@ -51,18 +51,22 @@ class Geometry:
         budget: env_steps of a member.
         start: The env_steps at which the window begins.
         beside: Whether Stable-Baselines3's DQN and the program in JAX do the same work.
+        settings: Further settings.
     """
 
     experiment: str
     budget: int
     start: int
     beside: bool = True
+    settings: tuple[str, ...] = ()
 
 
 GEOMETRIES = {
     "cleanrl": Geometry("cleanrl/cartpole", budget=60_000, start=15_000),
     "article": Geometry("article/dqn", budget=20_000, start=2_000),
     "rainbow": Geometry("cartpole_50k/rainbow", budget=8_000, start=2_000, beside=False),
+    "minatar": Geometry("minatar/dqn", budget=12_000, start=6_000, beside=False),
+    "minatar_every_4": Geometry("minatar/dqn", budget=12_000, start=6_000, beside=False, settings=("train_every=4",)),
 }
 
 
@@ -130,7 +134,7 @@ def _fall(epsilon: Mapping[str, Any], config: TrainConfig) -> float:
 class BenchmarkConfig:
     """The configuration of the benchmark; `conf/benchmark.yaml` says what each key is."""
 
-    geometries: Sequence[Literal["cleanrl", "article", "rainbow"]]
+    geometries: Sequence[Literal["cleanrl", "article", "rainbow", "minatar", "minatar_every_4"]]
     cohorts: Annotated[Sequence[PositiveInt], Sized(1)]
     sweep: Annotated[int, Range(0)]
     replay_members: Annotated[int, Range(0)]
@@ -337,6 +341,7 @@ def _run(name: str, system: str, members: int, repeat: int, settings: BenchmarkC
                 f"experiment={geometry.experiment}",
                 f"seed={seeds}".replace(" ", ""),
                 f"budget={geometry.budget}",
+                *geometry.settings,
                 "log_every=500",
                 f"compile={settings.compile}",
                 f"env.backend={settings.backend}",
