@@ -213,7 +213,7 @@ def test_lifted_takes_several_shapes_and_sees_the_parameters_change():
 
 def test_a_network_that_cannot_be_compiled_for_any_m_runs_as_fx(capsys):
     def normalised():
-        return nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.ReLU(), nn.Linear(7, 3))
+        return nn.Sequential(nn.Linear(4, 7), nn.GroupNorm(1, 7), nn.ReLU(), nn.Linear(7, 3))
 
     cohort = CohortNetwork(normalised, [1, 2, 3])
     values = Lifted(Compiler("inductor"), "it", forward_of(cohort), cohort)
