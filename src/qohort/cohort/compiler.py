@@ -111,7 +111,7 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """Return `max_pool2d` with square patches, strides and borders."""
+    """Return `max_pool2d` with square patches, strides and borders. Equal largest pixels share the gradient."""
     sizes = _square(kernel_size, kernel_size if stride is None else stride, padding, dilation)
     if sizes is None or sizes.pop() != 1 or ceil_mode or return_indices:
         return NotImplemented
