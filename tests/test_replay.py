@@ -462,3 +462,23 @@ def test_the_environment_loop_stores_final_observations_and_bootstraps_truncatio
     assert min(seen.values()) > 5
     assert len(lengths) == sum(seen.values())
     assert set(lengths) <= set(range(3, 8))
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("space", [spaces.Box(0, 1, (2, 4, 3), bool), spaces.Box(0, 255, (3, 3), np.uint8)])
+def test_pictures_are_drawn_as_they_were_stored(space, n_step):
+    """Rows of 24 bytes are drawn as 64-bit words, those of 9 bytes are not."""
+    rng = np.random.default_rng(0)
+    replay = UniformReplay(spec((3, 4), space=space, gamma=(0.9, 0.9)), capacity=20, n_step=n_step)
+    assert (replay.storage.state["arrays"]["observation"].dtype == torch.int64) == (space.dtype == bool)
+    stored = [rng.integers(0, int(space.high.max()) + 1, (2, 1, *space.shape)).astype(space.dtype) for _ in range(9)]
+    ones, no = np.ones((2, 1)), np.zeros((2, 1), dtype=bool)
+    for number in range(8):
+        replay.add(Transition(stored[number], ones.astype(np.int64), ones, no, no, stored[number + 1]))
+    index = np.array([[0, 4, 2], [5, 1, 3]])
+    batch = replay.storage.batch(index)
+    for m, slots in enumerate(index):
+        for b, slot in enumerate(slots):
+            for name, number in (("observation", slot), ("next_observation", slot + n_step)):
+                assert batch[name].dtype == torch.from_numpy(stored[0]).dtype
+                np.testing.assert_array_equal(batch[name][m, b].numpy(), stored[number][m, 0])
