@@ -51,7 +51,7 @@ test-slow: setup ## run the slow tests: learning and matrices, minutes each
 # The exactness tests with another torch, in an environment of its own.
 test-torch: ## run the exactness tests with another torch: TORCH=2.14.1
 	@$(PYTHON) -m venv --clear build/torch-$(TORCH)
-	@sed '/^torch==/d' requirements.lock > build/torch-$(TORCH)/requirements.txt
+	@sed -E '/^(torch|setuptools)==/d' requirements.lock > build/torch-$(TORCH)/requirements.txt
 	@build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
 		'torch==$(TORCH)' -r build/torch-$(TORCH)/requirements.txt
 	@build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \

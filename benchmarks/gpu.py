@@ -26,10 +26,10 @@ assert qohort.__version__
 
 COMMON = ("trainer=gpu", "logger=none", "trainer.progress_bar=false", "callbacks=[none]", "checkpoint.every=10_000_000")
 SMALL = ("evaluation.every=10_000_000", "evaluation.episodes=2", "evaluation.max_episode_steps=200")
-CARTPOLE = (*SMALL, "experiment=cleanrl/cartpole", "env.backend=tensor", "learning_starts=1_000", "log_every=10_000")
+CARTPOLE = (*SMALL, "experiment=cleanrl/cartpole", "env.backend=tensor", "learning_starts=500")
 BREAKOUT = (
     *(*SMALL, "env=minatar", "env.backend=tensor", "network=minatar", "batch_size=32", "train_every=4"),
-    *("learning_starts=1_000", "replay.capacity=10_000", "target_network.every=1_000", "log_every=10_000"),
+    *("learning_starts=500", "replay.capacity=2_000", "target_network.every=1_000"),
 )
 
 
@@ -54,6 +54,7 @@ def exactness(sizes: list[int]) -> bool:
         "Rainbow": ("agent=rainbow",),
         "IQN": ("agent=iqn",),
         "DQN through Gymnasium": ("agent=dqn", "env.backend=gymnasium"),
+        "MinAtar": ("env=minatar", "env.backend=tensor", "network=minatar"),
     }.items():
         short = (*SMALL, "budget=1_500", "learning_starts=200", "log_every=500", "batch_size=33")
         found = {}
@@ -70,8 +71,8 @@ def speed(sizes: list[int]) -> None:
     """Print env_steps per second, without start-up, for cohorts of several sizes."""
     for name, settings in {"CartPole, CleanRL's settings": CARTPOLE, "MinAtar Breakout": BREAKOUT}.items():
         for size in sizes:
-            rows = run(list(range(size)), *settings, "budget=4_000", "log_every=500")[1]
-            timed = [row for row in rows if "env_steps_per_s" in row and row["env_steps"] >= 2_000]
+            rows = run(list(range(size)), *settings, "budget=2_000", "log_every=250")[1]
+            timed = [row for row in rows if "env_steps_per_s" in row and row["env_steps"] >= 1_000]
             first, last = timed[0], timed[-1]
             seconds = last["wall_s"] - first["wall_s"]
             each = (last["env_steps"] - first["env_steps"]) / max(seconds, 1e-9)

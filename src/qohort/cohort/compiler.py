@@ -44,6 +44,13 @@ CACHE_BYTES = 1 << 20
 INLINED = 8
 """The operations of a value that inductor computes again for each of its uses in a native program. By default it is 30,
 with which the hashes of a tensor environment take a minute to compile."""
+ON_GPU = {
+    "deterministic": True,
+    "split_reductions": False,
+    "triton.cooperative_reductions": False,
+    "triton.mix_order_reduction": False,
+}
+"""Settings of inductor on a GPU: the order of a sum is not chosen by timing it, nor by the number of members."""
 ENTRY = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
 """The symbol of `void inductor_entry_impl(AtenTensorHandle* inputs, AtenTensorHandle* outputs)`."""
 
@@ -313,6 +320,9 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
     settings: dict[str, Any] = {"size_asserts": False}  # `build` checks the inputs itself
     if native:
         settings["realize_opcount_threshold"] = INLINED
+    if on_gpu:
+        known = inductor_config.get_config_copy()
+        settings |= {name: value for name, value in ON_GPU.items() if name in known}
     # With a tracing context, inductor keeps compiled programs on disk, for the next start.
     with inductor_config.patch(settings), tracing(TracingContext(mode)):
         options: dict[str, Any] = {"cpp_wrapper": True} if native else {}

@@ -156,9 +156,11 @@ def picture(words: Tensor, channels: int) -> Tensor:
     """
     bits = SIZE * channels // words.shape[-1]
     pixels = torch.bitwise_right_shift(words.unsqueeze(-1), torch.arange(bits, device=words.device)) & 1
-    # PyTorch's compiler makes fast code for uint8, but slow code for bool.
-    pixels = pixels.to(torch.uint8).view(torch.bool)
-    return pixels.reshape(*words.shape[:-1], SIZE, channels)
+    # For a CPU, PyTorch's compiler makes fast code for uint8, but slow code for bool. It cannot compile a bool that was
+    # a uint8 and becomes a float in one loop, so `clone` makes the pictures before a network reads them. For a GPU, it
+    # cannot compile a bool that was a uint8 at all (torch 2.11).
+    pixels = pixels.to(torch.uint8).view(torch.bool) if words.device.type == "cpu" else pixels.to(torch.bool)
+    return pixels.reshape(*words.shape[:-1], SIZE, channels).clone()
 
 
 def sparse_picture(channels: int, *pixels: Tensor) -> Tensor:
