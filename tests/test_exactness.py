@@ -52,6 +52,7 @@ VARIANTS = {
     "epsilon by episode": ("exploration=multiplicative", "exploration.epsilon.per=episodes"),
     "boltzmann": ("exploration=boltzmann",),
     "minatar": ("env=minatar", "network=minatar", "network.hidden=[11]", "batch_size=16"),
+    "atari": ("env=atari", "network=nature", "batch_size=4", "train_every=40", "replay.capacity=300"),
     "evaluation with epsilon": ("exploration=constant", "evaluation.epsilon=0.2"),
     "three environments": ("env.num_envs=3", "batch_size=7", "train_every=2"),
     "spread, scaled, reset": (
@@ -153,7 +154,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
 
 RESUMED = [
     *("spread, scaled, reset", "mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann"),
-    *("three environments", "normalised, three environments", "minatar"),
+    *("three environments", "normalised, three environments", "minatar", "atari"),
 ]
 
 

@@ -48,6 +48,7 @@ from qohort.config.folding import foldable_keys
 from qohort.config.schema import TrainConfig
 from qohort.environments.checked import EnvironmentFailure
 from qohort.environments.episodes import Episode
+from qohort.environments.frames import stored_frames
 from qohort.environments.tensor.vector import TensorVectorEnv
 from qohort.replay.base import Batch, Replay, ReplaySpec
 from qohort.replay.ring import StoredSteps, UniformReplay
@@ -154,7 +155,8 @@ class QLearning(pl.LightningModule):
         device, config = self.trainer.strategy.root_device, self.config
         gamma = per_member([member.gamma for member in self.members])
         sizes = (self.num_envs, config.batch_size, config.train_every)
-        spec = ReplaySpec(self.actor.space, *sizes, gamma, self.seeds, config.budget, device, self.compiler)
+        frames = stored_frames(config, isinstance(self.actor.environments, TensorVectorEnv))
+        spec = ReplaySpec(self.actor.space, *sizes, gamma, self.seeds, config.budget, device, self.compiler, frames)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         uses = ["online", "target"]
         if self.bootstrap.uses_online or self.bootstrap.adds_to_reward or self.head.fractions is not None:

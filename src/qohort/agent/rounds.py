@@ -34,7 +34,8 @@ from qohort.cohort.schedules import Floats, Progress
 from qohort.cohort.tape import Call, Player, Slots
 from qohort.environments.episodes import Episode
 from qohort.environments.tensor.vector import TensorVectorEnv, advance
-from qohort.replay.ring import StoredSteps, UniformReplay, put
+from qohort.replay.ring import StoredSteps, UniformReplay
+from qohort.replay.storage import Storage, put
 
 CALLS = 256
 """The calls of programs after which a block ends, if nothing ends it before."""
@@ -220,8 +221,9 @@ class Updates:
         compiler: Compiler,
         device: torch.device,
     ) -> None:
-        self._replay, self._update, self._optimizer, self._device = replay, update, optimizer, device
-        self._compiler = compiler
+        assert isinstance(replay.storage, Storage)
+        self._replay, self._storage = replay, replay.storage
+        self._update, self._optimizer, self._device, self._compiler = update, optimizer, device, compiler
         self._slots: dict[str, Slots] = {}
         self.calls: list[list[Call]] = []
         """The calls of each update: the drawing of its batch, the update itself, and the target network's, if any."""
@@ -255,10 +257,10 @@ class Updates:
         examples = {name: torch.from_numpy(array[0].copy()) for name, array in inputs.items()}
         self._slots = {name: Slots(size, one.shape, one.dtype, self._device) for name, one in examples.items()}
         if not self.calls:
-            state = self._replay.storage.state
-            example = self._replay.storage.gather(state, self._slots["index"].tensors[0])
+            state = self._storage.state
+            example = self._storage.gather(state, self._slots["index"].tensors[0])
             drawn = {name: torch.empty_like(tensor) for name, tensor in example.items()}
-            self._batch = self._replay.storage.observed(drawn)
+            self._batch = self._storage.observed(drawn)
             self._draw = self._compiler.program("the drawing of batches", self._gather, {**state, "batch": drawn})
         self.calls = [self._calls(n) for n in range(size)]
 
@@ -269,7 +271,7 @@ class Updates:
 
     def _gather(self, state: State, index: Tensor) -> dict[str, Tensor]:
         """Write a batch for every member in place."""
-        for name, tensor in self._replay.storage.gather(state, index).items():
+        for name, tensor in self._storage.gather(state, index).items():
             state["batch"][name].copy_(tensor)
         return {}
 

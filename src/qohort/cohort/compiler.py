@@ -31,7 +31,7 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
@@ -302,14 +302,14 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
     """
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-    stand_ins: list[Any] = []
-    for tensor in tensors:
-        # 7 represents any size except 0 and 1. A static axis of size 7 is not confused with it.
-        sample = torch.empty((7, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
-        sizes = [DimDynamic.DUCK, *[DimDynamic.STATIC] * (tensor.dim() - 1)]
-        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
-        source = ConstantSource(f"input{len(stand_ins)}")
-        stand_ins.append(mode.from_tensor(sample, symbolic_context=context, source=source))
+    # 7 represents any number of members except 0 and 1. A static axis of size 7 is not confused with it.
+    source = ConstantSource("members")
+    symbol = shapes.create_symbol(7, source, DimDynamic.DYNAMIC)
+    members = shapes.create_symintnode(symbol, hint=7, source=source)
+    with mode:  # nothing is allocated: a replay may fill most of the memory
+        stand_ins: list[Any] = [
+            torch.empty((members, *one.shape[1:]), dtype=one.dtype, device=one.device) for one in tensors
+        ]
     on_gpu = any(tensor.device.type != "cpu" for tensor in tensors)
     with mode, unrolling(), Rewritten(products=on_gpu):
         table = {**select_decomp_table(), **DECOMPOSITIONS}

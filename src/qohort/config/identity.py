@@ -27,6 +27,8 @@ def experiment_tree(config: TrainConfig) -> dict[str, Any]:
     tree = {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
     del tree["env"]["deterministic"]  # a check, which does not change what is learned
     del tree["env"]["workers"]  # processes, which change no bit
+    if config.env.frame_stack == 1:
+        del tree["env"]["frame_stack"], tree["env"]["frame_padding"]
     return tree
 
 

@@ -24,6 +24,10 @@ class EnvironmentConfig:
             Gymnasium's own; `auto` for a tensor environment where there is one. Their episodes have the same
             distribution, but are not the same.
         workers: Number of processes that step the environments of the cohort; 0 for the process of the agent.
+        frame_stack: Number of the newest observations that are stacked, on a new first axis, outside all wrappers; 1
+            for none.
+        frame_padding: What stands for the observations before the first one of an episode: `reset` for the first
+            one, `zero` for zeros.
     """
 
     id: str
@@ -33,6 +37,8 @@ class EnvironmentConfig:
     deterministic: bool = True
     backend: Literal["auto", "tensor", "gymnasium"] = "auto"
     workers: Count = 0
+    frame_stack: PositiveInt = 1
+    frame_padding: Literal["reset", "zero"] = "reset"
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 The files in reading order:
 
+- `frames.py`: stacks the newest frames into one observation.
 - `making.py`: creates one environment from its configuration and checks its spaces.
 - `checked.py`: `CheckedEnv` steps one environment and checks what it returns.
 - `contract.py`: checks before a run that an environment keeps its contract.

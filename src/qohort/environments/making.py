@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.checked import in_words
+from qohort.environments.frames import FrameStack
+from qohort.replay.base import Frames
 
 
 def make_environment(config: EnvironmentConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -44,7 +46,12 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         if not isinstance(wrapped, gym.Env):
             raise ConfigError(f"env.wrappers: {wrapper} returned a {type(wrapped).__name__}, not an environment")
         env = wrapped
-    return env
+    if config.frame_stack == 1:
+        return env
+    try:
+        return FrameStack(env, Frames(config.frame_stack, config.frame_padding))
+    except ValueError as error:
+        raise ConfigError(f"env.frame_stack={config.frame_stack} with env.id={config.id}: {error}") from error
 
 
 def _wrap(wrapper: Mapping[str, Any], env: gym.Env[Any, Any]) -> Any:

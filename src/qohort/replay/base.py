@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,15 @@ class Transition(NamedTuple):
     def ended(self) -> NDArray[np.bool_]:
         """Whether the episode ended with the step, terminated or truncated."""
         return self.terminated | self.truncated
+
+
+class Frames(NamedTuple):
+    """How observations are made of frames."""
+
+    stack: int
+    """The number of frames of an observation, on its first axis; 1 for an observation that is its own frame."""
+    padding: Literal["reset", "zero"]
+    """What stands for the frames before the first one of an episode: the first one, or zeros."""
 
 
 class Replay(ABC):
@@ -123,6 +132,8 @@ class ReplaySpec:
         budget: The env_steps that a member may take. No replay needs a larger capacity.
         device: The device of the storage and the batches.
         compiler: Compiles the sampling of batches.
+        frames: How observations are made of frames, if the observation after a step is always that of the next step,
+            in the same episode; None if it is not, or if programs write the transitions.
     """
 
     observation_space: spaces.Space[Any]
@@ -134,3 +145,4 @@ class ReplaySpec:
     budget: int
     device: torch.device
     compiler: Compiler
+    frames: Frames | None = None

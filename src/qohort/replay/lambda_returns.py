@@ -19,7 +19,8 @@ from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
 from qohort.replay.base import Batch, ReplaySpec, Values
-from qohort.replay.ring import Ring, Storage, StoredSteps
+from qohort.replay.ring import Ring, StoredSteps
+from qohort.replay.storage import Storage
 
 ROWS = 512
 """The maximum number of observations per member in one call of the networks."""
@@ -240,8 +241,7 @@ class LambdaReplay(Ring):
         self._refreshed = interval
         slots = self._block_slots()
         flat = slots.reshape(len(slots), -1)
-        members = np.arange(len(slots))[:, None]
-        sampled = {name: array[members, flat] for name, array in self.storage.arrays.items()}
+        sampled = self.storage.entries(flat)
         q = in_rows(values, sampled["next_observation"]).reshape(*slots.shape, -1)
         names = ("reward", "continues", "action", "ended")
         reward, continues, action, ended = (sampled[name].cpu().numpy().reshape(slots.shape) for name in names)

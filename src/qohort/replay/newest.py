@@ -7,7 +7,8 @@ import numpy as np
 from qohort.cohort.schedules import Progress
 from qohort.config.schema import TrainConfig
 from qohort.replay.base import Batch, ReplaySpec
-from qohort.replay.ring import Storage, StoredSteps
+from qohort.replay.ring import StoredSteps
+from qohort.replay.storage import Storage
 
 
 class NewestTransition(StoredSteps):

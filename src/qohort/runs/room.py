@@ -15,6 +15,8 @@ from qohort.cohort.held import per_member
 from qohort.cohort.program import Compiler
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
+from qohort.environments.frames import stored_frames
+from qohort.environments.tensor.registry import tensor_environment
 from qohort.replay.base import Replay, ReplaySpec
 from qohort.runs.checkpoints import KEPT
 from qohort.runs.members import Member
@@ -34,7 +36,8 @@ def replay_bytes(members: Sequence[TrainConfig], space: spaces.Space[Any]) -> in
     gamma = per_member([member.gamma for member in members], torch.device("cpu"))
     sizes = (first.env.num_envs, first.batch_size, first.train_every)
     seeds = [member.seed for member in members]
-    spec = ReplaySpec(space, *sizes, gamma, seeds, first.budget, device, Compiler("none"))
+    frames = stored_frames(first, tensor_environment(first.env) is not None)
+    spec = ReplaySpec(space, *sizes, gamma, seeds, first.budget, device, Compiler("none"), frames)
     replay: Replay = instantiate(first.replay, _partial_=True)(spec=spec)
     return replay.nbytes
 

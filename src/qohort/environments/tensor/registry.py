@@ -68,6 +68,8 @@ def _missing(config: EnvironmentConfig) -> str | None:
     """Return why a configuration has no tensor environment, or None if it has one."""
     if config.id not in TENSOR_ENVIRONMENTS:
         return f"there is no tensor environment for env.id={config.id}, only for {', '.join(TENSOR_ENVIRONMENTS)}"
+    if config.frame_stack > 1:
+        return "the observations of tensor environments are not stacked"
     if config.wrappers:
         return "Gymnasium's wrappers do not apply to tensor environments"
     known = inspect.signature(TENSOR_ENVIRONMENTS[config.id][0]).parameters
