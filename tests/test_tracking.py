@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -291,3 +292,11 @@ def test_a_single_process_logs_whatever_rank_it_is_told(variable, tmp_path):
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("*/*/seed-1/csv/metrics.csv")
     assert len(file.read_text().splitlines()) > 2
+
+
+def test_speed_is_counted_without_compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 130.0, 134.0])
+    monkeypatch.setattr("qohort.runs.metrics.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    recorder = CohortRecorder([tmp_path / "0.jsonl"])
+    assert recorder.speed(500, compiling_s=25.0) == 100.0  # of 30 seconds, 25 were compiling
+    assert recorder.speed(700, compiling_s=25.0) == 50.0

@@ -11,8 +11,10 @@ The files in reading order:
 - `optimizers.py`: the optimisers of a cohort, and gradient clipping.
 - `target_networks.py`: hard copies, Polyak averaging, or no target network.
 - `update.py`: one gradient step of every member, compiled as one program.
+- `rounds.py`: many rounds of a tensor environment, played at once.
+- `rows.py`: the rows of metrics, and the members that have failed.
 - `learner.py`: `QLearning`, the LightningModule that calls all of the above in order.
 - `dataset.py`: `ReplayDataset` yields the batches that Lightning iterates over.
-- `evaluation.py`: greedy evaluation in separate environments.
+- `evaluation.py`, `tensor_evaluation.py`: greedy evaluation in separate environments.
 - `callbacks.py`: the hooks for your own callbacks.
 """

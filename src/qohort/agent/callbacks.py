@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from qohort.agent.evaluation import EpisodeScores
+from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Progress
 from qohort.cohort.stacking import CohortNetwork
 from qohort.config.schema import TrainConfig
@@ -26,6 +27,8 @@ class Learner(Protocol):
 
     members: Sequence[TrainConfig]
     """The configuration of each member."""
+    compiler: Compiler
+    """Compiles the programs."""
     progress: Progress
     """The env_steps, gradient_steps and episodes so far."""
     online: CohortNetwork

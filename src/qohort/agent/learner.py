@@ -11,11 +11,10 @@ Lightning's Trainer iterates over `ReplayDataset`, which repeats three calls unt
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -32,7 +31,8 @@ from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
 from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import QValues, network_maker
-from qohort.agent.rounds import Block, Rounds, Steps, Updates, is_current
+from qohort.agent.rounds import Block, Rounds, Steps, Updates, is_current, stepwise
+from qohort.agent.rows import Fail, Recorder, Rows
 from qohort.agent.target_networks import TargetNetwork
 from qohort.agent.td_loss import TDLoss
 from qohort.agent.tensor_evaluation import TensorEvaluator
@@ -46,8 +46,6 @@ from qohort.cohort.state import Stateful, load_state, state_of
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.schema import TrainConfig
-from qohort.environments.checked import EnvironmentFailure
-from qohort.environments.episodes import Episode
 from qohort.environments.frames import stored_frames
 from qohort.environments.tensor.vector import TensorVectorEnv
 from qohort.replay.base import Batch, Replay, ReplaySpec
@@ -55,8 +53,6 @@ from qohort.replay.ring import StoredSteps, UniformReplay
 
 STATE_FORMAT = 3
 """The format version of the entry `qohort` of a checkpoint."""
-COUNTERS = ("env_steps", "gradient_steps", "episodes", "wall_s")
-"""The columns that every metric row has."""
 PER_UPDATE = ("training_step", "on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
 """The hooks that Lightning calls once per update."""
 BEHAVIOUR_EPSILON = "bootstrap.epsilon"
@@ -64,16 +60,6 @@ BEHAVIOUR_EPSILON = "bootstrap.epsilon"
 
 
 Count = TypeVar("Count", int, NDArray[np.int64])
-
-
-class Recorder(Stateful, Protocol):
-    """Writes the metrics of each member."""
-
-    def row(self, member: int, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """Write one metric row of one member."""
-
-    def speed(self, env_steps: int) -> float:
-        """Return the env_steps per second of each member since the last call."""
 
 
 def held_numbers(members: Sequence[TrainConfig], bootstrap: Bootstrap, device: torch.device) -> dict[str, Tensor]:
@@ -107,8 +93,7 @@ class QLearning(pl.LightningModule):
         members: The members' configurations. They differ in `seed`, and may differ in the keys that
             `qohort.config.folding.foldable_keys` returns.
         recorder: Writes the metrics.
-        fail: Called when a member fails, with its index, the env_steps, the reason in one line, and what else is known
-            (the seed and the actions of the episode in which its environment failed).
+        fail: Called when a member fails.
         stop: Returns the name of the signal that asks to stop, if there was one.
     """
 
@@ -116,17 +101,16 @@ class QLearning(pl.LightningModule):
         self,
         members: Sequence[TrainConfig],
         recorder: Recorder,
-        fail: Callable[[int, int, str, Mapping[str, Any]], None],
+        fail: Fail,
         stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self._stop = stop
-        self.members, self.recorder, self._fail = members, recorder, fail
+        self.members, self.recorder = members, recorder
         self.config = config = members[0]
         self.seeds = [member.seed for member in members]
         self.num_envs = config.env.num_envs
-        self.failed: set[int] = set()
 
         self.compiler = Compiler(config.compile, stop)
         self.actor = Actor(members, self.compiler)
@@ -140,10 +124,11 @@ class QLearning(pl.LightningModule):
 
         self.progress = Progress(config.budget, np.zeros(len(members), dtype=np.int64))
         self.intervals = Intervals(self.progress)
+        self.rows = Rows(config.env.id, self.actor.space, recorder, self.progress, self.compiler, fail)
+        self.failed = self.rows.failed
         self.last_evaluation = np.full(len(members), np.nan)
         """The mean return of each member's last evaluation, `[M]`; NaN before the first evaluation."""
         self._callbacks: list[CohortCallback] = []
-        self._logged: dict[str, Any] = {}
         self._rounds: Rounds | None = None
         self._block: Block | None = None
         self._cached_device = torch.device("cpu")  # Lightning computes `device` at each access
@@ -221,7 +206,7 @@ class QLearning(pl.LightningModule):
         self.replay.update_priorities(result.td_error)
         self.progress.gradient_steps += 1
         if self.intervals.due("log", self.config.log_every):
-            self._log_update(result)
+            self.rows.update(result, self.actor.exploration)
 
     # Lightning inspects the signature at every batch. Setting it here avoids the cost of the inspection.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
@@ -247,8 +232,8 @@ class QLearning(pl.LightningModule):
             except EvaluationStopped:
                 self.between_steps()
                 raise
-        self._write_logged()
-        self._fail_diverged()
+        self.rows.flush()
+        self.rows.give_up_diverged(self.online.parameters_by_name())
 
     # The environment loop, driven by `ReplayDataset`.
 
@@ -272,9 +257,9 @@ class QLearning(pl.LightningModule):
         if self.actor.environments.failures:
             self._give_up_environments()
         if episodes:
-            self._report_beyond_bounds(self.actor.environments.beyond_bounds())
+            self.rows.report_beyond_bounds(self.actor.environments.beyond_bounds())
         for episode in episodes:
-            self._end_episode(episode)
+            self.rows.episode(episode)
         return self.updates_by(progress.env_steps) - progress.gradient_steps
 
     def batches(self, count: int) -> Iterator[Batch | Block]:
@@ -299,7 +284,7 @@ class QLearning(pl.LightningModule):
 
     def _make_rounds(self) -> Rounds | None:
         """Return the programs that play many rounds at once, if the components of this run allow it."""
-        reason = self._stepwise()
+        reason = stepwise(self.actor, self.replay, self._callbacks)
         if reason is not None:
             if isinstance(self.actor.environments, TensorVectorEnv):
                 print(f"qohort: {reason}, so the environments are stepped one round at a time", file=sys.stderr)
@@ -323,38 +308,17 @@ class QLearning(pl.LightningModule):
         one_by_one = self.actor.follows_episodes or follows_episodes(self.lr_schedule)
         return Rounds(*parts, intervals, config.log_every, one_by_one)
 
-    def _stepwise(self) -> str | None:
-        """Return why rounds must be played one step at a time; None if they need not."""
-        if not isinstance(self.actor.environments, TensorVectorEnv):
-            return "the environments are not tensors"
-        if not isinstance(self.replay, StoredSteps):
-            return f"replay={type(self.replay).__name__} does not keep its steps in a Storage"
-        if not is_current(self.replay, "written", "add"):
-            return f"{type(self.replay).__name__} has an add of its own"
-        if not is_current(self.actor.member_exploration, "choose", "act"):
-            return f"{type(self.actor.member_exploration).__name__} has no method choose of its own"
-        if self.actor.preprocessing.normalizes:
-            return "observations or rewards are normalised by running statistics"
-        for callback in self._callbacks:
-            if has_hook(callback, "on_env_step") and not callback.by_rounds:
-                return f"{type(callback).__name__}.on_env_step is called at every step"
-        return None
-
     def _play(self, block: Block) -> None:
         """Play a block of rounds and write the rows of what happened in it."""
         assert self._rounds is not None
         self._rounds.play(block)
-        self._rounds.tell(block, self._end_episode, self._log_due)
+        self._rounds.tell(block, self.rows.episode, self._log_due)
         if not isinstance(self.lr_schedule, ConstantSchedule):
             self._set_learning_rate()
 
     def _log_due(self, result: UpdateResult) -> None:
         self.intervals.last["log"] = self.progress.env_steps
-        self._log_update(result)
-
-    def _end_episode(self, episode: Episode) -> None:
-        self.progress.episodes[episode.member] += 1
-        self._write(episode.member, {"train/return": episode.score, "train/length": episode.length})
+        self.rows.update(result, self.actor.exploration)
 
     def _rates(self, progress: Progress) -> NDArray[np.float32]:
         """Return the learning rate of each member, `[M]`."""
@@ -403,14 +367,14 @@ class QLearning(pl.LightningModule):
         scores: EpisodeScores = self.evaluator(values, self.progress.env_steps, self.failed, self._stop)
         self.intervals.last["evaluation"] = self.progress.env_steps
         for m, failure in scores.failures.items():
-            self._give_up_environment(m, failure, {"evaluation": True})
-        self._report_beyond_bounds(self.evaluator.beyond_bounds())
+            self.rows.give_up_environment(m, failure, {"evaluation": True})
+        self.rows.report_beyond_bounds(self.evaluator.beyond_bounds())
         self.last_evaluation = scores.returns.mean(1)
         for m in np.flatnonzero(~np.isfinite(self.last_evaluation)).tolist():
             if m not in self.failed:
-                self._give_up(m, f"evaluation return {self.last_evaluation[m]}")
+                self.rows.give_up(m, f"evaluation return {self.last_evaluation[m]}")
         for m, mean in enumerate(self.last_evaluation.tolist()):
-            self._write(m, {"eval/return": mean, "eval/length": float(scores.lengths[m].mean())})
+            self.rows.write(m, {"eval/return": mean, "eval/length": float(scores.lengths[m].mean())})
         for callback in self._callbacks:
             callback.on_evaluation_end(self.trainer, self, scores)
 
@@ -501,82 +465,20 @@ class QLearning(pl.LightningModule):
         Raises:
             ValueError: If the name is one of `COUNTERS`.
         """
-        if name in COUNTERS:
-            raise ValueError(f"log({name!r}): every row has this already; choose another name")
-        values = torch.as_tensor(value).detach().cpu().double().flatten().expand(len(self.members)).tolist()
-        if self._current_fx_name in PER_UPDATE:
-            self._logged[name] = values
-        else:
-            for m, member_value in enumerate(values):
-                self._write(m, {name: member_value})
+        self.rows.log(name, value, at_once=self._current_fx_name not in PER_UPDATE)
 
     def log_dict(self, dictionary: Mapping[str, Any], *_: Any, **__: Any) -> None:  # type: ignore[override]
         """Log several metrics; see `log`."""
         for name, value in dictionary.items():
             self.log(name, value)
 
-    def _write(self, m: int, metrics: Mapping[str, float]) -> None:
-        """Write a metric row, unless the member has failed."""
-        if m not in self.failed:
-            self.recorder.row(m, self.progress, metrics)
-
-    def _write_logged(self) -> None:
-        """Write the metrics that were logged since the last row of an update."""
-        logged, self._logged = self._logged, {}
-        for m in range(len(self.members) if logged else 0):
-            self._write(m, {name: values[m] for name, values in logged.items()})
-
-    def _log_update(self, result: UpdateResult) -> None:
-        exploration, logged = self.actor.exploration, self._logged
-        self._logged = {}
-        parameter, speed = exploration.parameter(self.progress), self.recorder.speed(self.progress.env_steps)
-        columns = (result.loss.tolist(), result.q_mean.tolist(), result.grad_norm.tolist(), parameter.tolist())
-        for m, (loss, q_mean, grad_norm, value) in enumerate(zip(*columns, strict=True)):
-            if m not in self.failed and not (math.isfinite(loss) and math.isfinite(q_mean)):
-                self._give_up(m, f"diverged: loss {loss}, mean Q {q_mean}")
-            metrics = {
-                "train/loss": loss,
-                "train/q_mean": q_mean,
-                "train/grad_norm": grad_norm,
-                f"train/{exploration.name}": value,
-                "env_steps_per_s": speed,
-            }
-            self._write(m, {**metrics, **{name: values[m] for name, values in logged.items() if name not in metrics}})
-
-    def _fail_diverged(self) -> None:
-        """Mark the members whose weights are not finite as failed."""
-        parameters = self.online.parameters()
-        finite = torch.stack([parameter.isfinite().flatten(1).all(1) for parameter in parameters]).all(0)
-        for m, is_finite in enumerate(finite.tolist()):
-            if not is_finite and m not in self.failed:
-                self._give_up(m, "diverged: its weights are not finite")
-
     def _give_up_environments(self) -> None:
         """Mark the members whose environments have failed as failed."""
         failures = self.actor.environments.failures
         for m in sorted(failures.keys() - self.failed):
             environment, episode, failure = failures[m]
-            self._give_up_environment(m, failure, {"environment": environment, "episode": episode})
+            self.rows.give_up_environment(m, failure, {"environment": environment, "episode": episode})
         failures.clear()
-
-    def _give_up_environment(self, m: int, failure: EnvironmentFailure, where: Mapping[str, Any]) -> None:
-        episode = {**where, "seed": failure.seed, "actions": failure.actions}
-        details = {"episode": episode} | ({"traceback": failure.trace} if failure.trace else {})
-        at = "of an evaluation" if "evaluation" in where else "of training"
-        reason = f"env.id={self.config.env.id}: {failure.reason}, at step {len(failure.actions)} of an episode {at}"
-        self._give_up(m, reason, details)
-
-    def _report_beyond_bounds(self, reason: str | None) -> None:
-        if reason is not None:
-            print(
-                f"qohort: env.id={self.config.env.id} returned an observation with {reason}, which is beyond its space "
-                f"{self.actor.space}; training goes on, since floats are used as they are",
-                file=sys.stderr,
-            )
-
-    def _give_up(self, m: int, reason: str, details: Mapping[str, Any] | None = None) -> None:
-        self.failed.add(m)
-        self._fail(m, self.progress.env_steps, reason, details or {})
 
     def _set_learning_rate(self) -> None:
         factor = self.lr_schedule(self.progress)

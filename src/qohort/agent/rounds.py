@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from qohort.agent.acting import Actor
+from qohort.agent.callbacks import CohortCallback, has_hook
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import MemberValues
 from qohort.agent.update import Update, UpdateResult
@@ -34,6 +35,7 @@ from qohort.cohort.schedules import Floats, Progress
 from qohort.cohort.tape import Call, Player, Slots
 from qohort.environments.episodes import Episode
 from qohort.environments.tensor.vector import TensorVectorEnv, advance
+from qohort.replay.base import Replay
 from qohort.replay.ring import StoredSteps, UniformReplay
 from qohort.replay.storage import Storage, put
 
@@ -274,6 +276,30 @@ class Updates:
         for name, tensor in self._storage.gather(state, index).items():
             state["batch"][name].copy_(tensor)
         return {}
+
+
+def stepwise(actor: Actor, replay: Replay, callbacks: Sequence[CohortCallback]) -> str | None:
+    """Return why rounds must be played one step at a time; None if they need not.
+
+    Args:
+        actor: Has the environments, the exploration and the preprocessing.
+        replay: The replay.
+        callbacks: The callbacks of the run.
+    """
+    if not isinstance(actor.environments, TensorVectorEnv):
+        return "the environments are not tensors"
+    if not isinstance(replay, StoredSteps):
+        return f"replay={type(replay).__name__} does not keep its steps in a Storage"
+    if not is_current(replay, "written", "add"):
+        return f"{type(replay).__name__} has an add of its own"
+    if not is_current(actor.member_exploration, "choose", "act"):
+        return f"{type(actor.member_exploration).__name__} has no method choose of its own"
+    if actor.preprocessing.normalizes:
+        return "observations or rewards are normalised by running statistics"
+    for callback in callbacks:
+        if has_hook(callback, "on_env_step") and not callback.by_rounds:
+            return f"{type(callback).__name__}.on_env_step is called at every step"
+    return None
 
 
 class Rounds:

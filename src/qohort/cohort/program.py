@@ -15,8 +15,10 @@ The operations for a member, and their order, do not depend on M.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +47,12 @@ class Compiler:
 
     def __init__(self, mode: str, stop: Callable[[], str | None] = lambda: None) -> None:
         self.mode, self._stop = mode, stop
+        self.seconds = 0.0
+        """The seconds spent compiling so far."""
+        self.on_start: Callable[[str], None] = lambda name: None
+        """Called with the name of a program before it is compiled."""
+        self.on_end: Callable[[], None] = lambda: None
+        """Called after a program was compiled."""
         self.fallbacks: dict[str, str] = {}
         """The mode of each program that could not be compiled in the requested mode, by program name."""
 
@@ -73,10 +81,11 @@ class Compiler:
         for mode, following in zip(modes, (*modes[1:], ""), strict=True):
             if mode == "none":
                 break
-            from qohort.cohort.compiler import build
-
             try:
-                built = build(mode, program.function, program.state, inputs, program.in_parts)
+                with self._compiling(program):
+                    from qohort.cohort.compiler import build
+
+                    built = build(mode, program.function, program.state, inputs, program.in_parts)
                 self._check_signal(program)
                 return built
             except Interrupted:
@@ -106,10 +115,11 @@ class Compiler:
         """
         if self.mode != "inductor" or any(leaf.device.type != "cpu" for leaf in tree_leaves((program.state, inputs))):
             return None  # on a GPU, the player records the calls
-        from qohort.cohort.compiler import NativeProgram
-
         try:
-            native = NativeProgram(program.function, program.state, inputs, program.in_parts)
+            with self._compiling(program):
+                from qohort.cohort.compiler import NativeProgram
+
+                native = NativeProgram(program.function, program.state, inputs, program.in_parts)
         except Exception as error:  # a compiler may raise anything
             self._check_signal(program)
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -117,6 +127,17 @@ class Compiler:
             return None
         self._check_signal(program)
         return native.bind
+
+    @contextlib.contextmanager
+    def _compiling(self, program: Program) -> Iterator[None]:
+        """Tell that a program is compiled, and count the seconds."""
+        began = time.perf_counter()
+        self.on_start(program.name)
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+            self.on_end()
 
     def _check_signal(self, program: Program) -> None:
         """Raise `Interrupted` if a signal came while a program was compiled, since it may also have hit the compiler.

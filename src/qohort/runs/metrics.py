@@ -114,7 +114,7 @@ class CohortRecorder:
         self.logs = [MemberLog(file) for file in files]
         self._began = time.perf_counter()
         self._before = [0.0] * len(files)
-        self._last_speed = (self._began, 0)
+        self._last_speed = (self._began, 0)  # seconds, without those of compiling, and env_steps
 
     def row(self, member: int, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Write one row of a member, with the counters first.
@@ -138,13 +138,14 @@ class CohortRecorder:
         """Return a member's seconds of training, including those before a resume."""
         return self._before[member] + time.perf_counter() - self._began
 
-    def speed(self, env_steps: int) -> float:
-        """Return the env_steps per second of each member since the last call.
+    def speed(self, env_steps: int, compiling_s: float) -> float:
+        """Return the env_steps per second of each member since the last call, without what compiling took.
 
         Args:
             env_steps: The current env_steps.
+            compiling_s: The seconds of compiling so far in this process.
         """
-        now, (then, before) = time.perf_counter(), self._last_speed
+        now, (then, before) = time.perf_counter() - compiling_s, self._last_speed
         self._last_speed = (now, env_steps)
         return round((env_steps - before) / (now - then), 1)
 

@@ -26,7 +26,7 @@ class CohortProgress(CohortCallback):
         module = cast(Learner, pl_module)
         self._live = sys.stderr.isatty()
         self._evaluated = self._seen = module.progress.env_steps
-        self._start = (time.perf_counter(), module.progress.env_steps)
+        self._start = (time.perf_counter() - module.compiler.seconds, module.progress.env_steps)
         self._bar = tqdm(
             total=module.progress.budget,
             initial=module.progress.env_steps,
@@ -36,6 +36,24 @@ class CohortProgress(CohortCallback):
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} env_steps [{elapsed}<{remaining}] {postfix}",
         )
+        self._told = False
+        module.compiler.on_start = self._compiling
+        module.compiler.on_end = lambda: self._compiled(module)
+
+    def _compiling(self, name: str) -> None:
+        """Say that a program is compiled; without a terminal only once."""
+        self._began = time.perf_counter()
+        if self._live:
+            self._bar.set_postfix_str(f"compiling {name}", refresh=True)
+        elif not self._told:
+            print("compiling; the programs are kept on disk for later starts", flush=True)
+        self._told = True
+
+    def _compiled(self, module: Learner) -> None:
+        """Count the time left without what compiling took."""
+        if self._live:
+            self._bar.start_t += time.perf_counter() - self._began
+            self._bar.set_postfix_str(self._status(module), refresh=True)
 
     def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
         """Update the bar every 100 env_steps, or print a line if there was an evaluation."""
@@ -63,7 +81,8 @@ class CohortProgress(CohortCallback):
     def _status(self, module: Learner) -> str:
         then, steps = self._start
         members = len(module.members)
-        speed = (module.progress.env_steps - steps) * members / max(time.perf_counter() - then, 1e-9)
+        seconds = time.perf_counter() - module.compiler.seconds - then
+        speed = (module.progress.env_steps - steps) * members / max(seconds, 1e-9)
         recent = module.recent_returns
         seen = recent[~np.isnan(recent)]
         parts = [f"{speed:,.0f} env_steps/s" + (f" over {members} members" if members > 1 else "")]
