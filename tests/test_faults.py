@@ -412,6 +412,8 @@ def test_forked_processes_have_their_own_signals_and_no_lock(tmp_path):
         while not RunDirectory(tmp_path / "seed-0").lock():  # once the child has begun
             assert time.monotonic() < until
             time.sleep(0.05)
-        child.terminate()
-        child.join(10)
+        until = time.monotonic() + 10
+        while child.exitcode is None and time.monotonic() < until:
+            child.terminate()  # again: a child that has given back the lock may not have given back its signals yet
+            child.join(0.5)
         assert child.exitcode == -signal.SIGTERM
