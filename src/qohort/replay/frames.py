@@ -146,7 +146,10 @@ class FrameStorage:
         }
 
     def batch(self, index: NDArray[np.int64] | Tensor) -> Batch:
-        """Return the transitions that start at slots `index [M, B]`, as new tensors."""
+        """Return the transitions that start at slots `index [M, B]`, as new tensors.
+
+        Observations and next observations share memory with each other, not with the storage.
+        """
         slot = torch.as_tensor(index).to(self._device)
         rows = {"action": self._rows(self.arrays["action"], slot)}
         if self._n_step == 1:

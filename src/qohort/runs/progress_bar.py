@@ -46,7 +46,7 @@ class CohortProgress(CohortCallback):
         if self._live:
             self._bar.set_postfix_str(f"compiling {name}", refresh=True)
         elif not self._told:
-            print("compiling; the programs are kept on disk for later starts", flush=True)
+            print("compiling ...", flush=True)
         self._told = True
 
     def _compiled(self, module: Learner) -> None:
