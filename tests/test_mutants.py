@@ -1,9 +1,4 @@
-"""Replay bugs of well-known code bases, each planted in a copy of the sources and caught by the tests named beside it.
-
-Of that list one cannot be planted: a frame stack across a truncation (dopamine#213). There a replay stacks frames when
-it draws; here Gymnasium's wrapper stacks them in the environment and begins anew with each episode, and a replay keeps
-every observation whole beside its next one.
-"""
+"""Replay bugs of well-known code bases, each planted in a copy of the sources and caught by the test beside it."""
 
 import contextlib
 import gc
@@ -21,8 +16,9 @@ import pytest
 from matrix import matrix
 
 ROOT = Path(__file__).parents[1]
-REPLAY, PRIORITIES, TREE, RETURNS = (
-    f"src/qohort/replay/{name}.py" for name in ("ring", "prioritized", "sum_tree", "lambda_returns")
+STORAGE, FRAMES, REPLAY, PRIORITIES, TREE, RETURNS = (
+    f"src/qohort/replay/{name}.py"
+    for name in ("storage", "frames", "ring", "prioritized", "sum_tree", "lambda_returns")
 )
 ROUNDS = "src/qohort/agent/rounds.py"
 ACTING = "src/qohort/agent/acting.py"
@@ -35,6 +31,7 @@ N_STEP = "test_priorities.py::test_n_step_and_prioritised_replay_equal_oracles_t
 LISTS = "test_priorities.py::test_trees_equal_lists"
 DRIFT = "test_priorities.py::test_a_tree_of_many_numbers_does_not_drift"
 FED_BACK = "test_priorities.py::test_the_learner_feeds_back_the_td_errors_as_they_are"
+STACKS = "test_frames.py::test_frames_stored_once_are_whole_observations"
 BLOCKS = "test_lambda_returns.py::test_blocks_of_a_replay_have_their_returns"
 ROLLOUTS = "test_lambda_returns.py::test_a_rollout_is_gone_through_without_replacement_with_its_returns"
 WEIGHTS = "test_heads.py::test_importance_weights_are_applied_once"
@@ -48,16 +45,28 @@ MUTANTS = {
         ACTING, 'info.get("final_obs", new_observation)', "new_observation", LOOP
     ),
     "what follows a window is the next slot's observation": Mutant(
-        REPLAY, '"next_observation", last)', '"observation", (last + stride) % capacity)', N_STEP
+        STORAGE,
+        'rows("next_observation", found.last)',
+        'rows("observation", (found.last + stride) % capacity)',
+        N_STEP,
     ),
     "n-step returns cross truncations (tf-agents#939)": Mutant(
-        REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', N_STEP
+        STORAGE, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', N_STEP
     ),
     "blocks cross truncations": Mutant(
-        REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', BLOCKS
+        STORAGE, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', BLOCKS
     ),
     "rollouts cross truncations": Mutant(
-        REPLAY, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', ROLLOUTS
+        STORAGE, 'rows["ended"] = transition.ended', 'rows["ended"] = transition.terminated', ROLLOUTS
+    ),
+    "a frame stack crosses a truncation (dopamine#213)": Mutant(
+        FRAMES, "np.where(transition.ended, 0,", "np.where(transition.terminated, 0,", STACKS
+    ),
+    "an episode's final frame is the first of the next": Mutant(
+        FRAMES, "frames[of_member, of_batch, -1] = self.finals", "self.finals", STACKS
+    ),
+    "a frame is overwritten while a stack still has it": Mutant(
+        FRAMES, "slots + self._stack * spec.num_envs", "slots + spec.num_envs", STACKS
     ),
     "a block stores the first observation of the next episode": Mutant(
         ROUNDS,
@@ -88,16 +97,16 @@ MUTANTS = {
     ),
     "blocks cross the ring's seam": Mutant(RETURNS, "(oldest + row[..., None]", "(row[..., None]", BLOCKS),
     "γ in place of γⁿ (lightning-bolts)": Mutant(
-        REPLAY, 'power * _rows(state, "continues", slot)', 'state["gamma"] * _rows(state, "continues", slot)', N_STEP
+        STORAGE, 'power * rows("continues", slot)', 'gamma * rows("continues", slot)', N_STEP
     ),
     "a window has its first step's done flag": Mutant(
-        REPLAY, '_rows(state, "continues", slot)', '_rows(state, "continues", index)', N_STEP
+        STORAGE, 'rows("continues", slot)', 'rows("continues", index)', N_STEP
     ),
     "an episode's last n - 1 starts are dropped": Mutant(
-        REPLAY,
+        STORAGE,
         "    last, running = index,",
         "    for step in range(n_step - 1):\n"
-        "        ends = _rows(state, 'ended', (index + step * stride) % capacity)\n"
+        "        ends = rows('ended', (index + step * stride) % capacity)\n"
         "        index = torch.where(ends, (index - stride) % capacity, index)\n"
         "    last, running = index,",
         N_STEP,
@@ -128,7 +137,7 @@ MUTANTS = {
         NOISE,
     ),
     "the value after a truncation is 0": Mutant(
-        REPLAY, '"continues": ~transition.terminated', '"continues": ~transition.ended', UNIFORM
+        STORAGE, '"continues": ~transition.terminated', '"continues": ~transition.ended', UNIFORM
     ),
     "the environment loop terminates what is truncated": Mutant(
         ACTING, "preprocessed.reward, terminated,", "preprocessed.reward, ended,", LOOP
@@ -189,10 +198,15 @@ def run_copy(tmp_path, tests, mutant=None):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     if mutant is not None:
         file = tmp_path / mutant.file
-        assert file.read_text().count(mutant.text) == 1, f"{mutant.text!r} is not once in {mutant.file}"
         file.write_text(file.read_text().replace(mutant.text, mutant.instead))
     with ProcessPoolExecutor(1, CONTEXT) as pool:
         return pool.submit(run, tmp_path, tests).result()
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_bug_has_its_place(name):
+    mutant = MUTANTS[name]
+    assert (ROOT / mutant.file).read_text().count(mutant.text) == 1, f"{mutant.text!r} is not once in {mutant.file}"
 
 
 @pytest.mark.slow
