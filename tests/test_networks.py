@@ -8,10 +8,22 @@ from torch import nn
 from torch.func import grad, vmap
 
 import reference as ref
-from qohort.cohort.convolution import patches
-from qohort.cohort.program import Compiler, Lifted
+from matrix import matrix
+from qohort.cohort.convolution import adaptive_max_pool, patches
+from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
-from qohort.networks.images import Conv, ConvNetwork, ImpalaNetwork, Pixels, ResidualStage
+from qohort.networks.images import (
+    ChannelNorm,
+    Conv,
+    ConvNetwork,
+    Gelu,
+    HadamaxBlock,
+    HadamaxNetwork,
+    ImpalaNetwork,
+    Pixels,
+    ResidualStage,
+    SparseConvNetwork,
+)
 from qohort.networks.layers import (
     ActionValues,
     Dense,
@@ -20,8 +32,10 @@ from qohort.networks.layers import (
     LayerNormWithoutWeights,
     NoisyLinear,
     SpectralLinear,
+    sparse_layer_maker,
+    spectrally_normalized,
 )
-from qohort.networks.vectors import MLP, LinearNetwork, SparseMLP, TableNetwork, sparse_layer_maker
+from qohort.networks.vectors import MLP, LinearNetwork, SparseMLP, TableNetwork
 
 
 def observed(space, count=5):
@@ -162,7 +176,7 @@ def test_a_convolution_equals_torchs(size, stride, padding):
     torch.testing.assert_close(images[0].grad, images[1].grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 1), (2, 3, 0)])
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 1), (2, 3, 0), (4, 1, (1, 2))])
 def test_the_gradients_of_patches_are_those_of_differences(size, stride, padding):
     image = torch.randn(2, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(lambda image: patches(image, size, stride, padding), image)
@@ -215,7 +229,7 @@ def test_torchs_own_layers_compile_to_the_same_bits_alone_and_in_a_cohort(capsys
 
 
 def test_a_residual_stage_equals_torchs_operations():
-    stage = ResidualStage(2, 4)
+    stage = ResidualStage(2, 4, [7, 10], None, spectral_norm=False)
 
     def conv(layer, x):
         return nn.functional.conv2d(x, layer.weight.view(4, -1, 3, 3), layer.bias, padding=1)
@@ -227,23 +241,126 @@ def test_a_residual_stage_equals_torchs_operations():
     torch.testing.assert_close(stage(x), y, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.matrix
-def test_impalas_network_compiles_to_the_same_bits_alone_and_in_a_cohort(capsys):
-    space = spaces.Box(0, 255, (2, 7, 6), np.uint8)
-    observation = torch.randint(256, (3, 4, 2, 7, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGE_NETWORKS = {
+    "impala": partial(ImpalaNetwork, channels=(2, 3), hidden=(5,)),
+    "beyond the rainbow": partial(
+        ImpalaNetwork, channels=(2, 3), hidden=(5,), spectral_norm=True, pool=2, dueling=True, noisy=True
+    ),
+    "impala with LayerNorm": partial(ImpalaNetwork, channels=(3,), hidden=(5,), layer_norm=True),
+    "convolutions": partial(
+        ConvNetwork,
+        convolutions=[(3, 3, 1)],
+        hidden=(5,),
+        layer_norm=True,
+        spectral_norm=True,
+        pool=3,
+        dueling=True,
+        dueling_gradient=0.5,
+    ),
+    "hadamax": partial(HadamaxNetwork, blocks=[(3, 4, 2, 2), (5, 3, 3, 1)], hidden=(5,)),
+    "sparse": partial(SparseConvNetwork, convolutions=[(3, 3, 1), (4, 2, 2)], hidden=(5,)),
+}
 
-    def values(seeds, observation, mode):
-        network = CohortNetwork(lambda: ImpalaNetwork(space, 2, 1, channels=(2, 3), hidden=(5,)), seeds)
-        lifted = Lifted(
-            Compiler(mode), "values", lambda p, inputs: network.member_forward(p, inputs["observation"]), network
-        )
-        return lifted({"observation": observation})
 
-    together = values([4, 5, 6], observation, "inductor")
-    assert torch.equal(values([5], observation[1:2], "inductor")[0], together[1])
-    torch.testing.assert_close(together, values([4, 5, 6], observation, "none"), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("name", matrix(IMAGE_NETWORKS, ["beyond the rainbow", "hadamax"]))
+def test_image_networks_compile_to_the_same_bits_alone_and_in_a_cohort(name, capsys):
+    space = spaces.Box(0, 255, (2, 7, 7), np.uint8)
+    observation = torch.randint(256, (3, 4, 2, 7, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def gradients(seeds, observation, mode):
+        network = CohortNetwork(lambda: IMAGE_NETWORKS[name](space, 2, 1), seeds)
+
+        def loss(parameters, inputs):
+            return network.member_forward(parameters, inputs["observation"]).square().sum()
+
+        program = Compiler(mode).program("gradients", vmap(grad(loss)), network.parameters_by_name())
+        return program({"observation": observation})
+
+    together = gradients([4, 5, 6], observation, "inductor")
+    alone = gradients([5], observation[1:2], "inductor")
+    slow = gradients([4, 5, 6], observation, "none")
+    for parameter, one in together.items():
+        assert torch.equal(alone[parameter][0], one[1])
+        torch.testing.assert_close(one, slow[parameter], rtol=1e-3, atol=1e-4)
     assert capsys.readouterr().err == ""  # nothing ran in another mode
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(11, 11, 6), (7, 10, 3), (4, 5, 4), (3, 3, 5)])
+def test_adaptive_pooling_equals_torchs(height, width, side):
+    image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    own, theirs = adaptive_max_pool(image, side), nn.functional.adaptive_max_pool2d(image, side)
+    assert torch.equal(own, theirs)
+    weight = torch.randn(own.shape, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad((pooled * weight).sum(), image)[0] for pooled in (own, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_spectral_convolution_is_divided_by_the_largest_singular_value_of_its_kernels():
+    conv = Conv(2, 4, 3, spectral_norm=True)
+    image = torch.randn(3, 2, 7, 6, generator=torch.Generator().manual_seed(0))
+    kernels = spectrally_normalized(conv.weight.detach()).view(4, 2, 3, 3)
+    assert 0.99 < torch.linalg.matrix_norm(kernels.flatten(1), 2) < 1.15
+    torch.testing.assert_close(conv(image), nn.functional.conv2d(image, kernels, conv.bias), rtol=1e-4, atol=1e-5)
+
+
+def test_a_hadamax_block_equals_torchs_operations():
+    torch.manual_seed(0)
+    block = HadamaxBlock(2, 5, size=4, pool=2, stride=2, pixels=7)
+    image = torch.randn(3, 2, 7, 7)
+    padded = nn.functional.pad(image, (1, 2, 1, 2))  # "SAME" of an even kernel has the wider border at the end
+    product = 1.0
+    for layers in block.convolutions:
+        conv, norm = layers[0], layers[1]
+        torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+        value = nn.functional.conv2d(padded, conv.weight.view(5, 2, 4, 4), conv.bias).permute(0, 2, 3, 1)
+        value = nn.functional.layer_norm(value, (5,), norm.weight.flatten(), norm.bias.flatten(), eps=1e-6)
+        product = product * nn.functional.gelu(value, approximate="tanh").permute(0, 3, 1, 2)
+    pooled = nn.functional.max_pool2d(product, 2, 2, ceil_mode=True)
+    assert pooled.shape == (3, 5, block.side, block.side) == (3, 5, 4, 4)
+    torch.testing.assert_close(block(image), pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_the_hadamax_encoder_has_the_sizes_of_the_paper():
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    network = HadamaxNetwork(space, 6, 1, [(32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1)], [512])
+    assert [block.side for block in network.torso.blocks] == [21, 11, 11]
+    assert [type(one) for one in network.output.advantage] == [nn.Linear, LayerNorm, Gelu, nn.Linear]
+    assert type(network.torso.blocks[0].convolutions[0][1]) is ChannelNorm
+    with pytest.raises(ValueError, match="needs square images, got 7 x 8 pixels"):
+        HadamaxNetwork(spaces.Box(0, 255, (2, 7, 8), np.uint8), 2, 1, [(3, 3, 1, 1)], [5])
+
+
+def test_beyond_the_rainbow_has_the_width_of_its_authors():
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    network = ImpalaNetwork(space, 6, 1, (32, 64, 64), (512,), spectral_norm=True, pool=6, dueling=True, noisy=True)
+    assert network.torso.width == 1152 * 2
+
+
+def test_layer_norm_comes_before_every_relu_of_a_convolutional_network():
+    network = ConvNetwork(spaces.Box(0, 1, (6, 6, 3), bool), 2, 1, [(4, 3, 1)], [5, 7], True, layer_norm=True)
+    assert [type(one).__name__ for one in network.torso.layers] == ["Conv", "ImageNorm", "ReLU"]
+    names = [type(one).__name__ for one in network.output.advantage]
+    assert names == ["Linear", "LayerNorm", "ReLU", "Linear", "LayerNorm", "ReLU", "Linear"]
+
+
+def test_a_sparse_convolution_starts_with_a_part_of_each_kernel_at_zero():
+    network = SparseConvNetwork(spaces.Box(0, 255, (4, 84, 84), np.uint8), 3, 1, [(32, 8, 5), (64, 4, 3)], [7])
+    first = network.torso.layers[0]
+    assert (first.weight == 0).sum(1).tolist() == [231] * 32  # ⌈0.9 · 256⌉
+    assert first.weight.abs().max() <= 1 / 16
+    assert not first.bias.any()
+    assert [type(one).__name__ for one in network.torso.layers][:3] == ["Conv", "ImageNorm", "LeakyReLU"]
+
+
+def test_the_gradient_from_two_streams_is_scaled_and_nothing_else():
+    torch.manual_seed(0)
+    plain, scaled = ActionValues(6, 3, 2, True), ActionValues(6, 3, 2, True, dueling_gradient=0.25)
+    scaled.load_state_dict(plain.state_dict())
+    features = torch.randn(5, 6, requires_grad=True)
+    outputs = [values(features) for values in (plain, scaled)]
+    assert torch.equal(*outputs)
+    one, other = (torch.autograd.grad(output.square().sum(), features)[0] for output in outputs)
+    assert torch.equal(0.25 * one, other)
 
 
 @pytest.mark.parametrize("options", [{}, {"dueling": True}, {"noisy": True, "layer_norm": True}])
@@ -288,9 +405,11 @@ def test_a_noisy_layer_equals_the_reference_and_is_quiet_without_noise():
 
 
 def test_a_spectral_layer_is_divided_by_its_largest_singular_value():
-    layer = SpectralLinear(9, 6, iterations=60)
+    layer = SpectralLinear(9, 6)
+    largest = torch.linalg.matrix_norm(layer.weight, 2)
+    torch.testing.assert_close(spectrally_normalized(layer.weight, 60), layer.weight / largest, rtol=1e-4, atol=1e-5)
     x = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
-    expected = nn.functional.linear(x, layer.weight / torch.linalg.matrix_norm(layer.weight, 2), layer.bias)
+    expected = nn.functional.linear(x, spectrally_normalized(layer.weight), layer.bias)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"noisy=true and spectral_norm=true do not go together"):
         MLP(spaces.Box(-1, 1, (4,)), 2, 1, noisy=True, spectral_norm=True)

@@ -17,6 +17,14 @@ NOT_HASHED = (
 """Keys that do not identify an experiment: seed, paths, logging, checkpoints, Trainer and bits."""
 
 
+ADDED: Mapping[str, Mapping[str, Any]] = {
+    "MLP": {"dueling_gradient": 1.0},
+    "ConvNetwork": {"spectral_norm": False, "pool": None, "dueling_gradient": 1.0},
+    "ImpalaNetwork": {"layer_norm": False, "spectral_norm": False, "pool": None, "dueling_gradient": 1.0},
+}
+"""The keys of Qohort's classes that are younger than `hash8`, with their defaults."""
+
+
 def config_tree(config: TrainConfig) -> dict[str, Any]:
     """Return a member's configuration as nested mappings, the content of `config.yaml`."""
     return dataclasses.asdict(config)
@@ -36,9 +44,10 @@ def config_hash(config: TrainConfig) -> str:
     """Return `hash8`, the eight hexadecimal digits that identify an experiment in directory names.
 
     Omitted keys count as set to their defaults, which `qohort.config.checks` fills in. Qohort's own classes are hashed
-    by name without their module, so that moving a file does not rename a run.
+    by name without their module, so that moving a file does not rename a run. Nor does a key that was added since, if
+    it is at its default (`ADDED`).
     """
-    tree = _without_modules(experiment_tree(config))
+    tree = _without_added(_without_modules(experiment_tree(config)))
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -51,3 +60,13 @@ def _without_modules(node: Any) -> Any:
     if isinstance(node, str) and node.startswith("qohort."):
         return node.rpartition(":" if ":" in node else ".")[2]
     return node
+
+
+def _without_added(node: Any) -> Any:
+    """Return a configuration without the keys of `ADDED` that have their default."""
+    if isinstance(node, list):
+        return [_without_added(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    added = ADDED.get(str(node.get("_target_")), {})
+    return {key: _without_added(value) for key, value in node.items() if key not in added or value != added[key]}

@@ -351,8 +351,8 @@ def ablations_in(texts: Sequence[str], loader: ConfigLoader, search: Sequence[st
 
 FIXED = ("budget", "env", "evaluation")
 """Keys in which arms may not differ: they are compared at equal budget, on the same task, with the same evaluation."""
-SAME_TASK = "env.backend"
-"""The exception: the same task on another implementation."""
+SAME_TASK = ("env.backend", "env.num_envs", "env.workers")
+"""The exceptions: the same task on another implementation, or several at a time."""
 
 
 def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig]) -> None:
@@ -364,7 +364,7 @@ def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig
 
     Raises:
         ConfigError: If an arm differs in an undeclared key or in one of `FIXED` (other than
-            `SAME_TASK`), or equals another arm.
+            those of `SAME_TASK`), or equals another arm.
     """
     for environment in ablation.manifest.environments:
         seen: dict[str, str] = {}
@@ -374,7 +374,7 @@ def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig
             where = f"ablation={ablation.name}: arm {arm.label} differs from {arm.against} in"
             for key, (theirs, ours) in differences.items():
                 words = f"{where} {key}={format_value(ours)} (there {format_value(theirs)})"
-                if _within(key, FIXED) and key != SAME_TASK:
+                if _within(key, FIXED) and key not in SAME_TASK:
                     raise ConfigError(f"{words}: arms may not differ in {', '.join(FIXED)}")
                 if not _within(key, arm.declared):
                     raise ConfigError(f"{words}, which it does not declare: add {key} to its differs, or fix the arm")

@@ -145,35 +145,32 @@ def _signed_root(value: Tensor) -> Tensor:
     return value.sign() * value.abs().sqrt()
 
 
-class SpectralLinear(nn.Module):
-    """A linear layer divided by its largest singular value (Miyato et al., 2018; in DQN: Gogianu et al., 2021).
+def spectrally_normalized(weight: Tensor, iterations: int = 5) -> Tensor:
+    """Divide a matrix by its largest singular value (Miyato et al., 2018; in DQN: Gogianu et al., 2021).
 
     Args:
-        inputs: The length of the input.
-        outputs: The length of the output.
-        iterations: The number of power iterations per use.
+        weight: The matrix, `[outputs, inputs]`.
+        iterations: The number of power iterations.
 
     Deviations: 1. The power iterations start from the same vector at each use. In the paper they start from the
-    previous result. The layer therefore has no state besides its parameters, but needs more than one iteration. The
+    previous result. A layer therefore has no state besides its parameters, but needs more than one iteration. The
     estimate is below the largest singular value, by about 5% for a newly initialised layer.
     """
+    with torch.no_grad():
+        left = weight.sum(1)
+        for _ in range(iterations):
+            right = _unit(weight.transpose(0, 1) @ _unit(left))
+            left = weight @ right
+        left = _unit(left)
+    return weight / (left.unsqueeze(-1) * weight * right).sum()
 
-    def __init__(self, inputs: int, outputs: int, iterations: int = 5) -> None:
-        super().__init__()
-        layer = nn.Linear(inputs, outputs)
-        self.weight, self.bias = layer.weight, layer.bias
-        self._iterations = iterations
+
+class SpectralLinear(nn.Linear):
+    """A linear layer divided by its largest singular value; see `spectrally_normalized`."""
 
     def forward(self, value: Tensor) -> Tensor:
         """Map `[..., inputs]` to `[..., outputs]`."""
-        with torch.no_grad():
-            left = self.weight.sum(1)
-            for _ in range(self._iterations):
-                right = _unit(self.weight.transpose(0, 1) @ _unit(left))
-                left = self.weight @ right
-            left = _unit(left)
-        largest = (left.unsqueeze(-1) * self.weight * right).sum()
-        return nn.functional.linear(value, self.weight / largest, self.bias)
+        return nn.functional.linear(value, spectrally_normalized(self.weight), self.bias)
 
 
 def _unit(vector: Tensor) -> Tensor:
@@ -182,6 +179,9 @@ def _unit(vector: Tensor) -> Tensor:
 
 Layer = Callable[[int, int], nn.Module]
 """A function from the numbers of inputs and outputs to a fully connected layer."""
+
+Norm = Callable[[int], nn.Module]
+"""A function from the number of units of a layer to its normalisation."""
 
 
 def layer_maker(noisy: bool, sigma: float) -> Layer:
@@ -194,13 +194,32 @@ def layer_maker(noisy: bool, sigma: float) -> Layer:
     return (lambda inputs, outputs: NoisyLinear(inputs, outputs, sigma)) if noisy else nn.Linear
 
 
+def sparse_layer_maker(sparsity: float) -> Layer:
+    """Return a function that builds sparsely initialised layers; see `qohort.networks.vectors.SparseMLP`.
+
+    Args:
+        sparsity: The fraction of the weights of each unit that starts at 0.
+    """
+
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        linear = nn.Linear(inputs, outputs)
+        bound = 1 / math.sqrt(inputs)
+        zeros = math.ceil(sparsity * inputs)
+        with torch.no_grad():
+            linear.weight.uniform_(-bound, bound)
+            for row in linear.weight:
+                row[torch.randperm(inputs)[:zeros]] = 0.0
+            linear.bias.zero_()
+        return linear
+
+    return layer
+
+
 class ActionValues(nn.Module):
     """The output layers of a network, which map features to the outputs of each action.
 
     With `dueling`, two streams compute V and A, and the outputs are V + A - mean of A over actions, for each atom
     (Wang et al., 2016, eq. 9; with atoms: Hessel et al., 2018).
-
-    Deviations: 1. The gradient from the two streams to the features is not divided by √2.
 
     Args:
         width: The length of the features.
@@ -209,6 +228,9 @@ class ActionValues(nn.Module):
         dueling: Whether there are two streams.
         layer: Builds the layers.
         hidden: The number of units of each hidden layer of a stream.
+        norm: Builds the normalisation of a hidden layer, given its number of units; None for no normalisation.
+        activation: Builds the activation function of the hidden layers.
+        dueling_gradient: The factor of the gradient from two streams to the features; 1/√2 in the paper.
     """
 
     def __init__(
@@ -219,15 +241,21 @@ class ActionValues(nn.Module):
         dueling: bool = False,
         layer: Layer = nn.Linear,
         hidden: Sequence[int] = (),
+        norm: Norm | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dueling_gradient: float = 1.0,
     ) -> None:
         super().__init__()
-        self._shape = (actions, atoms)
-        self.advantage = _perceptron(width, hidden, actions * atoms, layer)
+        self._shape, self._dueling_gradient = (actions, atoms), dueling_gradient
+        self.advantage = _perceptron(width, hidden, actions * atoms, layer, norm, activation)
         single = Dense if layer is nn.Linear else layer
-        self.value = _perceptron(width, hidden, atoms, single) if dueling else None
+        self.value = _perceptron(width, hidden, atoms, single, norm, activation) if dueling else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features `[..., width]` to outputs `[..., actions, atoms]`."""
+        if self.value is not None and self._dueling_gradient != 1:
+            constant = features.detach()
+            features = constant + self._dueling_gradient * (features - constant)
         flat: Tensor = self.advantage(features)
         advantage = flat.view(*flat.shape[:-1], *self._shape)
         if self.value is None:
@@ -236,10 +264,17 @@ class ActionValues(nn.Module):
         return value.unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
 
 
-def _perceptron(width: int, hidden: Sequence[int], outputs: int, layer: Layer) -> nn.Module:
+def _perceptron(
+    width: int,
+    hidden: Sequence[int],
+    outputs: int,
+    layer: Layer,
+    norm: Norm | None,
+    activation: Callable[[], nn.Module],
+) -> nn.Module:
     layers: list[nn.Module] = []
     for units in hidden:
-        layers += [layer(width, units), nn.ReLU()]
+        layers += [layer(width, units), *([norm(units)] if norm is not None else []), activation()]
         width = units
     last = layer(width, outputs)
     return nn.Sequential(*layers, last) if layers else last

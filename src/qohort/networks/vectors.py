@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -17,10 +15,12 @@ from qohort.networks.layers import (
     Layer,
     LayerNorm,
     LayerNormWithoutWeights,
+    Norm,
     QNetwork,
     SpectralLinear,
     Widths,
     layer_maker,
+    sparse_layer_maker,
 )
 
 
@@ -86,7 +86,7 @@ class Perceptron(nn.Module):
         hidden: Sequence[int],
         layer: Layer,
         last: Layer,
-        norm: Callable[[int], nn.Module] | None = None,
+        norm: Norm | None = None,
         slope: float = 0.0,
     ) -> None:
         super().__init__()
@@ -119,6 +119,7 @@ class MLP(QNetwork):
         layer_norm: Whether each hidden layer is normalised before its ReLU (Ba et al., 2016).
         spectral_norm: Whether the last hidden layer is divided by its largest singular value (Gogianu et al., 2021).
         dueling: Whether the output has two streams (Wang et al., 2016) of one layer each.
+        dueling_gradient: The factor of the gradient from two streams to the hidden layers; 1/√2 in the paper.
         noisy: Whether every layer has learned noise (Fortunato et al., 2018).
         noisy_sigma: σ₀; the noise of a layer starts at σ₀ / √inputs.
 
@@ -135,6 +136,7 @@ class MLP(QNetwork):
         layer_norm: bool = False,
         spectral_norm: bool = False,
         dueling: bool = False,
+        dueling_gradient: Annotated[float, Range(0)] = 1.0,
         noisy: bool = False,
         noisy_sigma: Annotated[float, Range(0)] = 0.5,
     ) -> None:
@@ -143,7 +145,8 @@ class MLP(QNetwork):
         layer = layer_maker(noisy, noisy_sigma)
         last = SpectralLinear if spectral_norm else layer
         torso = Perceptron(observation_space, hidden, layer, last, LayerNorm if layer_norm else None)
-        super().__init__(torso, ActionValues(torso.width, actions, atoms, dueling, layer))
+        values = ActionValues(torso.width, actions, atoms, dueling, layer, dueling_gradient=dueling_gradient)
+        super().__init__(torso, values)
 
 
 class SparseMLP(QNetwork):
@@ -171,24 +174,3 @@ class SparseMLP(QNetwork):
         layer = sparse_layer_maker(sparsity)
         torso = Perceptron(observation_space, hidden, layer, layer, lambda _: LayerNormWithoutWeights(), slope=0.01)
         super().__init__(torso, ActionValues(torso.width, actions, atoms, layer=layer))
-
-
-def sparse_layer_maker(sparsity: float) -> Layer:
-    """Return a function that builds fully connected layers with sparse initialisation; see `SparseMLP`.
-
-    Args:
-        sparsity: The fraction of the weights of each unit that starts at 0.
-    """
-
-    def layer(inputs: int, outputs: int) -> nn.Module:
-        linear = nn.Linear(inputs, outputs)
-        bound = 1 / math.sqrt(inputs)
-        zeros = math.ceil(sparsity * inputs)
-        with torch.no_grad():
-            linear.weight.uniform_(-bound, bound)
-            for row in linear.weight:
-                row[torch.randperm(inputs)[:zeros]] = 0.0
-            linear.bias.zero_()
-        return linear
-
-    return layer
