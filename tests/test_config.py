@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +18,14 @@ from qohort.config.annotations import Node, Range, Role, Sized
 from qohort.config.checks import build_config, resolve
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
-from qohort.config.identity import NOT_HASHED, config_hash, config_tree
+from qohort.config.identity import (
+    NOT_HASHED,
+    _without_added,
+    _without_modules,
+    config_hash,
+    config_tree,
+    experiment_tree,
+)
 from qohort.config.members import check_config
 from qohort.config.messages import nearest
 from qohort.config.schema import TrainConfig
@@ -181,8 +189,9 @@ def test_what_does_not_fit_is_told_with_key_and_value(hint: Any, value: Any, mes
 def test_unknown_and_missing_keys_of_a_dataclass() -> None:
     with pytest.raises(ConfigError, match=r"unknown key sise=1: did you mean size\?"):
         build_config(Knot, {"sise": 1})
-    with pytest.raises(ConfigError, match="inner has no value: it must be a group of keys with a _target_ or null"):
-        build_config(Knot, {"size": 1, "rate": 0.5})
+    with pytest.raises(ConfigError, match="size has no value: it must be an integer"):
+        build_config(Knot, {"rate": 0.5})
+    assert build_config(Knot, {"size": 1}) == Knot(1)
 
 
 def test_nearest() -> None:
@@ -296,7 +305,7 @@ MNIH_2015 = {
     "bootstrap": {"_target_": "qohort.agent.bootstrap.Greedy"},
     "head": {"_target_": "qohort.agent.heads.Expected", "loss": "squared", "huber_delta": 1.0},
     "replay": {"_target_": "qohort.replay.ring.UniformReplay", "capacity": 20_000, "n_step": 1},
-    "target_network": {"_target_": "qohort.agent.target_networks.HardTarget", "every": 150},
+    "target_network": {"_target_": "qohort.agent.target_networks.HardTarget", "every": 150, "per": "env_steps"},
     "lr_schedule": {"_target_": "qohort.cohort.schedules.ConstantSchedule", "value": 1.0},
     "network": {
         "_target_": "qohort.networks.vectors.MLP",
@@ -304,6 +313,7 @@ MNIH_2015 = {
         "layer_norm": False,
         "spectral_norm": False,
         "dueling": False,
+        "dueling_gradient": 1.0,
         "noisy": False,
         "noisy_sigma": 0.5,
     },
@@ -316,6 +326,7 @@ MNIH_2015 = {
             "fraction": 0.2,
             "duration": None,
             "per": "env_steps",
+            "delay": 0,
         },
         "spread": 0.0,
     },
@@ -370,6 +381,16 @@ def test_what_is_left_out_counts_as_its_default_and_our_classes_by_their_names()
     moved = replace(first, bootstrap={"_target_": "qohort.elsewhere.Double"})
     other = replace(first, bootstrap={"_target_": "mylab.elsewhere.Double"})
     assert config_hash(moved) == config_hash(first) != config_hash(other)
+
+
+def test_a_key_that_was_added_since_does_not_rename_a_run() -> None:
+    for overrides in ((), ("env=minatar",), ("network=impala", "env=atari"), ("replay=prioritized",)):
+        config = configured(*overrides)
+        assert "delay" in repr(config)
+        found = json.dumps(_without_added(_without_modules(experiment_tree(config))), default=str)
+        for key in ("delay", "dueling_gradient", "new_priority", "still_steps", "pool"):
+            assert f'"{key}": ' not in found or (key == "still_steps" and overrides[-1:] == ("env=atari",))
+    assert config_hash(configured("experiment=cartpole", "budget=2000")) == "9817f200"  # as in version 0.2
 
 
 def configured_from(config: DictConfig) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
     monkeypatch.setattr(QLearning, "collect", until_interrupted)
 
 
+EXPERIMENTS = CONFIG_DIRECTORY / "experiment"
 RESUMED = [
     *("spread, scaled, reset", "mlp, odd shapes", "table, no replay", "polyak", "polyak, rmsprop", "boltzmann"),
     *("three environments", "normalised, three environments", "minatar", "atari"),
@@ -182,6 +183,47 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert alone[3] == undisturbed[3]
     assert both == undisturbed
     assert rows_less_wall_times(tmp_path / "resumed") == rows_less_wall_times(tmp_path / "undisturbed")
+
+
+def test_what_is_killed_after_the_last_update_spends_the_rest_of_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("compile=none", "env.backend=gymnasium", "budget=200", "train_every=80", "checkpoint.every=80")
+    undisturbed = run(tmp_path / "undisturbed", [3], *overrides)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 190)  # 30 env_steps after the checkpoint that has the last update
+        with pytest.raises(Interrupted):
+            run(tmp_path / "resumed", [3], *overrides)
+    assert run(tmp_path / "resumed", [3], *overrides) == undisturbed
+
+
+IMAGES = [f"{folder}/{file.stem}" for folder in ("atari", "minatar") for file in EXPERIMENTS.glob(f"{folder}/*.yaml")]
+SMALL = (
+    *("budget=200", "batch_size=4", "train_every=40", "gradient_steps=1"),
+    *("evaluation.episodes=1", "evaluation.max_episode_steps=20"),
+)
+WITH_ENVIRONMENTS = ("env.num_envs=4", "batch_size=8", "train_every=80")
+
+
+@pytest.mark.parametrize("name", matrix(sorted(IMAGES), ["minatar/pqn"]))
+def test_every_experiment_of_images_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Alone and in a cohort of three, and resumed."""
+    if name.startswith("atari"):
+        pytest.importorskip("ale_py", reason="needs pip install 'qohort[atari]'")
+    overrides = [f"experiment={name}", *SMALL, "compile=none", "checkpoint.every=80"]
+    if name.endswith(("pqn", "btr")):
+        overrides += WITH_ENVIRONMENTS
+    if not name.endswith(("pqn", "stream_q")):
+        overrides += ["replay.capacity=300"]
+    if name.endswith("stream_q"):
+        overrides += ["batch_size=1", "train_every=1"]
+    three = run(tmp_path / "three", [7, 3, 0], *overrides)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 160)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "resumed", [3], *overrides)
+    assert run(tmp_path / "resumed", [3], *overrides)[3] == three[3]
+    assert len(set(three.values())) == 3
 
 
 @pytest.mark.slow

@@ -41,6 +41,14 @@ def test_linear_per_gradient_step():
     np.testing.assert_allclose(schedule(progress(999, gradient_steps=1)), [0.75, 0.75])
 
 
+def test_linear_after_a_delay():
+    schedule = across_members([LinearSchedule(1.0, 0.0, duration=4, delay=10)] * 2)
+    values = [schedule(progress(env_steps)).item(1) for env_steps in (0, 10, 11, 14, 99)]
+    assert values == [1.0, 1.0, 0.75, 0.0, 0.0]
+    with pytest.raises(ValueError, match="delay counts env_steps: with per=episodes, set it to 0"):
+        LinearSchedule(1.0, 0.0, duration=4, per="episodes", delay=1)
+
+
 def test_linear_may_rise():
     np.testing.assert_allclose(across_members([LinearSchedule(0.0, 1.0, duration=4)] * 2)(progress(1)), [0.25, 0.25])
 

@@ -88,7 +88,7 @@ def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_th
     for _ in range(60):
         before = [np.array(one.shown) for one in slow]
         learner.collect()
-        observation, action, reward, terminated, truncated, following = added[-1]
+        observation, action, reward, terminated, truncated, following, _ = added[-1]
         for m, one in enumerate(slow):
             np.testing.assert_allclose(acted[-1][m], before[m], rtol=1e-5, atol=1e-6)
             assert np.array_equal(observation[m], acted[-1][m])

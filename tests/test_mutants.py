@@ -97,7 +97,7 @@ MUTANTS = {
     ),
     "blocks cross the ring's seam": Mutant(RETURNS, "(oldest + row[..., None]", "(row[..., None]", BLOCKS),
     "γ in place of γⁿ (lightning-bolts)": Mutant(
-        STORAGE, 'power * rows("continues", slot)', 'gamma * rows("continues", slot)', N_STEP
+        STORAGE, "(running, power, discount)", '(running, gamma * rows("continues", slot), discount)', N_STEP
     ),
     "a window has its first step's done flag": Mutant(
         STORAGE, 'rows("continues", slot)', 'rows("continues", index)', N_STEP
@@ -137,10 +137,10 @@ MUTANTS = {
         NOISE,
     ),
     "the value after a truncation is 0": Mutant(
-        STORAGE, '"continues": ~transition.terminated', '"continues": ~transition.ended', UNIFORM
+        STORAGE, '"continues": transition.continues', '"continues": ~transition.ended', UNIFORM
     ),
     "the environment loop terminates what is truncated": Mutant(
-        ACTING, "preprocessed.reward, terminated,", "preprocessed.reward, ended,", LOOP
+        ACTING, "terminated=terminated", "terminated=ended", LOOP
     ),
     "Double Q-learning is hidden in the loss (RLlib, tianshou)": Mutant(
         LOSS,

@@ -14,6 +14,7 @@ import reference as ref
 from matrix import MARKS
 from qohort.agent.bootstrap import Greedy
 from qohort.agent.heads import Expected
+from qohort.agent.learner import QLearning
 from qohort.agent.optimizers import MemberAdam, MemberOptimizer, MemberRMSprop, ObGD, clip_by_norm, mixes_members
 from qohort.agent.target_networks import HardTarget, NoTarget, PolyakTarget
 from qohort.agent.td_loss import LossTerms, TDLoss
@@ -25,6 +26,7 @@ from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
 from qohort.networks.images import ConvNetwork, ImpalaNetwork
 from qohort.networks.vectors import MLP, LinearNetwork, SparseMLP, TableNetwork
+from test_exactness import run
 
 SHAPES = [(5, 3), (5,), (2, 5), (2,)]
 
@@ -325,6 +327,29 @@ def test_update_with_another_optimiser_applies_its_own_step_then_follows():
         torch.testing.assert_close(new, old - 0.1 * raw[name])
         tau = TAU.view(-1, *[1] * (old.dim() - 1))
         torch.testing.assert_close(target.parameters_by_name()[name], old + tau * (new - old))
+
+
+@pytest.mark.parametrize("backend", ["tensor", "gymnasium"])
+def test_the_target_is_copied_every_so_many_updates(tmp_path, monkeypatch, backend):
+    copies, copy_target = [], Update.copy_target
+    moment = []
+
+    def noted(update):
+        copies.append((moment[0].env_steps, moment[0].gradient_steps))
+        copy_target(update)
+
+    def remembered(module):
+        moment[:] = [module.progress]
+        between_steps(module)
+
+    between_steps = QLearning.between_steps
+    monkeypatch.setattr(Update, "copy_target", noted)
+    monkeypatch.setattr(QLearning, "between_steps", remembered)
+    settings = ("target_network.every=7", "target_network.per=gradient_steps", "train_every=3", "gradient_steps=2")
+    run(tmp_path, [3], "compile=none", f"env.backend={backend}", "learning_starts=60", *settings)
+    # A batch of 128 is there at 129. Two updates follow it, 132, 135, ...
+    assert copies[:3] == [(138, 8), (147, 14), (159, 22)]
+    assert len(copies) == 2 * ((399 - 129) // 3 + 1) // 7
 
 
 def test_hard_target_stays_until_it_is_copied():

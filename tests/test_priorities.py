@@ -34,6 +34,35 @@ def spec(seeds=(0,), num_envs=1, batch_size=4, gamma=(0.9,), mode="none"):
     return ReplaySpec(BOX, num_envs, batch_size, 1, gammas, seeds, 10_000, torch.device("cpu"), Compiler(mode))
 
 
+@pytest.mark.parametrize(("new_priority", "expected"), [("current", [0.5, 0.5, 0.5]), ("ever", [0.5, 0.5, 3.0])])
+def test_new_transitions_get_the_largest_priority(new_priority, expected):
+    """Of those in the replay, or of all that there have been; 1 before there is any."""
+
+    def made():
+        return PrioritizedReplay(spec(batch_size=2), ConstantSchedule(1.0), 10, 1, 1.0, 1e-9, new_priority)
+
+    def add(replay):
+        zeros = np.zeros((1, 1))
+        flags = zeros.astype(bool)
+        replay.add(Transition(np.zeros((1, 1, 2), np.float32), zeros.astype(np.int64), zeros, flags, flags, flags))
+
+    replay = made()
+    for error in ([3.0, 3.0], [0.5, 0.5]):
+        add(replay), add(replay)
+        replay.sample(now())
+        replay._index = np.array([[0, 1]])
+        replay.update_priorities(torch.tensor([error]))
+    np.testing.assert_allclose(replay._tree.values[0, 2:4], 3.0)  # both times, 3 was the largest when they came
+    replay._index = np.array([[2, 3]])
+    replay.update_priorities(torch.tensor([[0.5, 0.5]]))
+    resumed = made()
+    resumed.load_state_dict(replay.state_dict())
+    for one in (replay, resumed):
+        add(one)
+        one.sample(now())
+        np.testing.assert_allclose(one._tree.values[0, 2:5], expected)
+
+
 NUMBERS = st.floats(0, 1e6, width=32).filter(lambda one: one == 0 or one > 1e-3)
 
 

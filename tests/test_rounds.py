@@ -35,6 +35,7 @@ AGENTS = {
     "prioritized": (*ODD, "agent=prioritized"),
     "rainbow": ("agent=rainbow", "head.atoms=11", "network.hidden=[19]", "batch_size=17"),
     "iqn": ("agent=iqn", "network.hidden=[19]", "batch_size=17"),
+    "target by updates": (*ODD, "target_network.every=7", "target_network.per=gradient_steps"),
     "munchausen": (*ODD, "agent=munchausen"),
     "rmsprop": (*ODD, "optimizer=rmsprop"),
     "pqn": ("agent=pqn", "train_every=48", "gradient_steps=6", "learning_starts=0", "batch_size=16"),

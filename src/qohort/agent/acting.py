@@ -19,6 +19,7 @@ from qohort.cohort.schedules import Progress, follows_episodes
 from qohort.cohort.state import load_state, state_of
 from qohort.cohort.streams import UniformStream
 from qohort.config.schema import EnvironmentConfig, TrainConfig
+from qohort.environments.checked import LIFE_LOST
 from qohort.environments.episodes import Episode, EpisodeStatistics
 from qohort.environments.making import make_environment
 from qohort.environments.preprocessing import Preprocessing
@@ -85,7 +86,13 @@ class Actor:
         self.statistics.add(reward)
         episodes = self.statistics.end(ended) if "final_obs" in info else []
         transition = Transition(
-            observation, action, preprocessed.reward, terminated, truncated, preprocessed.next_observation
+            observation,
+            action,
+            preprocessed.reward,
+            terminated=terminated,
+            truncated=truncated,
+            next_observation=preprocessed.next_observation,
+            life_lost=self._by_member(info[LIFE_LOST]) if LIFE_LOST in info else None,
         )
         return transition, episodes
 

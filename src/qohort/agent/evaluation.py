@@ -97,6 +97,7 @@ class Evaluator:
         """
         shape = self._observations.shape[:2]
         returns, lengths = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+        still, limit = np.zeros(shape, dtype=np.int64), self._config.still_steps
         failures: dict[int, EnvironmentFailure] = {}
         envs = [[CheckedEnv(env) for env in member] for member in self._envs]
         running = [(m, i) for m in range(shape[0]) for i in range(shape[1]) if m not in without]
@@ -128,6 +129,10 @@ class Evaluator:
                 except EnvironmentFailure as failure:
                     failures.setdefault(m, failure)
                     continue
+                if limit is not None:
+                    moves = reward != 0 or not np.array_equal(observation, self._observations[m, i])
+                    still[m, i] = 0 if moves else still[m, i] + 1
+                    truncated = truncated or bool(still[m, i] >= limit)
                 self._observations[m, i] = observation
                 returns[m, i] += float(reward)
                 lengths[m, i] = step + 1

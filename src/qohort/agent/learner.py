@@ -45,8 +45,10 @@ from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.cohort.state import Stateful, load_state, state_of
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
+from qohort.config.members import evaluation_environment
 from qohort.config.schema import TrainConfig
 from qohort.environments.frames import stored_frames
+from qohort.environments.tensor.registry import tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv
 from qohort.replay.base import Batch, Replay, ReplaySpec
 from qohort.replay.ring import StoredSteps, UniformReplay
@@ -276,11 +278,13 @@ class QLearning(pl.LightningModule):
         """Return what plays the evaluation episodes."""
         config, device, environments = self.config, self._cached_device, self.actor.environments
         # Normalised observations need the running statistics, which are not part of a program.
-        if isinstance(environments, TensorVectorEnv) and not self.actor.preprocessing.normalizes:
-            settings = (environments.environment, config.evaluation, self.seeds)
+        env = evaluation_environment(config)
+        tensor = tensor_environment(env) if isinstance(environments, TensorVectorEnv) else None
+        if tensor is not None and not self.actor.preprocessing.normalizes:
+            settings = (tensor, config.evaluation, self.seeds)
             networks = (self.values.of_member_without_noise, self.online.parameters_by_name())
             return TensorEvaluator(*settings, *networks, self.compiler, device)
-        return Evaluator(config.env, config.evaluation, self.seeds, device)
+        return Evaluator(env, config.evaluation, self.seeds, device)
 
     def _make_rounds(self) -> Rounds | None:
         """Return the programs that play many rounds at once, if the components of this run allow it."""
@@ -302,11 +306,9 @@ class QLearning(pl.LightningModule):
         plain = plain and is_current(optimizer, "ahead", "advance")
         if isinstance(self.replay, UniformReplay) and plain and isinstance(optimizer, MemberOptimizer):
             updates = Updates(self.replay, self.update, optimizer, self.compiler, device)
-        every = (self.target_network.every, config.evaluation.every, config.checkpoint.every, config.reset_every)
-        intervals = [one for one in every if one is not None]
         parts = (steps, updates, self.noise, self.replay, self.actor, self.progress, self.updates_by, self._rates)
         one_by_one = self.actor.follows_episodes or follows_episodes(self.lr_schedule)
-        return Rounds(*parts, intervals, config.log_every, one_by_one)
+        return Rounds(*parts, self._next_event, config.log_every, one_by_one)
 
     def _play(self, block: Block) -> None:
         """Play a block of rounds and write the rows of what happened in it."""
@@ -327,7 +329,7 @@ class QLearning(pl.LightningModule):
 
     def between_steps(self) -> None:
         """Copy the target network, evaluate, call the callbacks and reset the output layers, each when it is due."""
-        if self.intervals.due("target", self.target_network.every):
+        if self.intervals.due("target", self.target_network.every, self.target_network.per):
             self.update.copy_target()
         before = self.evaluated_at
         if self.intervals.due("evaluation", self.config.evaluation.every):
@@ -342,6 +344,19 @@ class QLearning(pl.LightningModule):
         if self.intervals.due("reset", self.config.reset_every) and self.progress.gradient_steps < self.updates():
             self._reset_outputs()
 
+    def _next_event(self) -> int:
+        """Return the env_steps at which `between_steps` next has something to do, at most the budget."""
+        target, config, now = self.target_network, self.config, self.progress.env_steps
+        every = [config.evaluation.every, config.checkpoint.every, config.reset_every]
+        events = [config.budget]
+        if target.every is not None and target.per == "gradient_steps":
+            updates = (self.progress.gradient_steps // target.every + 1) * target.every
+            rounds = -(-updates // config.gradient_steps) + (self._first_update - 1) // config.train_every
+            events.append(max(rounds * config.train_every, now + 1))
+        else:
+            every.append(target.every)
+        return min([*events, *((now // one + 1) * one for one in every if one is not None)])
+
     def budget_left(self) -> bool:
         """Return whether another step of the environments fits in the budget."""
         return self.progress.env_steps + self.num_envs <= self.config.budget
@@ -353,9 +368,13 @@ class QLearning(pl.LightningModule):
         first multiple that is at least `learning_starts` and at which the replay can provide a batch.
         """
         every = self.config.train_every
-        start = max(self.config.learning_starts, self.replay.min_env_steps(self.config))
-        rounds = env_steps // every - (start - 1) // every
+        rounds = env_steps // every - (self._first_update - 1) // every
         return rounds * (rounds > 0) * self.config.gradient_steps
+
+    @property
+    def _first_update(self) -> int:
+        """The env_steps before which there is no update."""
+        return max(self.config.learning_starts, self.replay.min_env_steps(self.config))
 
     def updates(self) -> int:
         """Return the number of updates in the whole budget."""
@@ -426,6 +445,8 @@ class QLearning(pl.LightningModule):
                 f"the checkpoint has format {state.get('format', 1)}, this version of Qohort reads {STATE_FORMAT}: "
                 "continue with the version that wrote it, or start over with overwrite=true"
             )
+        # After the last update the epoch is over. Lightning would skip training, and the rest of the budget with it.
+        checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0, completed=0)
         load_state({"progress": self.progress}, state)  # which decides whether there is a replay
         load_state(self._parts, state)
         if not self.config.env.deterministic:

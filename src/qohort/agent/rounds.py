@@ -314,7 +314,7 @@ class Rounds:
         progress: The cohort's progress. It is advanced when the events of a block are told.
         updates_by: Returns the updates that are due within the first env_steps.
         rates: Returns the learning rates.
-        intervals: The numbers of env_steps at whose multiples a block ends.
+        next_event: Returns the env_steps at which a block ends at the latest.
         log_every: The env_steps between metrics of updates.
         one_by_one: Whether a block has one step only, because the next depends on the episodes that have ended.
     """
@@ -329,14 +329,14 @@ class Rounds:
         progress: Progress,
         updates_by: Callable[[NDArray[np.int64]], NDArray[np.int64]],
         rates: Rates,
-        intervals: Sequence[int],
+        next_event: Callable[[], int],
         log_every: int,
         one_by_one: bool,
     ) -> None:
         self._steps, self._updates, self._noise, self._replay, self._actor = steps, updates, noise, replay, actor
         self._player = Player(steps.device)
         self._progress, self._updates_by, self._rates = progress, updates_by, rates
-        self._intervals, self._log_every, self._one_by_one = intervals, log_every, one_by_one
+        self._next_event, self._log_every, self._one_by_one = next_event, log_every, one_by_one
 
     def plan(self, last_log: int) -> Block:
         """Draw the random numbers of the next block and return it.
@@ -346,8 +346,7 @@ class Rounds:
         """
         progress, num_envs = self._progress, self._actor.num_envs
         start, updated = progress.env_steps, progress.gradient_steps
-        end = min([progress.budget, *((start // every + 1) * every for every in self._intervals)])
-        longest = min(-(-(end - start) // num_envs), (progress.budget - start) // num_envs, CALLS)
+        longest = min(-(-(self._next_event() - start) // num_envs), (progress.budget - start) // num_envs, CALLS)
         after_step = start + num_envs * np.arange(1, 2 if self._one_by_one else longest + 1)
         updates_after = self._updates_by(after_step) - updated
         if self._updates is None:

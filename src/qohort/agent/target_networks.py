@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -16,7 +16,9 @@ class TargetNetwork(Protocol):
     separate: bool
     """Whether the target network has its own parameters. If not, targets bootstrap from the online network."""
     every: int | None
-    """The env_steps between copies of the online network; None for no copies."""
+    """The number of `per` between copies of the online network; None for no copies."""
+    per: Literal["env_steps", "gradient_steps"]
+    """The unit of `every`."""
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """Return the new value of a target parameter after an update.
@@ -35,6 +37,7 @@ class NoTarget:
 
     separate = False
     every = None
+    per = "env_steps"
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """Return `target`, which is the online network itself."""
@@ -46,10 +49,12 @@ class HardTarget:
     """A periodic copy of the online network (Mnih et al., 2015).
 
     Attributes:
-        every: The env_steps between copies.
+        every: The number of `per` between copies.
+        per: The unit of `every`: env_steps, or gradient_steps (updates).
     """
 
     every: Annotated[int, Range(1)]
+    per: Literal["env_steps", "gradient_steps"] = "env_steps"
     separate = True
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
@@ -70,6 +75,7 @@ class PolyakTarget:
     tau: Annotated[float, Range(0, 1, above=True)]
     separate = True
     every = None
+    per = "env_steps"
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """Return θ' + τ (θ - θ')."""

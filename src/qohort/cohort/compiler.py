@@ -1,4 +1,4 @@
-"""Compiles programs with PyTorch. This is the only file that uses private interfaces of PyTorch.
+"""Compiles programs with PyTorch. Only this file and `batching`, which it imports, use private interfaces of PyTorch.
 
 It is imported when the first program is compiled. If anything here raises, `Compiler.build` prints a line and runs the
 program in another mode.
@@ -35,6 +35,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+from qohort.cohort.batching import register
 from qohort.cohort.convolution import convolution, max_pool
 from qohort.cohort.stacking import unrolling
 
@@ -200,6 +201,7 @@ def _functionalized(_: Any, function: type[torch.autograd.Function], *operands: 
 
 
 custom_function_call.functorch_table[TransformType.Functionalize] = _functionalized
+register()
 
 Flat = Callable[..., Any]
 """A function from tensors to a sequence of tensors."""

@@ -57,7 +57,7 @@ class Progress:
 
 
 class Intervals:
-    """Tracks events that are due every N env_steps.
+    """Tracks events that are due every N env_steps or gradient_steps.
 
     Args:
         progress: The cohort's progress.
@@ -66,23 +66,24 @@ class Intervals:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self.last: dict[str, int] = {}
-        """The env_steps at which each event was last due."""
+        """The env_steps, or gradient_steps, at which each event was last due."""
 
-    def due(self, what: str, every: int | None) -> bool:
-        """Return whether a multiple of `every` env_steps was reached since the event was last due.
+    def due(self, what: str, every: int | None, per: Literal["env_steps", "gradient_steps"] = "env_steps") -> bool:
+        """Return whether a multiple of `every` was reached since the event was last due.
 
         Args:
             what: The name of the event.
-            every: The env_steps between events; None for never.
+            every: The number of `per` between events; None for never.
+            per: The unit of `every`.
         """
-        now = self._progress.env_steps
+        now = int(getattr(self._progress, per))
         if every is None or now // every == self.last.get(what, 0) // every:
             return False
         self.last[what] = now
         return True
 
     def state_dict(self) -> dict[str, int]:
-        """Return the env_steps at which each event was last due."""
+        """Return when each event was last due."""
         return dict(self.last)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -127,6 +128,7 @@ class LinearSchedule:
         fraction: The fraction of the budget until `end` is reached. Set either this or `duration`.
         duration: The number of `per` until `end` is reached.
         per: The unit of `duration`: env_steps, gradient_steps or episodes.
+        delay: The env_steps before which the value is `start`; `fraction` or `duration` is counted from then on.
     """
 
     foldable: ClassVar[tuple[str, ...]] = ("start", "end")
@@ -136,8 +138,11 @@ class LinearSchedule:
     fraction: Annotated[float, Range(0, 1, above=True)] | None = None
     duration: Annotated[int, Range(1)] | None = None
     per: Unit = "env_steps"
+    delay: Annotated[int, Range(0)] = 0
 
     def __post_init__(self) -> None:
+        if np.any(self.delay) and self.per != "env_steps":
+            raise ValueError(f"delay counts env_steps: with per={self.per}, set it to 0")
         if (self.fraction is None) == (self.duration is None):
             raise ValueError("give either fraction (of the budget) or duration (a count), and set the other to null")
         if self.fraction is not None and self.per != "env_steps":
@@ -147,7 +152,8 @@ class LinearSchedule:
         """Return the value of each member, `[M]`."""
         duration = self.duration if self.fraction is None else progress.budget * self.fraction
         assert duration is not None
-        elapsed: Floats = np.minimum(progress.count(self.per) / duration, 1.0)
+        count = np.maximum(progress.count(self.per) - self.delay, 0.0)
+        elapsed: Floats = np.minimum(count / duration, 1.0)
         return self.start + (self.end - self.start) * elapsed
 
 

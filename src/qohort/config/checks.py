@@ -266,6 +266,12 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
                 nested = ": {".join(parts) + ": VALUE" + "}" * (len(parts) - 1)
                 raise ConfigError(f"unknown key {key}={format_value(value)}: in a file write {nested}")
             raise ConfigError(f"unknown key {prefix}{key}={format_value(value)}: {nearest(str(key), hints, prefix)}")
+    defaults = {
+        field.name
+        for field in dataclasses.fields(schema)
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
+    hints = {key: hint for key, hint in hints.items() if key in tree or key not in defaults}
     for key, hint in hints.items():
         if key not in tree:
             raise ConfigError(f"{prefix}{key} has no value: it must be {_describe(hint)}")

@@ -20,6 +20,9 @@ NOT_HASHED = (
 ADDED: Mapping[str, Mapping[str, Any]] = {
     "MLP": {"dueling_gradient": 1.0},
     "ConvNetwork": {"spectral_norm": False, "pool": None, "dueling_gradient": 1.0},
+    "HardTarget": {"per": "env_steps"},
+    "LinearSchedule": {"delay": 0},
+    "PrioritizedReplay": {"new_priority": "current"},
     "ImpalaNetwork": {"layer_norm": False, "spectral_norm": False, "pool": None, "dueling_gradient": 1.0},
 }
 """The keys of Qohort's classes that are younger than `hash8`, with their defaults."""
@@ -35,6 +38,9 @@ def experiment_tree(config: TrainConfig) -> dict[str, Any]:
     tree = {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
     del tree["env"]["deterministic"]  # a check, which does not change what is learned
     del tree["env"]["workers"]  # processes, which change no bit
+    for key, default in (("env", {}), ("still_steps", None)):
+        if tree["evaluation"][key] == default:
+            del tree["evaluation"][key]
     if config.env.frame_stack == 1:
         del tree["env"]["frame_stack"], tree["env"]["frame_padding"]
     return tree

@@ -21,7 +21,7 @@ from qohort.config.folding import foldable_keys
 from qohort.config.labels import label_of
 from qohort.config.messages import format_value, nearest
 from qohort.config.paths import expand_paths
-from qohort.config.schema import NOT_FOR_COHORTS, TrainConfig
+from qohort.config.schema import NOT_FOR_COHORTS, EnvironmentConfig, TrainConfig
 
 
 def check_config(config: DictConfig) -> list[TrainConfig]:
@@ -66,6 +66,28 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     if len(set(runs)) < len(runs):
         raise ConfigError("fold has the same seed with the same numbers twice: each member must be a different run")
     return members
+
+
+EVALUATION_KEYS = ("kwargs", "wrappers")
+"""The keys of `env` that may have another value in evaluation."""
+
+
+def evaluation_environment(config: TrainConfig) -> EnvironmentConfig:
+    """Return the environment of evaluations: that of training, with the keys of `evaluation.env`.
+
+    Raises:
+        ConfigError: If a key cannot differ, or its value has the wrong type.
+    """
+    for key in config.evaluation.env:
+        if key not in EVALUATION_KEYS:
+            raise ConfigError(f"evaluation.env.{key} cannot be set, only {' and '.join(EVALUATION_KEYS)} can differ")
+    changed = dict(config.evaluation.env)
+    if isinstance(changed.get("kwargs"), Mapping):
+        changed["kwargs"] = {**config.env.kwargs, **changed["kwargs"]}
+    try:
+        return build_config(EnvironmentConfig, {**dataclasses.asdict(config.env), **changed})
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.env: {error}") from error
 
 
 def _member(config: DictConfig, seed: int) -> TrainConfig:
@@ -134,6 +156,7 @@ def _check_together(config: TrainConfig) -> None:
             f"trainer.devices={config.trainer.devices} is not supported: a cohort is one program on one device; "
             "run several processes to use several"
         )
+    evaluation_environment(config)  # raises an error if it is not valid
     steps = config.budget // config.env.num_envs * config.env.num_envs
     if steps == 0:
         raise ConfigError(f"budget={config.budget} is less than one step of env.num_envs={config.env.num_envs}")

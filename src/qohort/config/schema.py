@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from qohort.config.annotations import Count, Node, PositiveInt, Range, Role
@@ -55,12 +55,17 @@ class EvaluationConfig:
         episodes: Number of episodes per evaluation.
         epsilon: Probability of a random action; 0 for the greedy policy.
         max_episode_steps: Maximum length of an episode in env_steps.
+        still_steps: env_steps without a reward and without a change of the observation after which an episode ends;
+            None for never. Not for tensor environments.
+        env: Keys of `env` that have another value in evaluation. Those of `kwargs` are set one by one.
     """
 
     every: PositiveInt
     episodes: PositiveInt
     epsilon: Annotated[float, Range(0, 1)]
     max_episode_steps: PositiveInt
+    still_steps: PositiveInt | None = None
+    env: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ INTEGERS = frozenset((int, np.int64))
 """Types of observations of a `Discrete` space that need no conversion."""
 
 
+LIFE_LOST = "life_lost"
+"""The entry of an info which says that the discount after a step is 0 although the episode goes on."""
 STEPS_AT_ONCE = 64
 """The steps whose observations are compared with the bounds of their space together."""
 
@@ -60,6 +62,8 @@ class CheckedEnv:
         """The seed of the current episode."""
         self.actions: list[int] = []
         """The actions of the current episode."""
+        self.life_lost = False
+        """Whether the info of the newest step has `life_lost`."""
         self._step, space = env.step, env.observation_space
         self._space = space
         self._dtype, self._shape = np.dtype(space.dtype), tuple(space.shape or ())
@@ -100,7 +104,7 @@ class CheckedEnv:
         """
         self.actions.append(int(action))
         try:
-            observation, reward, terminated, truncated, _ = self._step(action)
+            observation, reward, terminated, truncated, info = self._step(action)
         except (Exception, SystemExit) as error:
             raise self._raised("step", "(observation, reward, terminated, truncated, info)", error) from error
         if type(observation) is np.ndarray:
@@ -113,6 +117,7 @@ class CheckedEnv:
         if type(terminated) is not bool or type(truncated) is not bool:
             terminated = self._flag("terminated", terminated)
             truncated = self._flag("truncated", truncated)
+        self.life_lost = type(info) is dict and bool(info.get(LIFE_LOST))
         return observation, reward, terminated, truncated
 
     def failure(self, reason: str, trace: str | None = None) -> EnvironmentFailure:

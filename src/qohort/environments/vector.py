@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qohort.cohort.streams import member_seed
 from qohort.config.errors import ConfigError
-from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueCheck, close_all
+from qohort.environments.checked import LIFE_LOST, CheckedEnv, EnvironmentFailure, ValueCheck, close_all
 
 EpisodeSeed = Callable[[int, int], int]
 """A function from environment index and episode number to the seed of the episode."""
@@ -92,6 +92,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self._rewards = np.zeros(self.num_envs)
         self._terminated = np.zeros(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        self._life_lost = np.zeros(self.num_envs, dtype=np.bool_)
         self._episodes = [-1] * self.num_envs
         self._checked = [CheckedEnv(env) for env in self.envs]
         self._running = list(enumerate(self._checked))
@@ -129,7 +130,8 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             actions: One action per environment, counted from 0, `[num_envs]`.
 
         Returns:
-            Observations, rewards, terminated, truncated, and an info. The info has `final_obs` if an episode ended.
+            Observations, rewards, terminated, truncated, and an info. The info has `final_obs` if an episode ended,
+            and `life_lost [num_envs]` where the discount after the step is 0 although the episode goes on.
             The next step overwrites all arrays.
         """
         observations, ended = self.observations, []
@@ -148,6 +150,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             self._rewards[index] = reward
             self._terminated[index] = terminated
             self._truncated[index] = truncated
+            self._life_lost[index] = env.life_lost
             if terminated or truncated:
                 ended.append(index)
         for index, wrong in self._values.wrong():
@@ -157,7 +160,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
                     f"step() returned an observation with {wrong}, but the space is {self.single_observation_space}"
                 ),
             )
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = {LIFE_LOST: self._life_lost}
         if self.failures:  # members that have just been stopped start no episode, also where they were stepped after it
             for member in self.failures:
                 self.stand_still(member)
@@ -197,7 +200,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         own = slice(member * size, (member + 1) * size)
         self.observations[own] = self._values.harmless
         self._rewards[own] = 0
-        self._terminated[own] = self._truncated[own] = False
+        self._terminated[own] = self._truncated[own] = self._life_lost[own] = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the episode number, the actions of the current episode and the observation of each environment."""

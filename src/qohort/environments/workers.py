@@ -26,7 +26,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from qohort.config.schema import EnvironmentConfig
-from qohort.environments.checked import in_words
+from qohort.environments.checked import LIFE_LOST, in_words
 from qohort.environments.making import make_environment
 from qohort.environments.vector import EpisodicVectorEnv, MemberFailure, episode_seeds
 
@@ -68,6 +68,7 @@ class Shared:
             "reward": ((), np.float64),
             "terminated": ((), np.bool_),
             "truncated": ((), np.bool_),
+            LIFE_LOST: ((), np.bool_),
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -143,7 +144,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         """Step every environment; see `EpisodicVectorEnv.step`."""
         self._arrays["action"][:] = actions
         ended = self._ask("step")
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = {LIFE_LOST: self._arrays[LIFE_LOST]}
         if any(ended):
             for part, has_ended in zip(self._parts, ended, strict=True):
                 if not has_ended:
@@ -275,6 +276,7 @@ class _Worker:
         *arrays, info = self._vector.step(self._shared["action"])
         for name, array in zip(("observation", "reward", "terminated", "truncated"), arrays, strict=True):
             self._shared[name][:] = array
+        self._shared[LIFE_LOST][:] = info[LIFE_LOST]
         if "final_obs" in info:
             self._shared["final"][:] = info["final_obs"]
         return "final_obs" in info
@@ -284,7 +286,7 @@ class _Worker:
         for index in indices:
             self._vector.stand_still(index)
             self._shared["observation"][index] = self._vector.observations[index]
-            for name in ("reward", "terminated", "truncated"):
+            for name in ("reward", "terminated", "truncated", LIFE_LOST):
                 self._shared[name][index] = 0
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

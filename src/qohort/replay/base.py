@@ -42,6 +42,13 @@ class Transition(NamedTuple):
     truncated: NDArray[np.bool_]
     next_observation: NDArray[Any]
     """The observation after the step; where the episode ended, its final observation."""
+    life_lost: NDArray[np.bool_] | None = None
+    """Where the discount after the step is 0 although the episode goes on; None for nowhere."""
+
+    @property
+    def continues(self) -> NDArray[np.bool_]:
+        """Whether the discount after the step is γ, and not 0."""
+        return ~self.terminated if self.life_lost is None else ~(self.terminated | self.life_lost)
 
     @property
     def ended(self) -> NDArray[np.bool_]:

@@ -87,7 +87,7 @@ class FrameStorage:
         rows = {
             "action": transition.action,
             "reward": transition.reward,
-            "continues": ~transition.terminated,
+            "continues": transition.continues,
             "ended": transition.ended,
             "final": np.full_like(transition.action, -1),
         }

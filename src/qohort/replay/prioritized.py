@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class PrioritizedReplay(Ring):
     """A ring buffer sampled in proportion to priorities p = (|TD error| + ε)^α (Schaul et al., 2016, algorithm 1).
 
     A batch is a stratified sample: its k-th transition comes from the k-th of B equal parts of the sum of priorities
-    (appendix B.2.1). New transitions get the largest current priority. The `weight` of a batch is (N P)^-β, divided by
+    (appendix B.2.1). New transitions get the largest priority. The `weight` of a batch is (N P)^-β, divided by
     its largest value in the batch. The loss applies it once.
 
     Args:
@@ -32,6 +32,8 @@ class PrioritizedReplay(Ring):
         n_step: The number of steps of a transition, n.
         alpha: α, the exponent of the priorities; 0 for uniform sampling.
         epsilon: Added to |TD error|, in the same units.
+        new_priority: Of which priorities the largest is given to new transitions: those in the replay (`current`), or
+            all that there have been (`ever`, as in the authors' pseudocode and DQN Zoo).
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class PrioritizedReplay(Ring):
         n_step: PositiveInt = 1,
         alpha: Annotated[float, Range(0, 1)] = 0.6,
         epsilon: Annotated[float, Range(0, above=True)] = 1e-6,
+        new_priority: Literal["current", "ever"] = "current",
     ) -> None:
         super().__init__(spec, capacity, n_step)
         self._alpha, self._epsilon = alpha, epsilon
@@ -50,6 +53,7 @@ class PrioritizedReplay(Ring):
         self._tree = SumTree(members, self.storage.slots)
         self._uniforms = UniformStream(spec.seeds, "replay", (spec.batch_size,), block=64)
         self._strata = np.arange(spec.batch_size)
+        self._largest = np.ones(members) if new_priority == "ever" else None
         self._ready = 0  # number of transitions that have received a priority since the start
 
     def sample(self, progress: Progress) -> Batch:
@@ -68,7 +72,10 @@ class PrioritizedReplay(Ring):
         """Update the priorities of the last batch."""
         error = np.abs(td_error.cpu().numpy()).astype(np.float64)
         error += self._epsilon
-        self._tree.put(self._index, error**self._alpha)
+        priority = error**self._alpha
+        if self._largest is not None:
+            self._largest = np.maximum(self._largest, priority.max(1))
+        self._tree.put(self._index, priority)
 
     def _add_priorities(self) -> None:
         """Give newly completed transitions the largest priority, and overwritten ones the priority 0.
@@ -79,7 +86,8 @@ class PrioritizedReplay(Ring):
         complete = self._added - self._incomplete
         if complete <= self._ready:
             return
-        largest = np.where(self._tree.maximum > 0, self._tree.maximum, 1.0)[:, None]
+        current = np.where(self._tree.maximum > 0, self._tree.maximum, 1.0)
+        largest = (current if self._largest is None else self._largest)[:, None]
         for start, stop in self._slots(max(self._ready, complete - self.capacity), complete):
             self._tree.fill(start, stop, largest)
         # Slots that were overwritten by transitions that are not complete yet must not be sampled.
@@ -98,6 +106,7 @@ class PrioritizedReplay(Ring):
         return {
             **super().state_dict(),
             "priorities": torch.from_numpy(self._tree.values[:, : len(self)].copy()),
+            **({} if self._largest is None else {"largest": torch.from_numpy(self._largest.copy())}),
             "ready": self._ready,
             "uniforms": self._uniforms.state_dict(),
         }
@@ -106,5 +115,7 @@ class PrioritizedReplay(Ring):
         """Restore the state that `state_dict` returned."""
         super().load_state_dict(state)
         self._tree.fill(0, len(self), state["priorities"].numpy())
+        if self._largest is not None:
+            self._largest = state["largest"].numpy().copy()
         self._ready = int(state["ready"])
         self._uniforms.load_state_dict(state["uniforms"])

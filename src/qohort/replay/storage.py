@@ -91,6 +91,8 @@ def windows(
 ) -> Windows:
     """Return the n-step transitions that start at slots `index [M, B]`. A window ends with its episode.
 
+    Where a life was lost, it goes on, but what comes after is discounted by 0.
+
     Args:
         rows: Returns `reward`, `continues` or `ended` at slots.
         index: The slots, `[M, B]`.
@@ -107,8 +109,8 @@ def windows(
         slot = torch.where(slot < capacity, slot, slot - capacity)
         last = torch.where(running, slot, last)
         total = torch.where(running, total + power * rows("reward", slot), total)
-        power = power * gamma
-        discount = torch.where(running, power * rows("continues", slot), discount)
+        power = power * gamma * rows("continues", slot)
+        discount = torch.where(running, power, discount)
         running = running & ~rows("ended", slot)
     return Windows(total, discount, last)
 
@@ -173,7 +175,7 @@ class Storage:
             "observation": transition.observation,
             "action": transition.action,
             "reward": transition.reward,
-            "continues": ~transition.terminated,
+            "continues": transition.continues,
             "next_observation": transition.next_observation,
         }
         if "ended" in self.arrays:

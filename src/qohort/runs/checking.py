@@ -19,8 +19,9 @@ from qohort.agent.q_values import QValues, network_maker
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.config.errors import ConfigError
+from qohort.config.members import evaluation_environment
 from qohort.config.messages import nearest
-from qohort.config.schema import TrainConfig
+from qohort.config.schema import EnvironmentConfig, TrainConfig
 from qohort.environments.checked import close_all, in_words
 from qohort.environments.contract import check_contract
 from qohort.environments.making import make_environment
@@ -66,6 +67,20 @@ def check_bits(config: TrainConfig) -> None:
         )
 
 
+def _check_same_spaces(training: EnvironmentConfig, evaluation: EnvironmentConfig) -> None:
+    """Check that a policy that is trained in one environment can be evaluated in another.
+
+    Raises:
+        ConfigError: If their spaces differ.
+    """
+    envs = [make_environment(env) for env in (training, evaluation)]
+    for name in ("observation_space", "action_space"):
+        ours, theirs = (getattr(env, name) for env in envs)
+        if ours != theirs:
+            raise ConfigError(f"evaluation.env gives the {name} {theirs}, but training has {ours}: they must be equal")
+    close_all(envs)
+
+
 def check_environment(config: TrainConfig) -> spaces.Space[Any]:
     """Check that the environment keeps its contract, that the network fits it, and that the optimiser works.
 
@@ -78,6 +93,10 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
     """
     check_optimizer(config)
     check_contract(config.env)
+    evaluation = evaluation_environment(config)
+    if evaluation != config.env:
+        check_contract(evaluation)
+        _check_same_spaces(config.env, evaluation)
     tensor_environment(config.env)  # raises an error if it is asked for and there is none
     env = make_environment(config.env)
     try:

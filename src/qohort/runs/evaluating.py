@@ -29,6 +29,7 @@ from qohort.cohort.stacking import CohortNetwork
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError, RunsFailed
+from qohort.config.members import evaluation_environment
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
@@ -234,7 +235,7 @@ def play(
         max_episode_steps=settings.max_episode_steps or trained.max_episode_steps,
     )
     # Training never evaluates in round 0, so these episodes are new to the run, whatever its seed.
-    arguments = (member.config.env, evaluation, [settings.seed], device)
+    arguments = (evaluation_environment(member.config), evaluation, [settings.seed], device)
     if not settings.video:
         with closing(Evaluator(*arguments)) as evaluator:
             return evaluator(member.values, round=0), None
