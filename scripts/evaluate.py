@@ -1,16 +1,6 @@
-"""Evaluate a trained member: python scripts/evaluate.py run=<directory> [key=value ...]. Keys: conf/evaluate.yaml."""
+"""The same as `qohort evaluate`, for a clone: python scripts/evaluate.py [key=value ...]. Keys: conf/evaluate.yaml."""
 
-from omegaconf import DictConfig
-
-from qohort.cli.entry_point import entry_point
-
-
-@entry_point("evaluate")
-def main(config: DictConfig) -> None:
-    from qohort.runs.evaluating import evaluate
-
-    evaluate(config)
-
+from qohort.cli.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -1,16 +1,6 @@
-"""Report an ablation's results: python scripts/report.py ablation=<name> [key=value ...]. Keys: conf/report.yaml."""
+"""The same as `qohort report`, for a clone: python scripts/report.py [key=value ...]. Keys: conf/report.yaml."""
 
-from omegaconf import DictConfig
-
-from qohort.cli.entry_point import entry_point
-
-
-@entry_point("report")
-def main(config: DictConfig) -> None:
-    from qohort.report.report import report
-
-    report(config)
-
+from qohort.cli.report import main
 
 if __name__ == "__main__":
     main()

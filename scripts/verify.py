@@ -1,16 +1,6 @@
-"""Verify a report by training some runs again: python scripts/verify.py report=<directory>. Keys: conf/verify.yaml."""
+"""The same as `qohort verify`, for a clone: python scripts/verify.py [key=value ...]. Keys: conf/verify.yaml."""
 
-from omegaconf import DictConfig
-
-from qohort.cli.entry_point import entry_point
-
-
-@entry_point("verify")
-def main(config: DictConfig) -> None:
-    from qohort.report.verification import verify
-
-    verify(config)
-
+from qohort.cli.verify import main
 
 if __name__ == "__main__":
     main()

@@ -55,7 +55,7 @@ BASE = (
 @pytest.fixture(autouse=True)
 def experiments(tmp_path, monkeypatch):
     """Where experiment files go."""
-    monkeypatch.setattr(qohort.experiments.tuning, "EXPERIMENTS", tmp_path / "experiment")
+    monkeypatch.setattr(qohort.experiments.tuning, "own_directory", lambda: tmp_path)
     return tmp_path / "experiment"
 
 
@@ -214,7 +214,7 @@ TWICE = ("trials=4", "parallel=2")  # two batches
 def undisturbed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qohort.experiments.tuning, "EXPERIMENTS", directory / "experiment")
+        patch.setattr(qohort.experiments.tuning, "own_directory", lambda: directory)
         go(directory, *TWICE)
     return trials_of(directory), fingerprints(directory)
 

@@ -13,6 +13,7 @@ import platform
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.2.0"
 
@@ -61,3 +62,12 @@ def _choose_instructions() -> tuple[str, dict[str, str]]:
 
 BITS, INSTRUCTIONS = _choose_instructions()
 """Whether this process computes `portable` or `native` bits, and the environment variables that were set for it."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a part of `qohort.library`, which takes seconds to import."""
+    if name in ("Policy", "compose", "load", "train"):
+        from qohort import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module 'qohort' has no attribute '{name}'")

@@ -231,9 +231,18 @@ def _read_options() -> Namespace:
         error("--resolve needs --cfg or --help")
     if arguments.experimental_rerun and not Path(arguments.experimental_rerun).exists():
         error(f"--experimental-rerun {arguments.experimental_rerun}: no such file")
+    if arguments.config_path:  # Hydra would take it from the directory of this command
+        absolute = str(Path(arguments.config_path).absolute())
+        sys.argv[1:] = [_replaced(one, arguments.config_path, absolute) for one in sys.argv[1:]]
+        arguments.config_path = absolute
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
         error(f"--config-dir {arguments.config_dir}: no such directory")
     return arguments
+
+
+def _replaced(argument: str, old: str, new: str) -> str:
+    """Return an argument with another value if it is the option --config-path or its value."""
+    return argument.removesuffix(old) + new if argument in (old, f"--config-path={old}", f"-cp={old}") else argument
 
 
 def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -> None:

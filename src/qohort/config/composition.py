@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,30 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-CONFIG_DIRECTORY = Path(__file__).parents[3] / "conf"
+REPOSITORY = Path(__file__).resolve().parents[3]
+"""The clone, if the package is one's."""
+_packaged = Path(__file__).resolve().parents[1] / "conf"  # a link in a clone, a folder in a wheel
+CONFIG_DIRECTORY = _packaged.resolve() if _packaged.is_dir() else REPOSITORY / "conf"
+"""The configuration that comes with Qohort."""
+PROJECT = "conf"
+"""The name of a project's own configuration directory."""
+
+
+def project_directory() -> Path | None:
+    """Return `./conf` if it is a configuration of Qohort's, with a group or a file that Qohort's own has, too.
+
+    It is searched first, so that a project adds its own files and replaces Qohort's.
+    """
+    directory = Path.cwd() / PROJECT
+    if not directory.is_dir() or directory.resolve() == CONFIG_DIRECTORY:
+        return None
+    known = {one.name for one in CONFIG_DIRECTORY.iterdir()}
+    return directory if any(one.name in known for one in directory.iterdir()) else None
 
 
 @dataclass(frozen=True)
@@ -32,26 +50,30 @@ class Sources:
     Attributes:
         name: Name of the primary configuration.
         directory: The directory that holds it.
-        added: The directory of `--config-dir`, searched after `directory`; None for none.
+        added: The directories of `--config-dir` and `hydra.searchpath`, searched after `directory`.
+        project: The project's own directory, searched first; None for none.
     """
 
     name: str
     directory: Path = CONFIG_DIRECTORY
-    added: Path | None = None
+    added: tuple[Path, ...] = ()
+    project: Path | None = None
 
     @classmethod
     def of(cls, arguments: Namespace, config_name: str) -> Sources | None:
         """Return the sources that the command line's options name; None if the primary configuration is not there."""
         own = arguments.config_path
-        directory = Path(sys.argv[0]).parent.absolute() / own if own else CONFIG_DIRECTORY
-        added = Path(arguments.config_dir).absolute() if arguments.config_dir else None
-        sources = cls((arguments.config_name or config_name).removesuffix(".yaml"), directory, added)
-        return sources if (directory / f"{sources.name}.yaml").is_file() else None
+        directory = Path.cwd() / own if own else CONFIG_DIRECTORY
+        added = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
+        added += [directory for text in arguments.overrides for directory in _searched(text)]
+        name = (arguments.config_name or config_name).removesuffix(".yaml")
+        sources = cls(name, directory, tuple(added), project_directory())
+        return sources if any((one / f"{name}.yaml").is_file() for one in sources.directories) else None
 
     @property
     def directories(self) -> list[Path]:
         """The configuration directories, in search order."""
-        return [self.directory, *([self.added] if self.added else [])]
+        return [*([self.project] if self.project else []), self.directory, *self.added]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Compose the configuration with these overrides, Hydra's node included. Call it within `parser_of`."""
@@ -65,7 +87,28 @@ class Sources:
     @property
     def searchpath(self) -> list[str]:
         """The override that adds `added` to Hydra's search path; empty without it."""
-        return [override("hydra.searchpath", [f"file://{self.added}"])] if self.added else []
+        return [override("hydra.searchpath", [f"file://{one}" for one in self.added])] if self.added else []
+
+
+def _searched(text: str) -> list[Path]:
+    """Return the directories that an override of `hydra.searchpath` names."""
+    if not text.startswith("hydra.searchpath="):
+        return []
+    try:
+        value = OverridesParser.create().parse_override(text).value()
+    except HydraException:  # it is reported when the overrides are checked
+        return []
+    named = [str(getattr(one, "text", one)) for one in (value if isinstance(value, list) else [value])]
+    return [Path(one.removeprefix("file://")).absolute() for one in named if "://" not in one or "file://" in one]
+
+
+def own_directory() -> Path:
+    """Return the configuration directory that new files belong to: that of the project, or of the clone."""
+    project = project_directory()
+    if project is not None:
+        return project
+    in_clone = CONFIG_DIRECTORY == REPOSITORY / "conf" and Path.cwd().is_relative_to(REPOSITORY)
+    return CONFIG_DIRECTORY if in_clone else Path.cwd() / PROJECT
 
 
 def override(key: str, value: Any) -> str:
@@ -90,7 +133,8 @@ def _text(value: Any) -> str:
 def groups_of(sources: Sources) -> dict[str, Any]:
     """Return the groups of a primary configuration and the default option of each; empty if it cannot be read."""
     try:
-        primary: Any = OmegaConf.load(sources.directory / f"{sources.name}.yaml")
+        files = (one / f"{sources.name}.yaml" for one in sources.directories)
+        primary: Any = OmegaConf.load(next(file for file in files if file.is_file()))
         listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
         return {str(group): choice for entry in listed for group, choice in entry.items()}
     except Exception:  # Hydra reports what is wrong with the file

@@ -76,3 +76,28 @@ def _without_added(node: Any) -> Any:
         return node
     added = ADDED.get(str(node.get("_target_")), {})
     return {key: _without_added(value) for key, value in node.items() if key not in added or value != added[key]}
+
+
+def config_difference(theirs: TrainConfig, ours: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the keys in which two experiments differ, with both values; None for a key that one does not have.
+
+    The label of the arm is not compared.
+
+    Args:
+        theirs: The configuration of the first value of each pair.
+        ours: The configuration of the second value of each pair.
+    """
+    one, other = (flat(experiment_tree(dataclasses.replace(config, agent="-"))) for config in (theirs, ours))
+    keys = dict.fromkeys((*one, *other))
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping with dotted keys."""
+    pairs: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            pairs.update(flat(value, f"{prefix}{key}."))
+        else:
+            pairs[f"{prefix}{key}"] = value
+    return pairs

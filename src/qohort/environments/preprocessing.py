@@ -77,7 +77,7 @@ class ObservationNormalizer:
     """
 
     def __init__(self, members: int, shape: Sequence[int]) -> None:
-        self._moments = RunningMoments(members, shape)
+        self.moments = RunningMoments(members, shape)
 
     def __call__(self, observation: NDArray[Any], where: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Add observations to the statistics, one environment after the other, and normalise them.
@@ -95,8 +95,8 @@ class ObservationNormalizer:
             if not new.any():
                 continue
             sample = observation[:, e].astype(np.float64)
-            self._moments.add(sample, new)
-            scaled = (sample - self._moments.mean) / np.sqrt(self._moments.variance + EPSILON)
+            self.moments.add(sample, new)
+            scaled = (sample - self.moments.mean) / np.sqrt(self.moments.variance + EPSILON)
             normalized[new, e] = scaled[new]
         return normalized
 
@@ -106,7 +106,7 @@ class ObservationNormalizer:
         def normalized_values(observation: Tensor) -> Tensor:
             mean, variance = (
                 torch.from_numpy(moment).to(observation.device).unsqueeze(1)
-                for moment in (self._moments.mean, self._moments.variance)
+                for moment in (self.moments.mean, self.moments.variance)
             )
             scaled = (observation.double() - mean) / (variance + EPSILON).sqrt()
             return values(scaled.to(observation.dtype))
@@ -115,11 +115,11 @@ class ObservationNormalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics."""
-        return self._moments.state_dict()
+        return self.moments.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self._moments.load_state_dict(state)
+        self.moments.load_state_dict(state)
 
 
 class RewardNormalizer:
@@ -240,6 +240,11 @@ class Preprocessing:
     def normalizes(self) -> bool:
         """Whether observations or rewards are normalised by running statistics."""
         return self._observations is not None or self._rewards is not None
+
+    @property
+    def observation_moments(self) -> RunningMoments | None:
+        """The statistics of observations; None if they are not normalised."""
+        return None if self._observations is None else self._observations.moments
 
     def before(self, values: Values) -> Values:
         """Return a function that preprocesses observations, without updating any statistics, and calls `values`."""

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.config.annotations import PositiveInt
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError
-from qohort.config.identity import experiment_tree
+from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
 
@@ -384,31 +384,6 @@ def check_arms(ablation: Ablation, configs: Mapping[tuple[str, str], TrainConfig
                     f"ablation={ablation.name}: arms {twin} and {arm.label} are the same experiment on {environment}: "
                     "change or remove one"
                 )
-
-
-def config_difference(theirs: TrainConfig, ours: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the keys in which two experiments differ, with both values; None for a key that one does not have.
-
-    The label of the arm is not compared.
-
-    Args:
-        theirs: The configuration of the first value of each pair.
-        ours: The configuration of the second value of each pair.
-    """
-    one, other = (flat(experiment_tree(replace(config, agent="-"))) for config in (theirs, ours))
-    keys = dict.fromkeys((*one, *other))
-    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one mapping with dotted keys."""
-    pairs: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            pairs.update(flat(value, f"{prefix}{key}."))
-        else:
-            pairs[f"{prefix}{key}"] = value
-    return pairs
 
 
 def _within(key: str, keys: Sequence[str]) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-from qohort.config.composition import CONFIG_DIRECTORY, override
+from qohort.config.composition import override, own_directory
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.folding import foldable_keys
 from qohort.config.identity import config_tree
@@ -52,9 +52,6 @@ from qohort.runs.manifest import command_line
 from qohort.runs.members import Member, members_of
 from qohort.runs.training import finish, prepare
 from qohort.statistics import format_returns, iqm
-
-EXPERIMENTS = CONFIG_DIRECTORY / "experiment"
-
 
 STUDY = "study.db"
 
@@ -138,7 +135,7 @@ def check_target(settings: TuneConfig, written: Sequence[str]) -> None:
     Raises:
         ConfigError: If it cannot be written, or exists and was not written by this study.
     """
-    target = EXPERIMENTS / f"{settings.name}.yaml"
+    target = own_directory() / "experiment" / f"{settings.name}.yaml"
     existing = next(one for one in (target.parent, *target.parent.parents) if one.exists())
     if not os.access(existing, os.W_OK):
         raise ConfigError(f"name={settings.name}: {target} cannot be written")
@@ -393,7 +390,7 @@ class Tuning:
         ]
         text = experiment_of(self.settings, winner.settings, header)
         check_experiment(self.settings, text, winner.settings)
-        target = EXPERIMENTS / f"{name}.yaml"
+        target = own_directory() / "experiment" / f"{name}.yaml"
         written = self.study.user_attrs.get("written", [])
         if digest(text) not in written:
             self.study.set_user_attr("written", [*written, digest(text)])

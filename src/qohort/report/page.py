@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qohort.config.identity import experiment_tree
+from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.messages import format_value
-from qohort.experiments.ablation import Ablation, Arm, config_difference, flat
+from qohort.experiments.ablation import Ablation, Arm
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.tables import Table

@@ -20,10 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError, RunsFailed
-from qohort.config.identity import config_hash, config_tree
+from qohort.config.identity import config_hash, config_tree, flat
 from qohort.config.messages import format_value
 from qohort.config.schema import TrainConfig
-from qohort.experiments.ablation import flat
 from qohort.runs.directory import RunDirectory
 from qohort.runs.manifest import HISTORY
 from qohort.runs.training import train

@@ -119,7 +119,7 @@ class RunDirectory:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be made: {error.strerror}") from error
         try:
@@ -146,10 +146,11 @@ class RunDirectory:
 
     def holder(self) -> str:
         """Return which process on which machine holds the lock."""
-        return self._lock_file.read_text() or "another process"
+        return self.lock_file.read_text() or "another process"
 
     @property
-    def _lock_file(self) -> Path:
+    def lock_file(self) -> Path:
+        """Path of the file that the process which trains the run has locked."""
         return self.path.parent / f".{self.path.name}.lock"
 
     def resumable_step(self) -> int | None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import torch
 import yaml
+from gymnasium import spaces
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from qohort.agent.evaluation import EpisodeScores, Evaluator
+from qohort.agent.heads import Head
 from qohort.agent.q_values import QValues, network_maker
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
@@ -127,6 +130,16 @@ def load_config(directory: RunDirectory) -> TrainConfig:
     Raises:
         ConfigError: If it is not a run directory, or its `config.yaml` is not valid for this version.
     """
+    config = stored_config(directory)
+    if not os.access(directory.path, os.W_OK):
+        raise ConfigError(
+            f"run={directory.path} is not writable, but evaluation.json is written there: copy it elsewhere"
+        )
+    return config
+
+
+def stored_config(directory: RunDirectory) -> TrainConfig:
+    """Load the configuration of a member whose directory is only read; see `load_config`."""
     path = directory.path
     if not path.is_dir():
         raise ConfigError(
@@ -136,8 +149,6 @@ def load_config(directory: RunDirectory) -> TrainConfig:
         runs = [run.parent for depth in ("", "*/", "*/*/") for run in sorted(path.glob(f"{depth}seed-*/config.yaml"))]
         hint = f"did you mean run={runs[0]}?" if runs else "give one that scripts/train.py wrote"
         raise ConfigError(f"run={path} is not a run directory, it has no config.yaml: {hint}")
-    if not os.access(path, os.W_OK):
-        raise ConfigError(f"run={path} is not writable, but evaluation.json is written there: copy it elsewhere")
     try:
         tree: object = directory.config()
         if not isinstance(tree, dict):
@@ -159,33 +170,67 @@ def load_member(directory: RunDirectory, config: TrainConfig, device: torch.devi
         ConfigError: If there is no undamaged checkpoint, the environment cannot be made, or the network does not fit
             the checkpoint.
     """
+    stored = read_member(directory, config)
+    try:
+        network = CohortNetwork(stored.make, [config.seed])
+        network.load_state_dict(stored.weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise stored.misfit(directory, error) from error
+    network.to(device)
+    # Compiling would take longer than it saves.
+    values = QValues(network, stored.head, Compiler("none"))
+    return TrainedMember(config, stored.checkpoint, stored.env_steps, stored.preprocessing.before(values))
+
+
+class StoredMember(NamedTuple):
+    """What a run directory keeps of a member's network, and what builds it."""
+
+    checkpoint: Path
+    env_steps: int
+    """The env_steps at which the checkpoint was saved."""
+    space: spaces.Space[Any]
+    """The observation space."""
+    actions: spaces.Discrete
+    head: Head
+    make: Callable[[], nn.Module]
+    """Builds the network."""
+    weights: dict[str, Tensor]
+    """The parameters of a `CohortNetwork` of one member."""
+    preprocessing: Preprocessing
+
+    def misfit(self, directory: RunDirectory, error: Exception) -> ConfigError:
+        """Return the error of weights that do not fit the network."""
+        return ConfigError(f"run={directory.path}: the network does not fit {self.checkpoint.name}: {error}")
+
+
+def read_member(directory: RunDirectory, config: TrainConfig) -> StoredMember:
+    """Read the network of a member from its final checkpoint, or else from its newest undamaged one.
+
+    Args:
+        directory: The member's run directory.
+        config: Its configuration.
+
+    Raises:
+        ConfigError: If there is no undamaged checkpoint, or the environment cannot be made.
+    """
     path, checkpoint = _newest_checkpoint(directory)
     env = make_environment(config.env)
     try:
         check_spaces(config.env, env)
-        space, actions = env.observation_space, int(env.action_space.n)  # type: ignore[attr-defined]
+        space, actions = env.observation_space, env.action_space
     finally:
         env.close()
+    assert isinstance(actions, spaces.Discrete)
     head = instantiate(config.head)
-    make = network_maker(config.network, space, actions, head)
+    make = network_maker(config.network, space, int(actions.n), head)
     prefix = "online."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
     }
-    try:
-        network = CohortNetwork(make, [config.seed])
-        network.load_state_dict(weights)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"run={directory.path}: the network does not fit {path.name}: {error}") from error
-    network.to(device)
-
-    # Compiling would take longer than it saves.
-    values = QValues(network, head, Compiler("none"))
     preprocessing = Preprocessing([config], space)
     state = checkpoint["qohort"]
     preprocessing.load_state_dict(state["actor"]["preprocessing"])
-    env_steps = state["progress"]["env_steps"]
-    return TrainedMember(config, path, env_steps, preprocessing.before(values))
+    return StoredMember(path, state["progress"]["env_steps"], space, actions, head, make, weights, preprocessing)
 
 
 def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:

@@ -1,0 +1,5 @@
+"""`python -m qohort`."""
+
+from qohort.cli.main import main
+
+main()

@@ -1,0 +1,15 @@
+"""Train a cohort, or a sweep with -m: qohort train [key=value ...]. Keys: conf/train.yaml."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from qohort.cli.entry_point import entry_point
+
+
+@entry_point("train")
+def main(config: DictConfig) -> None:
+    """Train."""
+    from qohort.runs.training import train
+
+    train(config)

@@ -1,0 +1,130 @@
+"""A trained policy as an ordinary object: what it would do, and its network without a member axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qohort.agent.heads import Head
+from qohort.config.schema import TrainConfig
+from qohort.environments.preprocessing import EPSILON, Preprocessing
+from qohort.runs.directory import RunDirectory
+from qohort.runs.evaluating import read_member, stored_config
+
+
+class PolicyNetwork(nn.Module):
+    """Maps observations `[B, ...]`, as the environment returns them, to action values `[B, A]`.
+
+    An ordinary module without a member axis. Noise is off, and a head with random fractions uses the midpoints of equal
+    ones, as in evaluation. Where training normalised observations, so does the module.
+
+    Args:
+        network: The network of one member.
+        head: The value head.
+        mean: The running mean of observations; None if they were not normalised.
+        variance: Their running variance.
+    """
+
+    fractions: Tensor
+    mean: Tensor | None
+    variance: Tensor
+
+    def __init__(
+        self, network: nn.Module, head: Head, mean: Tensor | None = None, variance: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self._head = network, head
+        count = 0 if head.fractions is None else head.fractions["policy"]
+        self.register_buffer("fractions", (torch.arange(count, dtype=torch.float32) + 0.5) / max(count, 1))
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Map observations `[B, ...]` to action values `[B, A]`."""
+        if self.mean is not None:
+            scaled = (observation.double() - self.mean) / (self.variance + EPSILON).sqrt()
+            observation = scaled.to(observation.dtype)
+        fractions = [self.fractions.expand(observation.shape[0], -1)] if self.fractions.numel() else []
+        values: Tensor = self._head.mean(self._head.distribution(self.network(observation, *fractions)))
+        return values
+
+
+class Policy:
+    """A trained policy.
+
+        policy = qohort.load("outputs/CartPole-v1/dqn-9817f200/seed-0")
+        action = policy.act(observation)
+
+    Args:
+        network: Maps observations to action values.
+        config: The configuration that it was trained with.
+        observation_space: The observation space of one environment.
+        action_space: The action space of one environment.
+        env_steps: The env_steps that it was trained for.
+    """
+
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        config: TrainConfig,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        env_steps: int,
+    ) -> None:
+        self.network, self.config, self.env_steps = network.eval(), config, env_steps
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def values(self, observation: Any) -> NDArray[np.float32]:
+        """Return the action values `[A]` of an observation, or `[B, A]` of several."""
+        array = np.asarray(observation, dtype=self.observation_space.dtype)
+        shape = self.observation_space.shape or ()
+        if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
+            raise ValueError(f"an observation has the shape {shape}, several [B, ...]; this one has {array.shape}")
+        with torch.no_grad():
+            values = self.network(torch.from_numpy(np.array(array.reshape(-1, *shape)))).numpy()
+        result: NDArray[np.float32] = values[0] if array.ndim == len(shape) else values
+        return result
+
+    def act(self, observation: Any) -> Any:
+        """Return the greedy action of an observation, or an array `[B]` of those of several."""
+        values = self.values(observation)
+        action = values.argmax(-1) + self.action_space.start
+        return int(action) if values.ndim == 1 else action
+
+
+def load(run: str | Path) -> Policy:
+    """Load the policy of a run, from its final checkpoint or else from its newest undamaged one.
+
+    Args:
+        run: A run directory, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>`.
+
+    Raises:
+        ConfigError: If it is not a run directory, has no checkpoint, or its environment cannot be made.
+    """
+    directory = RunDirectory(Path(run).expanduser())
+    config = stored_config(directory)
+    stored = read_member(directory, config)
+    prefix = "network."
+    weights = {name.removeprefix(prefix): value[0] for name, value in stored.weights.items() if name.startswith(prefix)}
+    try:
+        network = stored.make()
+        network.load_state_dict(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise stored.misfit(directory, error) from error
+    mean, variance = _moments(stored.preprocessing)
+    policy_network = PolicyNetwork(network, stored.head, mean, variance)
+    return Policy(policy_network, config, stored.space, stored.actions, stored.env_steps)
+
+
+def _moments(preprocessing: Preprocessing) -> tuple[Tensor | None, Tensor | None]:
+    """Return the mean and the variance of observations; None if they are not normalised."""
+    moments = preprocessing.observation_moments
+    if moments is None:
+        return None, None
+    return torch.from_numpy(moments.mean[0].copy()), torch.from_numpy(moments.variance[0].copy())
