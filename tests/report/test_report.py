@@ -317,7 +317,7 @@ def test_mistakes_are_one_line(report, given, message):
     ("given", "message"),
     [
         ([], "ablation has no value: give it one with ablation=NAME, a file in conf/ablation"),
-        (["ablation=cartpole_component"], "did you mean cartpole_components?"),
+        (["ablation=cartpole_component"], "did you mean cartpole_components or minatar_components?"),
         (["ablation=cartpole_components", "allow_mising=true"], "did you mean allow_missing?"),
     ],
 )

@@ -33,7 +33,7 @@ from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import QValues, network_maker
 from qohort.agent.rounds import Block, Rounds, Steps, Updates, is_current, stepwise
 from qohort.agent.rows import Fail, Recorder, Rows
-from qohort.agent.target_networks import TargetNetwork
+from qohort.agent.target_networks import TargetNetwork, unit_of
 from qohort.agent.td_loss import TDLoss
 from qohort.agent.tensor_evaluation import TensorEvaluator
 from qohort.agent.update import Update, UpdateResult
@@ -329,7 +329,7 @@ class QLearning(pl.LightningModule):
 
     def between_steps(self) -> None:
         """Copy the target network, evaluate, call the callbacks and reset the output layers, each when it is due."""
-        if self.intervals.due("target", self.target_network.every, self.target_network.per):
+        if self.intervals.due("target", self.target_network.every, unit_of(self.target_network)):
             self.update.copy_target()
         before = self.evaluated_at
         if self.intervals.due("evaluation", self.config.evaluation.every):
@@ -349,7 +349,7 @@ class QLearning(pl.LightningModule):
         target, config, now = self.target_network, self.config, self.progress.env_steps
         every = [config.evaluation.every, config.checkpoint.every, config.reset_every]
         events = [config.budget]
-        if target.every is not None and target.per == "gradient_steps":
+        if target.every is not None and unit_of(target) == "gradient_steps":
             updates = (self.progress.gradient_steps // target.every + 1) * target.every
             rounds = -(-updates // config.gradient_steps) + (self._first_update - 1) // config.train_every
             events.append(max(rounds * config.train_every, now + 1))

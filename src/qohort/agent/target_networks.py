@@ -16,9 +16,8 @@ class TargetNetwork(Protocol):
     separate: bool
     """Whether the target network has its own parameters. If not, targets bootstrap from the online network."""
     every: int | None
-    """The number of `per` between copies of the online network; None for no copies."""
-    per: Literal["env_steps", "gradient_steps"]
-    """The unit of `every`."""
+    """The env_steps between copies of the online network; None for no copies. With an attribute `per`, of the value
+    `gradient_steps`, it is the number of updates."""
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """Return the new value of a target parameter after an update.
@@ -31,13 +30,18 @@ class TargetNetwork(Protocol):
         """
 
 
+def unit_of(target_network: TargetNetwork) -> Literal["env_steps", "gradient_steps"]:
+    """Return the unit of `every`."""
+    unit: Literal["env_steps", "gradient_steps"] = getattr(target_network, "per", "env_steps")
+    return unit
+
+
 @dataclass(frozen=True)
 class NoTarget:
     """No target network: bootstrap from the online network, as in Q-learning and in `experiment=article/dqn`."""
 
     separate = False
     every = None
-    per = "env_steps"
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """Return `target`, which is the online network itself."""
@@ -75,7 +79,6 @@ class PolyakTarget:
     tau: Annotated[float, Range(0, 1, above=True)]
     separate = True
     every = None
-    per = "env_steps"
 
     def follow(self, target: Tensor, online: Tensor) -> Tensor:
         """Return θ' + τ (θ - θ')."""
