@@ -15,7 +15,7 @@ LOCK := build/lock
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup train ablation test test-slow test-torch lint format type docs check benchmark lock clean
+.PHONY: help setup train ablation test test-slow test-torch lint format type docs check benchmark wheel lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s  %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ test-torch: ## run the exactness tests with another torch: TORCH=2.14.1
 		--ignore-requires-python --editable .
 	@build/torch-$(TORCH)/bin/python -m pytest -n $(WORKERS) -m "" tests/test_exactness.py tests/test_cohort.py \
 		tests/test_optimizer.py tests/test_agents.py $(ARGS)
+
+wheel: setup ## build a wheel in build/wheel
+	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 
 lint: setup ## check style and layers: ruff, import-linter
 	@$(PY) -m ruff check

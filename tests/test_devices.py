@@ -39,16 +39,20 @@ def run(device: str, directory: Path, seeds: list[int], *overrides: str) -> dict
 VARIANTS = {
     "dqn": ("agent=dqn",),
     "rainbow": ("agent=rainbow",),
-    "minatar": ("env=minatar", "network=minatar", "network.hidden=[11]"),
+    "minatar": ("env=minatar", "network.hidden=[11]"),
+    "rainbow on images": ("env=minatar", "agent=rainbow", "batch_size=16"),
 }
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_member_is_the_same_alone_and_in_a_cohort(device: str, tmp_path: Path, name: str) -> None:
+def test_a_member_is_the_same_alone_and_in_a_cohort(
+    device: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     alone = run(device, tmp_path / "alone", [3], *VARIANTS[name])
     many = run(device, tmp_path / "many", [7, 5, 1, 3, 0], *VARIANTS[name])
     assert alone[3] == many[3] != many[0]
+    assert "cannot be played from a tape" not in capsys.readouterr().err
     for manifest in tmp_path.rglob("manifest.json"):
         assert json.loads(manifest.read_text())["compile_fallbacks"] == {}
 

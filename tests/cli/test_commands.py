@@ -225,6 +225,28 @@ def test_qohort_from_python(tmp_path):
         qohort.lode  # noqa: B018
 
 
+def test_a_new_project_trains_and_its_tests_pass(tmp_path, monkeypatch, capsys):
+    lab = tmp_path / "My-lab"
+    monkeypatch.setattr(sys, "argv", ["qohort", "new", str(lab)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    main()
+    assert capsys.readouterr().out.endswith(f"cd {lab} && qohort train experiment=mine\n")
+    assert (lab / "my_lab" / "heads.py").is_file()
+    assert not list(lab.rglob("*.j2"))
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,UP,B", "--line-length", "120", "."]
+    assert subprocess.run(ruff, cwd=lab, capture_output=True, text=True).returncode == 0
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=lab, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    for name, message in (
+        (str(lab), "exists and is not an empty directory"),
+        (str(tmp_path / "3d"), "cannot be the name"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["qohort", "new", name])
+        with pytest.raises(SystemExit):
+            main()
+        assert message in capsys.readouterr().err
+
+
 def test_seeds_ages_and_sizes_in_words():
     assert in_words([4, 0, 1, 2, 9, 8]) == "0-2, 4, 8-9"
     assert [size(count) for count in (7, 1500, 2_500_000, 7_100_000_000)] == ["7 B", "1.5 kB", "2.5 MB", "7.1 GB"]

@@ -11,6 +11,7 @@ from qohort.cli.entry_point import fail
 from qohort.config.messages import nearest
 
 COMMANDS = {
+    "new": "make a project of your own",
     "train": "train a cohort, or a sweep with -m",
     "evaluate": "play episodes with a trained member",
     "runs": "list runs: what is finished, running, interrupted, failed",

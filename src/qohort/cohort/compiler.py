@@ -7,6 +7,7 @@ program in another mode.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import itertools
 import os
@@ -25,6 +26,7 @@ from torch._functorch.autograd_function import custom_function_call
 from torch._guards import TracingContext, tracing
 from torch._inductor import config as inductor_config
 from torch._inductor import cpp_builder, exc
+from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -202,6 +204,23 @@ def _functionalized(_: Any, function: type[torch.autograd.Function], *operands: 
 
 custom_function_call.functorch_table[TransformType.Functionalize] = _functionalized
 register()
+
+
+def _split_if_alike(split: Callable[..., Any]) -> Callable[..., Any]:
+    """Return inductor's splitting of loops, which is optional, without its failure for loops of different shapes."""
+
+    @functools.wraps(split)
+    def guarded(scheduling: Any, nodes: list[Any]) -> list[Any]:
+        try:
+            result: list[Any] = split(scheduling, nodes)
+        except AssertionError:
+            return nodes
+        return result
+
+    return guarded
+
+
+CppScheduling.try_loop_split = _split_if_alike(CppScheduling.try_loop_split)  # type: ignore[method-assign]
 
 Flat = Callable[..., Any]
 """A function from tensors to a sequence of tensors."""

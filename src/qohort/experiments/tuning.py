@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -48,7 +47,7 @@ from qohort.experiments.tuning_config import (
 from qohort.runs.checkpoints import write_atomically
 from qohort.runs.directory import RunDirectory
 from qohort.runs.interruption import STOP
-from qohort.runs.manifest import command_line
+from qohort.runs.manifest import as_typed, command_line
 from qohort.runs.members import Member, members_of
 from qohort.runs.training import finish, prepare
 from qohort.statistics import format_returns, iqm
@@ -385,7 +384,7 @@ class Tuning:
         name, count = self.settings.name, len(self.study.get_trials())
         header = [
             f"The best of {_count(count, 'trial')}; on {self.measured(winner.returns)}",
-            f"Found by: python scripts/{shlex.join(command_line())}",
+            f"Found by: {as_typed(command_line())}",
             f"python scripts/train.py experiment={name}",
         ]
         text = experiment_of(self.settings, winner.settings, header)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -83,4 +85,9 @@ def command_line() -> list[str]:
     """Return the command line that runs this job again: as typed, or for a job of a sweep with the job's overrides."""
     if in_sweep():
         return [f"{HydraConfig.get().job.name}.py", *HydraConfig.get().overrides.task]
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]]  # the command `qohort train` is two words
+
+
+def as_typed(words: Sequence[str]) -> str:
+    """Return a command line of `command_line` as it is typed in a clone."""
+    return shlex.join(words) if words[0] == "qohort" else f"python scripts/{shlex.join(words)}"
