@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from qohort.config.checks import build_config
 from qohort.config.composition import Sources, parser_of, project_directory
 from qohort.config.errors import ConfigError
-from qohort.config.identity import config_difference
+from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.members import check_config
 from qohort.config.schema import TrainConfig
 from qohort.runs.checkpoints import newest_step
@@ -149,7 +149,8 @@ def differences(config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     preset = config.agent.partition("+")[0]
     base = _preset(preset) or _preset("dqn")
     found = {} if base is None else config_difference(base, config)
-    return {key: value for key, value in found.items() if key != "env.id"}
+    own = flat(experiment_tree(config))
+    return {key: value for key, value in found.items() if key in own and key != "env.id"}
 
 
 @functools.cache
