@@ -96,6 +96,8 @@ def project(tmp_path_factory):
         (directory / "conf" / group / f"{name}.yaml").write_text(text)
     done = command("train", "-m", "experiment=mine,curious", "seed=0,1", *SHORT, cwd=directory)
     assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("the whole sweep")[2]
+    assert table.count("2 of 2") == table.count("gamma=") == 2
     return directory
 
 

@@ -31,6 +31,7 @@ from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check
 from qohort.runs.checking import check_jobs
 from qohort.runs.interruption import STOP
 from qohort.runs.members import Member, check_code, members_of, other_code
+from qohort.runs.summary import summarise_sweep
 
 Fold = Mapping[str, float]
 
@@ -293,6 +294,7 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: run the same command to continue") from error
             raise SweepFailed(f"the launcher failed: {_reason(error)}") from error
+    summarise_sweep([(member.config, member.directory) for member in members])
     _report_failures(left, returns)
     return [returns]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from qohort.config.identity import experiment_tree, flat
+from qohort.config.messages import format_value
 from qohort.config.schema import TrainConfig
 from qohort.runs.directory import RunDirectory
 from qohort.runs.learning_curve import draw_cohort
@@ -32,6 +34,41 @@ def summarise(finished: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
         alike[directory.path.parent].append((config, directory))
     for parent, runs in alike.items():
         _summarise_alike(parent, runs)
+
+
+def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
+    """Print one table over all experiments of a sweep, also those that were finished before.
+
+    Each row is named by the keys in which it differs from others. Nothing is printed for a single experiment.
+
+    Args:
+        planned: The configuration and directory of each run of the sweep.
+    """
+    alike: dict[Path, list[tuple[TrainConfig, RunDirectory]]] = defaultdict(list)
+    for config, directory in planned:
+        alike[directory.path.parent].append((config, directory))
+    if len(alike) < 2:
+        return
+    firsts = {parent: runs[0][0] for parent, runs in alike.items()}
+    trees = {parent: flat(experiment_tree(config)) for parent, config in firsts.items()}
+    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in ("agent", "env.id"))
+    differing = [key for key in keys if len({repr(tree.get(key)) for tree in trees.values()}) > 1]
+    table = Table(title="the whole sweep", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("env", "agent", "differs in", "finished", "final return"):
+        table.add_column(heading, overflow="fold")
+    for parent, runs in alike.items():
+        config, tree = firsts[parent], trees[parent]
+        results = [result for _, directory in runs if (result := directory.result()) is not None]
+        words = ", ".join(f"{key}={format_value(tree[key])}" for key in differing if key in tree)
+        table.add_row(
+            config.env.name,
+            config.agent,
+            words if len(words) <= 120 else words[:117] + "...",
+            f"{len(results)} of {len(runs)}",
+            format_returns([result["final_return"] for result in results]) if results else "",
+        )
+    width = None if sys.stdout.isatty() else 160
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
 
 
 def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
