@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -225,6 +226,29 @@ def test_qohort_from_python(tmp_path):
         qohort.compose("gama=0.5")
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         qohort.lode  # noqa: B018
+
+
+def test_runs_are_deleted_but_not_those_that_are_running(tmp_path, project, qohort_command, listed):
+    shutil.copytree(project / "outputs", tmp_path / "outputs")
+    one, two, other, _ = (str(tmp_path / run["directory"]) for run in listed())
+    busy = RunDirectory(Path(two))
+    assert busy.lock()
+    try:
+        done = qohort_command("rm", str(Path(two).parent), "--yes")
+        assert (done.returncode, Path(one).is_dir()) == (2, True)
+        assert f"{two} is in use by process" in done.stderr
+    finally:
+        busy.unlock()
+    done = qohort_command("rm", one)
+    assert (done.returncode, Path(one).is_dir(), done.stderr) == (1, True, "qohort: add --yes to delete them\n")
+    assert qohort_command("rm", one, "--yes").stdout.endswith("deleted 1 run\n")
+    assert not Path(one).exists()
+    assert Path(two).is_dir()
+    assert qohort_command("rm", str(Path(other).parent), "--yes").stdout.endswith("deleted 2 runs\n")
+    assert not Path(other).parent.exists()
+    for wrong in (str(tmp_path / "outputs"), str(tmp_path)):
+        assert "is not the directory of a run or of an experiment" in qohort_command("rm", wrong, "--yes").stderr
+    assert Path(two).is_dir()
 
 
 def test_a_new_project_trains_and_its_tests_pass(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "play episodes with a trained member",
     "runs": "list runs: what is finished, running, interrupted, failed",
     "diff": "the keys in which two runs differ",
+    "rm": "delete runs",
     "report": "tables and figures of an ablation",
     "verify": "train some runs of a report again, and compare",
     "tune": "search for hyperparameters with Optuna",
