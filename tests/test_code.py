@@ -83,7 +83,7 @@ def copy(tmp_path_factory):
     """A clone of the project, to edit."""
     copy = tmp_path_factory.mktemp("copy")
     for name in ("src", "conf", "scripts"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run([*git, *command], cwd=copy, check=True)

@@ -194,7 +194,7 @@ def run(copy, tests):
 def run_copy(tmp_path, tests, mutant=None):
     for name in ("src", "conf", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     if mutant is not None:
         file = tmp_path / mutant.file

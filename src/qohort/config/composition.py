@@ -24,8 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 """The clone, if the package is one's."""
-_packaged = Path(__file__).resolve().parents[1] / "conf"  # a link in a clone, a folder in a wheel
-CONFIG_DIRECTORY = _packaged.resolve() if _packaged.is_dir() else REPOSITORY / "conf"
+_in_clone = (
+    REPOSITORY / "conf" / "train.yaml"
+).is_file()  # else in a wheel, in the package; in a clone a link is there
+CONFIG_DIRECTORY = REPOSITORY / "conf" if _in_clone else Path(__file__).resolve().parents[1] / "conf"
 """The configuration that comes with Qohort."""
 PROJECT = "conf"
 """The name of a project's own configuration directory."""
@@ -107,8 +109,7 @@ def own_directory() -> Path:
     project = project_directory()
     if project is not None:
         return project
-    in_clone = CONFIG_DIRECTORY == REPOSITORY / "conf" and Path.cwd().is_relative_to(REPOSITORY)
-    return CONFIG_DIRECTORY if in_clone else Path.cwd() / PROJECT
+    return CONFIG_DIRECTORY if _in_clone and Path.cwd().is_relative_to(REPOSITORY) else Path.cwd() / PROJECT
 
 
 def override(key: str, value: Any) -> str:
