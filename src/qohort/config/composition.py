@@ -24,9 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 """The clone, if the package is one's."""
-_in_clone = (
-    REPOSITORY / "conf" / "train.yaml"
-).is_file()  # else in a wheel, in the package; in a clone a link is there
+_in_clone = (REPOSITORY / "conf" / "train.yaml").is_file()  # not in a wheel, whose package has the files
 CONFIG_DIRECTORY = REPOSITORY / "conf" if _in_clone else Path(__file__).resolve().parents[1] / "conf"
 """The configuration that comes with Qohort."""
 PROJECT = "conf"
