@@ -44,7 +44,7 @@ UNKNOWN_KEYS = [
     ("seed.x=1", "seed.x=1", "seed is [0,1,2,3,4]"),
     ("optimizer=sgd optimizer.momentum=0.9", "optimizer.momentum=0.9", "write +optimizer.momentum=0.9"),
     ("env.kwargs.foo=1", "env.kwargs.foo=1", "write +env.kwargs.foo=1"),
-    ("+network._partial_=true", "network._partial_=true", "it must be one of dueling, hidden"),
+    ("+network._partial_=true", "network._partial_=true", "it must be one of dueling, dueling_gradient, hidden"),
     ("hydra.sweeper.foo=1", "hydra.sweeper.foo=1", "foldable, max_members, params"),
     ("logger=none logger.wandb.tags=[a]", "logger.wandb.tags=[a]", "logger=wandb is not chosen"),
     ("logger=none ~logger.wandb", "unknown key logger.wandb", "logger=wandb is not chosen"),
@@ -56,7 +56,7 @@ UNKNOWN_KEYS = [
 ]
 UNKNOWN_CHOICES = [
     ("agent=dqnn", "agent=dqnn", "did you mean dqn"),
-    ("env=cartpol", "env=cartpol", "did you mean cartpole", "acrobot"),
+    ("env=cartpol", "env=cartpol", "did you mean cartpole"),
     ("network=resnet", "network=resnet", "impala, linear, minatar, mlp"),
     ("network=", "network=''", "impala, linear, minatar, mlp"),
     ("experiment=nope", "experiment=nope", "cartpole"),
