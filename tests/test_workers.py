@@ -46,7 +46,16 @@ class Grumpy(gym.Env):
         return np.full(2, self.time, np.float32), 1.0, self.time == 7, False, {}
 
 
+class Lively(Grumpy):
+    """Loses a life at its second step."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {"life_lost": True} if self.time == 2 else info
+
+
 gym.register("Grumpy-v0", Grumpy)
+gym.register("Lively-v0", Lively)
 
 
 def environments(workers, seeds=(0, 1, 2), num_envs=3, id="CartPole-v1", **kwargs):
@@ -64,6 +73,17 @@ def played(vector, steps, rng):
             told.append(info["final_obs"].copy())
         told.append(vector.beyond_bounds())
     return told
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lost_life_is_told(workers):
+    vector = environments(workers, seeds=(0,), num_envs=3, id="test_workers:Lively-v0", every=0)
+    try:
+        vector.reset()
+        told = [vector.step(np.zeros(3, np.int64))[4]["life_lost"].tolist() for _ in range(9)]
+    finally:
+        vector.close()
+    assert told == [[step in (1, 8)] * 3 for step in range(9)]  # the second of an episode of seven, and of the next
 
 
 @pytest.mark.parametrize("workers", matrix([1, 2, 4, 99], [2]))

@@ -452,9 +452,7 @@ class QLearning(pl.LightningModule):
         if not self.config.env.deterministic:
             self.replay.truncate()
         if self.finished:  # stopped in the final evaluation: Lightning must not take the epoch for done
-            loop = checkpoint["loops"]["fit_loop"]
-            loop["epoch_progress"]["current"].update(processed=0, completed=0)
-            loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     @property
     def recent_returns(self) -> NDArray[np.float64]:

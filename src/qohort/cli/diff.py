@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qohort.cli.entry_point import fail
+from qohort.cli.entry_point import arguments_of, fail
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_tree, flat
@@ -25,10 +25,7 @@ NOT_COMPARED = ("output_dir", "overwrite", "retry_failed", "other_code")
 @lenient_streams()
 def main() -> None:
     """Print the keys in which two runs differ."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & {*arguments}:
-        print(USAGE)
-        sys.exit(0)
+    arguments = arguments_of(USAGE)
     if len(arguments) != 2:
         fail(f"diff needs two runs, got {len(arguments)}: qohort diff RUN RUN")
     try:

@@ -190,6 +190,15 @@ def _leave_to_slurm() -> None:
         sys.exit(INTERRUPTED)
 
 
+def arguments_of(usage: str) -> list[str]:
+    """Return the arguments of a command that composes no configuration. If they ask for help, print it and exit."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & {*arguments}:
+        print(usage)
+        sys.exit(0)
+    return arguments
+
+
 def fail(message: str) -> NoReturn:
     """Print a message on stderr in one line and exit with code 2."""
     print(f"qohort: {' '.join(message.split())}", file=sys.stderr)

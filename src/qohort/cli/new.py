@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from qohort.cli.entry_point import fail
+from qohort.cli.entry_point import arguments_of, fail
 from qohort.cli.streams import lenient_streams
 
 TEMPLATE = Path(__file__).parents[1] / "template"
@@ -20,10 +20,7 @@ Makes a project with an environment, a network, a loss, an experiment that uses 
 @lenient_streams()
 def main() -> None:
     """Write the files of a project."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & {*arguments}:
-        print(USAGE)
-        sys.exit(0)
+    arguments = arguments_of(USAGE)
     if len(arguments) != 1 or arguments[0].startswith("-"):
         fail("new needs one directory: qohort new DIRECTORY")
     directory = Path(arguments[0]).expanduser()

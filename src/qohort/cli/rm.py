@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qohort.cli.entry_point import fail
+from qohort.cli.entry_point import arguments_of, fail
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
 from qohort.config.messages import nearest
@@ -23,10 +23,7 @@ that a process is training is not deleted. --yes does not ask."""
 @lenient_streams()
 def main() -> None:
     """Delete runs."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & {*arguments}:
-        print(USAGE)
-        sys.exit(0)
+    arguments = arguments_of(USAGE)
     paths = [Path(one).expanduser() for one in arguments if not one.startswith("-")]
     for option in arguments:
         if option.startswith("-") and option != "--yes":

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from qohort.cli.entry_point import fail
+from qohort.cli.entry_point import arguments_of, fail
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value, nearest
@@ -29,7 +29,7 @@ FILTERS = ("env", "agent", "state")
 @lenient_streams()
 def main() -> None:
     """Print a table with a line for each experiment, or a JSON object for each run."""
-    paths, filters, as_objects = _read(sys.argv[1:])
+    paths, filters, as_objects = _read(arguments_of(USAGE + ", ".join(STATES)))
     try:
         runs = [run for path in paths for run in runs_in(path)]
     except ConfigError as error:
@@ -46,9 +46,6 @@ def main() -> None:
 
 def _read(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str], bool]:
     """Return the paths, the filters and whether JSON is wanted."""
-    if {"-h", "--help"} & {*arguments}:
-        print(USAGE + ", ".join(STATES))
-        sys.exit(0)
     paths: list[Path] = []
     filters = {}
     for argument in arguments:
