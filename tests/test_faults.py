@@ -15,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import qohort.runs.checkpoints
+import qohort.runs.files
 import wandb_file
 from matrix import MARKS, matrix
 from qohort.agent.evaluation import Evaluator
@@ -101,7 +102,7 @@ def kill_at(point, name, count):
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    qohort.runs.checkpoints.os.replace = killing_replace
+    qohort.runs.files.os.replace = killing_replace
 
 
 POINTS = [

@@ -12,6 +12,7 @@ import reference as ref
 from qohort.agent.evaluation import EpisodeScores
 from qohort.agent.learner import QLearning
 from qohort.agent.q_values import QValues
+from qohort.agent.update_plan import UpdatePlan
 from qohort.cohort.program import Compiler
 from qohort.cohort.streams import member_seed
 from qohort.config.composition import CONFIG_DIRECTORY
@@ -81,9 +82,8 @@ def test_a_learner_acts_on_and_stores_what_is_normalised_and_tells_returns_as_th
         return torch.stack([observation[..., 2], -observation[..., 2]], -1)
 
     learner.values, learner.noise = values, SimpleNamespace(for_acting=dict)
-    learner.replay = SimpleNamespace(
-        min_env_steps=lambda config: 10**9, add=lambda row: added.append([np.array(one) for one in row])
-    )
+    learner.replay = SimpleNamespace(add=lambda row: added.append([np.array(one) for one in row]))
+    learner.plan = UpdatePlan(train_every=1, gradient_steps=1, first=10**9)
     told, ends = [[], []], np.zeros(2)
     for _ in range(60):
         before = [np.array(one.shown) for one in slow]

@@ -15,6 +15,7 @@ from scipy.stats import chisquare
 from matrix import MARKS
 from qohort.agent.dataset import ReplayDataset
 from qohort.agent.learner import QLearning
+from qohort.agent.update_plan import UpdatePlan
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Progress
 from qohort.cohort.state import merge_states, split_state
@@ -440,6 +441,7 @@ def test_the_environment_loop_stores_final_observations_and_bootstraps_truncatio
     module.values = lambda observation, numbers: torch.zeros(*observation.shape[:2], 2)
     module.noise = SimpleNamespace(for_acting=dict)
     module.replay = UniformReplay(spec(seeds=(3, 4), num_envs=num_envs, gamma=(0.5,), budget=300, space=BOX), 300)
+    module.plan = UpdatePlan(train_every=1, gradient_steps=1, first=16)
     for _ in range(90 // num_envs):
         module.collect()
     module.close()

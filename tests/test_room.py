@@ -50,8 +50,7 @@ def test_what_does_not_fit_is_told_with_the_arithmetic(monkeypatch):
         room.check_room(some, PICTURES)
     assert str(told.value) == (
         f"the replay does not fit into memory: 5 × 100,000 transitions of {each // 100_000:,} bytes are "
-        f"{5 * each / GB:.1f} GB, and {each / GB:.1f} GB more while a checkpoint is saved, but 24.0 GB are available; "
-        "lower replay.capacity or the number of seeds in a cohort"
+        f"{5 * each / GB:.1f} GB, but 24.0 GB are available; lower replay.capacity or the number of seeds in a cohort"
     )
     monkeypatch.setattr(room, "available_memory", lambda: 35 * GB)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000 * GB))

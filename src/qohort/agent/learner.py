@@ -14,7 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -37,6 +37,7 @@ from qohort.agent.target_networks import TargetNetwork, unit_of
 from qohort.agent.td_loss import TDLoss
 from qohort.agent.tensor_evaluation import TensorEvaluator
 from qohort.agent.update import Update, UpdateResult
+from qohort.agent.update_plan import UpdatePlan
 from qohort.cohort.held import across_members, per_member
 from qohort.cohort.noise import Noise
 from qohort.cohort.program import Compiler
@@ -53,15 +54,12 @@ from qohort.environments.tensor.vector import TensorVectorEnv
 from qohort.replay.base import Batch, Replay, ReplaySpec
 from qohort.replay.ring import StoredSteps, UniformReplay
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 """The format version of the entry `qohort` of a checkpoint."""
 PER_UPDATE = ("training_step", "on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
 """The hooks that Lightning calls once per update."""
 BEHAVIOUR_EPSILON = "bootstrap.epsilon"
 """The key of the exploration's ε in `QLearning.held`, present if the bootstrap uses it."""
-
-
-Count = TypeVar("Count", int, NDArray[np.int64])
 
 
 def held_numbers(members: Sequence[TrainConfig], bootstrap: Bootstrap, device: torch.device) -> dict[str, Tensor]:
@@ -145,6 +143,8 @@ class QLearning(pl.LightningModule):
         frames = stored_frames(config, isinstance(self.actor.environments, TensorVectorEnv))
         spec = ReplaySpec(self.actor.space, *sizes, gamma, self.seeds, config.budget, device, self.compiler, frames)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
+        first = max(config.learning_starts, self.replay.min_env_steps(config))
+        self.plan = UpdatePlan(config.train_every, config.gradient_steps, first)
         uses = ["online", "target"]
         if self.bootstrap.uses_online or self.bootstrap.adds_to_reward or self.head.fractions is not None:
             uses.append("policy")
@@ -249,7 +249,7 @@ class QLearning(pl.LightningModule):
             if self._block.updates:
                 return 1
             self._play(self._block)
-            return self.updates_by(self.progress.env_steps) - self.progress.gradient_steps
+            return self.plan.due_by(self.progress.env_steps) - self.progress.gradient_steps
         numbers, progress = self.noise.for_acting(), self.progress
         transition, episodes = self.actor.step(
             lambda observation: self.values(observation.to(self._cached_device), numbers), progress
@@ -262,7 +262,7 @@ class QLearning(pl.LightningModule):
             self.rows.report_beyond_bounds(self.actor.environments.beyond_bounds())
         for episode in episodes:
             self.rows.episode(episode)
-        return self.updates_by(progress.env_steps) - progress.gradient_steps
+        return self.plan.due_by(progress.env_steps) - progress.gradient_steps
 
     def batches(self, count: int) -> Iterator[Batch | Block]:
         """Yield the `count` batches of one round of updates, or the block that was planned."""
@@ -306,7 +306,7 @@ class QLearning(pl.LightningModule):
         plain = plain and is_current(optimizer, "ahead", "advance")
         if isinstance(self.replay, UniformReplay) and plain and isinstance(optimizer, MemberOptimizer):
             updates = Updates(self.replay, self.update, optimizer, self.compiler, device)
-        parts = (steps, updates, self.noise, self.replay, self.actor, self.progress, self.updates_by, self._rates)
+        parts = (steps, updates, self.noise, self.replay, self.actor, self.progress, self.plan.due_by, self._rates)
         one_by_one = self.actor.follows_episodes or follows_episodes(self.lr_schedule)
         return Rounds(*parts, self._next_event, config.log_every, one_by_one)
 
@@ -351,8 +351,7 @@ class QLearning(pl.LightningModule):
         events = [config.budget]
         if target.every is not None and unit_of(target) == "gradient_steps":
             updates = (self.progress.gradient_steps // target.every + 1) * target.every
-            rounds = -(-updates // config.gradient_steps) + (self._first_update - 1) // config.train_every
-            events.append(max(rounds * config.train_every, now + 1))
+            events.append(max(self.plan.env_steps_of(updates), now + 1))
         else:
             every.append(target.every)
         return min([*events, *((now // one + 1) * one for one in every if one is not None)])
@@ -361,24 +360,9 @@ class QLearning(pl.LightningModule):
         """Return whether another step of the environments fits in the budget."""
         return self.progress.env_steps + self.num_envs <= self.config.budget
 
-    def updates_by(self, env_steps: Count) -> Count:
-        """Return the number of updates that are due within the first `env_steps`.
-
-        Each multiple of `train_every` env_steps is followed by `gradient_steps` updates. The first updates follow the
-        first multiple that is at least `learning_starts` and at which the replay can provide a batch.
-        """
-        every = self.config.train_every
-        rounds = env_steps // every - (self._first_update - 1) // every
-        return rounds * (rounds > 0) * self.config.gradient_steps
-
-    @property
-    def _first_update(self) -> int:
-        """The env_steps before which there is no update."""
-        return max(self.config.learning_starts, self.replay.min_env_steps(self.config))
-
     def updates(self) -> int:
         """Return the number of updates in the whole budget."""
-        return self.updates_by(self.config.budget // self.num_envs * self.num_envs)
+        return self.plan.due_by(self.config.budget // self.num_envs * self.num_envs)
 
     def evaluate(self) -> None:
         """Play evaluation episodes with every member and log their mean return and length."""
@@ -426,8 +410,10 @@ class QLearning(pl.LightningModule):
             "actor": self.actor,
             "noise": self.noise,
             "recorder": self.recorder,
+            "plan": self.plan,
         }
-        return parts if self.finished else {**parts, "replay": self.replay}
+        saved = not self.finished and (self.config.checkpoint.replay or not self.replay.refillable)
+        return {**parts, "replay": self.replay} if saved else parts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state to the checkpoint. A finished run is saved without its replay."""
@@ -448,11 +434,22 @@ class QLearning(pl.LightningModule):
         # After the last update the epoch is over. Lightning would skip training, and the rest of the budget with it.
         checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0, completed=0)
         load_state({"progress": self.progress}, state)  # which decides whether there is a replay
-        load_state(self._parts, state)
+        load_state({name: part for name, part in self._parts.items() if name != "replay" or name in state}, state)
+        if "replay" not in state and not self.finished:
+            self._fill_replay_anew()
         if not self.config.env.deterministic:
             self.replay.truncate()
         if self.finished:  # stopped in the final evaluation: Lightning must not take the epoch for done
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+    def _fill_replay_anew(self) -> None:
+        """Continue from a checkpoint without a replay."""
+        next_update = self.plan.wait_for_replay(self.progress)
+        print(
+            f"qohort: the checkpoint has no replay (checkpoint.replay=false), so there is no update before "
+            f"{next_update:,} env_steps, and the result is not that of an uninterrupted run",
+            file=sys.stderr,
+        )
 
     @property
     def recent_returns(self) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,7 +30,7 @@ def load_state(parts: Mapping[str, Stateful], state: Mapping[str, Any]) -> None:
         part.load_state_dict(state[name])
 
 
-def split_state(state: Any, m: int) -> Any:
+def split_state(state: Any, m: int, copy: bool = True) -> Any:
     """Return the state of member m as the state of a cohort of one.
 
     Tensors with at least one dimension, and lists under a key `members`, have a leading member axis. Mappings, other
@@ -39,26 +39,26 @@ def split_state(state: Any, m: int) -> Any:
     Args:
         state: The state of a cohort.
         m: The index of the member.
+        copy: Whether tensors are copied. Otherwise they are parts of those of the cohort.
     """
     if isinstance(state, Tensor) and state.dim() > 0:
-        if len(state) == 1 and state.untyped_storage().nbytes() == state.nbytes:
-            return state  # a copy of a replay could be too large for memory
-        return state[m : m + 1].clone()
+        return state[m : m + 1].clone() if copy else state[m : m + 1]
     if isinstance(state, Mapping):
         return {
-            key: [value[m]] if key == "members" and isinstance(value, list) else split_state(value, m)
+            key: [value[m]] if key == "members" and isinstance(value, list) else split_state(value, m, copy)
             for key, value in state.items()
         }
     if isinstance(state, list | tuple):
-        return type(state)(split_state(value, m) for value in state)
+        return type(state)(split_state(value, m, copy) for value in state)
     return state
 
 
-def merge_states(states: Sequence[Any]) -> Any:
+def merge_states(states: Sequence[Any], join: Callable[[list[Tensor]], Tensor] = torch.cat) -> Any:
     """Merge the states of members into the state of their cohort. The inverse of `split_state`.
 
     Args:
         states: The state of each member, as a cohort of one.
+        join: Concatenates tensors along the first axis.
 
     Raises:
         ValueError: If a value that all members share differs, for example the number of env_steps.
@@ -67,18 +67,18 @@ def merge_states(states: Sequence[Any]) -> Any:
     if len(states) == 1:
         return first
     if isinstance(first, Tensor) and first.dim() > 0:
-        return torch.cat(list(states))
+        return join(list(states))
     if isinstance(first, Mapping):
         if any(state.keys() != first.keys() for state in states[1:]):
             raise ValueError(f"members of one cohort must have the same state, got {[list(state) for state in states]}")
         return {
             key: [state[key][0] for state in states]
             if key == "members" and isinstance(value, list)
-            else merge_states([state[key] for state in states])
+            else merge_states([state[key] for state in states], join)
             for key, value in first.items()
         }
     if isinstance(first, list | tuple):
-        return type(first)(merge_states(values) for values in zip(*states, strict=True))
+        return type(first)(merge_states(values, join) for values in zip(*states, strict=True))
     if any(not _equal(state, first) for state in states[1:]):
         raise ValueError(f"members of one cohort must agree on what they share, got {list(states)}")
     return first

@@ -70,15 +70,17 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When checkpoints are saved.
+    """When checkpoints are saved, and whether a run resumes exactly.
 
     Attributes:
         every: env_steps between checkpoints.
         minutes: Maximum time between checkpoints in minutes.
+        replay: Whether the replay is saved. Without it, a resumed run fills its replay anew before it goes on learning.
     """
 
     every: PositiveInt
     minutes: Annotated[float, Range(0, above=True)]
+    replay: bool = True
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ from qohort.experiments.tuning_config import (
     experiment_of,
     overrides_of,
 )
-from qohort.runs.checkpoints import write_atomically
 from qohort.runs.directory import RunDirectory
+from qohort.runs.files import write_atomically
 from qohort.runs.interruption import STOP
 from qohort.runs.manifest import as_typed, command_line
 from qohort.runs.members import Member, members_of

@@ -71,6 +71,9 @@ class Replay(ABC):
     newest_only: ClassVar[bool] = False
     """Whether batches are the newest transitions, each once and in order."""
 
+    refillable: ClassVar[bool] = True
+    """Whether training can go on from a checkpoint without the replay, which is filled anew."""
+
     @abstractmethod
     def add(self, transition: Transition) -> None:
         """Store one step of every environment."""

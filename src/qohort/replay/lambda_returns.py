@@ -299,6 +299,8 @@ class Rollout(StoredSteps):
     learning rate at its end, so with `lr_schedule=linear` the last round has a learning rate of 0.
     """
 
+    refillable = False  # a rollout starts at a multiple of `train_every`, a checkpoint may be in between
+
     def __init__(self, spec: ReplaySpec, q_lambda: Annotated[float, Range(0, 1)] = 0.65) -> None:
         size = spec.train_every
         super().__init__(Storage(spec, size, ended=True), spec.num_envs, size)

@@ -21,6 +21,7 @@ class NewestTransition(StoredSteps):
     """
 
     newest_only = True
+    refillable = False  # there is nothing to fill
 
     def __init__(self, spec: ReplaySpec) -> None:
         super().__init__(Storage(spec, spec.num_envs, ended=True), spec.num_envs, spec.num_envs)

@@ -36,7 +36,7 @@ from qohort.report.scores import (
     scores_csv,
 )
 from qohort.report.tables import Table
-from qohort.runs.checkpoints import write_atomically
+from qohort.runs.files import write_atomically
 from qohort.runs.members import members_of
 
 

@@ -1,68 +1,32 @@
-"""Checkpoints: one file per member, written atomically through Lightning's `CheckpointIO`."""
+"""Checkpoints: one file per member, written atomically through Lightning's `CheckpointIO`.
+
+The large tensors of a replay are in `blocks/`, which the checkpoints of a run share; see `qohort.runs.blocks`.
+"""
 
 from __future__ import annotations
 
-import os
-import re
+import contextlib
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from qohort.cohort.state import merge_states, split_state
+from qohort.runs.blocks import Blocks, references
+from qohort.runs.files import write_atomically
 
 FINAL = "final.ckpt"
 """Name of the checkpoint of a finished run."""
 
 
-TEMPORARY = re.compile(r"[.].*[.]tmp-\w+")
-"""Pattern of the names of files that are being written."""
-
-
 KEPT = 2
 """Number of checkpoints that are kept, besides the final one."""
-
-
-def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
-    """Write a file so that it is complete or absent, even if the machine stops.
-
-    The temporary file is in the same directory, since a rename is only atomic within a filesystem.
-
-    Args:
-        path: The file.
-        content: Its content, or a function that writes it to the open file.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def step_name(env_steps: int) -> str:
@@ -80,12 +44,34 @@ def newest_step(directory: Path) -> int | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a checkpoint is undamaged, by the checksums of its zip format."""
+    """Return whether a checkpoint is undamaged, by the checksums of its zip format and of its blocks."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
+            if archive.testzip() is not None:
+                return False
+        return _blocks(path.parent).are_whole(_replay(load(path)))
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, UnpicklingError):
         return False
+
+
+def _blocks(checkpoints: Path) -> Blocks:
+    return Blocks(checkpoints / "blocks")
+
+
+def _replay(checkpoint: Mapping[str, Any]) -> Any:
+    """Return the state of the replay in a checkpoint; None if it has none."""
+    return checkpoint["qohort"].get("replay")
+
+
+def drop_unused_blocks(checkpoints: Path) -> None:
+    """Delete the blocks to which no checkpoint of a folder refers."""
+    if (checkpoints / "blocks").is_dir():
+        used: set[str] = set()
+        for path in checkpoints.glob("*.ckpt"):
+            # A damaged one is never resumed from.
+            with contextlib.suppress(OSError, EOFError, RuntimeError, UnpicklingError):
+                used.update(references(_replay(load(path))))
+        _blocks(checkpoints).keep_only(used)
 
 
 class MemberCheckpointIO(CheckpointIO):
@@ -110,10 +96,14 @@ class MemberCheckpointIO(CheckpointIO):
             if m in self.failed_members:
                 continue
             directory.mkdir(parents=True, exist_ok=True)
-            # One member after the other, straight to the file: a replay may fill most of the memory.
-            write_atomically(directory / name, partial(torch.save, split_state(checkpoint, m)))
+            rest, replay = _without_replay(checkpoint)
+            part = split_state(rest, m)
+            if replay is not None:
+                part["qohort"]["replay"] = _blocks(directory).store(split_state(replay, m, copy=False))
+            write_atomically(directory / name, partial(torch.save, part))
             for old in sorted(directory.glob("step-*.ckpt"))[:-KEPT]:
                 old.unlink()
+            drop_unused_blocks(directory)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -121,16 +111,30 @@ class MemberCheckpointIO(CheckpointIO):
         """Read the checkpoint of every member and merge them."""
         name = Path(path).name
         parts = [load(directory / name) for directory in self._directories]
+        replays = [part["qohort"].pop("replay", None) for part in parts]
         joined: dict[str, Any] = merge_states(parts)
+        if replays[0] is not None:
+            restored = [_blocks(one).restore(replay) for one, replay in zip(self._directories, replays, strict=True)]
+            joined["qohort"]["replay"] = merge_states(restored, _blocks(self._directories[0]).join)
         return joined
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete the checkpoint of every member."""
         for directory in self._directories:
             (directory / Path(path).name).unlink(missing_ok=True)
+            drop_unused_blocks(directory)
+
+
+def _without_replay(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint without the state of its replay, and that state."""
+    rest = {**checkpoint, "qohort": dict(checkpoint["qohort"])}
+    return rest, rest["qohort"].pop("replay", None)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load a member's checkpoint to the CPU. It holds only tensors, numbers and containers."""
+    """Load a member's checkpoint to the CPU. It holds only tensors, numbers and containers.
+
+    Large tensors of the replay are references; see `qohort.runs.blocks`.
+    """
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint

@@ -19,8 +19,9 @@ from torch import Tensor
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
-from qohort.runs.checkpoints import FINAL, TEMPORARY, load, newest_step, step_name, write_atomically
+from qohort.runs.checkpoints import FINAL, drop_unused_blocks, load, newest_step, step_name
 from qohort.runs.code import uncommitted_changes
+from qohort.runs.files import TEMPORARY, write_atomically
 from qohort.runs.manifest import manifest
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
@@ -251,6 +252,7 @@ class RunDirectory:
         self._write_json("result.json", result)
         for old in (self.path / "checkpoints").glob("step-*.ckpt"):
             old.unlink()
+        drop_unused_blocks(self.path / "checkpoints")
         return result
 
     def _read_json(self, name: str) -> dict[str, Any] | None:

@@ -37,8 +37,9 @@ from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfi
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
 from qohort.replay.base import Values
-from qohort.runs.checkpoints import load, write_atomically
+from qohort.runs.checkpoints import load
 from qohort.runs.directory import RunDirectory
+from qohort.runs.files import write_atomically
 from qohort.runs.video import FrameRecorder, check_rendering, has_ffmpeg, open_writer
 from qohort.statistics import MIN_RUNS, estimate, mean
 

@@ -45,7 +45,8 @@ def replay_bytes(members: Sequence[TrainConfig], space: spaces.Space[Any]) -> in
 def check_room(members: Sequence[Member], space: spaces.Space[Any]) -> None:
     """Check that the replays fit into memory, and the checkpoints onto the disk.
 
-    While a checkpoint is saved, the replay of one member is in memory twice, and three checkpoints are on the disk.
+    The replay is in memory once. While a checkpoint is saved, three of them are on the disk, which share what has not
+    changed: at most three replays.
 
     Args:
         members: The members that will be trained.
@@ -65,20 +66,20 @@ def check_room(members: Sequence[Member], space: spaces.Space[Any]) -> None:
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     if on_gpu and whole > (free := torch.cuda.mem_get_info()[0]):
         raise ConfigError(f"the replay does not fit on the GPU: {sizes}, and {_gb(free)} are free; {remedy}")
-    needed = each if on_gpu else whole + each
     available = available_memory()
-    if available is not None and needed > available:
-        more = "" if on_gpu else f", and {_gb(each)} more while a checkpoint is saved"
+    if available is not None and whole > available:
+        more = " while a checkpoint is saved" if on_gpu else ""
         raise ConfigError(
-            f"the replay does not fit into memory: {sizes}{more}, but {_gb(available)} are available; {remedy}"
+            f"the replay does not fit into memory{more}: {sizes}, but {_gb(available)} are available; {remedy}"
         )
     place = Path(config.output_dir).absolute()
     existing = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if (KEPT + 1) * whole > free:
+    if config.checkpoint.replay and (KEPT + 1) * whole > free:
         raise ConfigError(
             f"the checkpoints do not fit on the disk of output_dir={config.output_dir}: {sizes}, of which up to "
-            f"{KEPT + 1} checkpoints are kept, {_gb((KEPT + 1) * whole)}, but {_gb(free)} are free; {remedy}"
+            f"{KEPT + 1} checkpoints are kept, {_gb((KEPT + 1) * whole)}, but {_gb(free)} are free; {remedy}, or set "
+            "checkpoint.replay=false, with which resuming is not exact"
         )
 
 
