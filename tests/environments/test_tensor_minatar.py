@@ -12,8 +12,8 @@ pytest.importorskip("minatar")
 
 from qohort.environments.minatar import Game
 from qohort.environments.tensor.base import uniforms_of
-from qohort.environments.tensor.minatar import GAMES
 from qohort.environments.tensor.minatar.base import choice
+from qohort.environments.tensor.registry import GAMES
 
 OPTIONS = list(itertools.product([True, False], [0.1, 0.0], [True, False]))
 

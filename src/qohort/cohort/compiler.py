@@ -39,7 +39,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 from qohort.cohort.batching import register
 from qohort.cohort.convolution import convolution, max_pool
-from qohort.cohort.stacking import unrolling
+from qohort.cohort.tracing import TRACING
 
 CACHE_BYTES = 1 << 20
 """The bytes of state that a program processes at once: half of a typical L2 cache."""
@@ -332,7 +332,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
             torch.empty((members, *one.shape[1:]), dtype=one.dtype, device=one.device) for one in tensors
         ]
     on_gpu = any(tensor.device.type != "cpu" for tensor in tensors)
-    with mode, unrolling(), Rewritten(products=on_gpu):
+    with mode, TRACING.unrolling(), Rewritten(products=on_gpu):
         table = {**select_decomp_table(), **DECOMPOSITIONS}
         unrolled = make_fx(functionalize(function), decomposition_table=table)(*stand_ins)
     fixed = {str(name): str(size) for name, size in shapes.replacements.items() if size.is_number}

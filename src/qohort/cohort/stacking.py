@@ -7,27 +7,14 @@ their parameters. `torch.func` lifts `member_forward`, a function of one member'
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from qohort.cohort.streams import member_seed
-
-_unrolling = False
-
-
-@contextmanager
-def unrolling() -> Iterator[None]:
-    """Mark that a function is traced for inductor, which compiles a batch of one row to the same loops for any M."""
-    global _unrolling
-    _unrolling = True
-    try:
-        yield
-    finally:
-        _unrolling = False
+from qohort.cohort.tracing import TRACING
 
 
 class CohortNetwork(nn.Module):
@@ -92,7 +79,7 @@ class CohortNetwork(nn.Module):
         tensors = {**parameters, **self._noise_from(normal)}
         inputs = (observation,) if fractions is None else (observation, fractions)
         output: Tensor
-        if observation.shape[0] > 1 or _unrolling:
+        if observation.shape[0] > 1 or TRACING.unrolled:
             output = functional_call(self.network, tensors, inputs)
             return output
         # With a batch of one row, torch computes a matrix-vector product for M = 1 and a matrix product for M > 1,

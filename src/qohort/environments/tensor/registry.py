@@ -8,7 +8,6 @@ Importing this module also registers them as vector environments of Gymnasium, f
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -17,9 +16,22 @@ from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.tensor.base import TensorEnvironment
 from qohort.environments.tensor.classic_control import Acrobot, CartPole, MountainCar
-from qohort.environments.tensor.minatar import GAMES
+from qohort.environments.tensor.minatar.asterix import Asterix
+from qohort.environments.tensor.minatar.base import MinAtarGame
+from qohort.environments.tensor.minatar.breakout import Breakout
+from qohort.environments.tensor.minatar.freeway import Freeway
+from qohort.environments.tensor.minatar.seaquest import Seaquest
+from qohort.environments.tensor.minatar.space_invaders import SpaceInvaders
 from qohort.environments.tensor.toy_text import CliffWalking, FrozenLake
-from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
+
+GAMES: dict[str, type[MinAtarGame]] = {
+    "asterix": Asterix,
+    "breakout": Breakout,
+    "freeway": Freeway,
+    "seaquest": Seaquest,
+    "space_invaders": SpaceInvaders,
+}
+"""MinAtar's games by their names."""
 
 TENSOR_ENVIRONMENTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "CartPole-v1": (CartPole, {}),
@@ -80,17 +92,6 @@ def _missing(config: EnvironmentConfig) -> str | None:
     return None
 
 
-def make_vector(name: str, num_envs: int = 1, **kwargs: Any) -> TensorVectorEnv:
-    """Make vector environments, as `gymnasium.make_vec` does.
-
-    Args:
-        name: A key of `TENSOR_ENVIRONMENTS`.
-        num_envs: The number of environments.
-        kwargs: Arguments of the environment.
-    """
-    build, arguments = TENSOR_ENVIRONMENTS[name]
-    return TensorVectorEnv(build(**{**arguments, **kwargs}), episode_keys([0], num_envs, "environments"))
-
-
 for _name in TENSOR_ENVIRONMENTS:
-    gym.register(f"qohort/{_name.rpartition('/')[2]}", vector_entry_point=partial(make_vector, _name))
+    _made_by = "qohort.environments.tensor.vector:make_vector"
+    gym.register(f"qohort/{_name.rpartition('/')[2]}", vector_entry_point=_made_by, kwargs={"name": _name})

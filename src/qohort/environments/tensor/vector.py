@@ -15,6 +15,7 @@ from torch import Tensor
 from qohort.cohort.program import Compiler
 from qohort.cohort.streams import member_seed
 from qohort.environments.tensor.base import State, TensorEnvironment, hash_of, uniforms_of
+from qohort.environments.tensor.registry import TENSOR_ENVIRONMENTS
 
 
 class Outcome(NamedTuple):
@@ -193,3 +194,15 @@ def _flat(tensor: Tensor) -> NDArray[Any]:
     """Return a tensor `[M, E, ...]` as an array `[M * E, ...]`."""
     array: NDArray[Any] = tensor.flatten(0, 1).cpu().numpy()
     return array
+
+
+def make_vector(name: str, num_envs: int = 1, **kwargs: Any) -> TensorVectorEnv:
+    """Make vector environments, as `gymnasium.make_vec` does.
+
+    Args:
+        name: A key of `TENSOR_ENVIRONMENTS`.
+        num_envs: The number of environments.
+        kwargs: Arguments of the environment.
+    """
+    build, arguments = TENSOR_ENVIRONMENTS[name]
+    return TensorVectorEnv(build(**{**arguments, **kwargs}), episode_keys([0], num_envs, "environments"))
