@@ -144,8 +144,8 @@ MUTANTS = {
     ),
     "Double Q-learning is hidden in the loss (RLlib, tianshou)": Mutant(
         LOSS,
-        "head.mean(policy_distribution))",
-        'head.mean(self._distribution(online, batch, "next_observation", "policy")))',
+        "next_values = head.mean(policy_distribution)",
+        'next_values = head.mean(self._distribution(online, batch, "next_observation", "policy"))',
         NOT_DOUBLE,
     ),
     "Double Q-learning is hidden in the setting": Mutant(

@@ -19,7 +19,7 @@ from qohort.cohort.schedules import Progress, follows_episodes
 from qohort.cohort.state import load_state, state_of
 from qohort.cohort.streams import UniformStream
 from qohort.config.schema import EnvironmentConfig, TrainConfig
-from qohort.environments.checked import LIFE_LOST
+from qohort.environments.checked import INFO_METRICS, LIFE_LOST
 from qohort.environments.episodes import Episode, EpisodeStatistics
 from qohort.environments.making import make_environment
 from qohort.environments.preprocessing import Preprocessing
@@ -27,6 +27,7 @@ from qohort.environments.tensor.registry import tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
 from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
 from qohort.environments.workers import WorkerVectorEnv
+from qohort.networks.packing import masks_of
 from qohort.replay.base import Transition
 
 
@@ -42,18 +43,20 @@ class Actor:
         seeds = [member.seed for member in members]
         self._shape, self._deterministic = (len(members), env.num_envs), env.deterministic
         self.num_envs = env.num_envs
-        self.environments = _environments(env, seeds, compiler)
+        names = members[0].info_metrics
+        self.environments = _environments(env, seeds, compiler, names)
         self.space: spaces.Space[Any] = self.environments.single_observation_space
         self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
         self.exploration: Exploration = across_members(
             [instantiate(member.exploration, _convert_="all") for member in members]
         )
+        self._masks = masks_of(self.space)
         draws = self.exploration.draws(self.actions)
         self.member_exploration: Any = instantiate(members[0].exploration, _convert_="all")
         """The exploration of one member; what members may hold is in its parameter."""
         self.uniforms = UniformStream(seeds, "exploration", (env.num_envs, draws))
         self.preprocessing = Preprocessing(members, self.space)
-        self.statistics = EpisodeStatistics(*self._shape)
+        self.statistics = EpisodeStatistics(*self._shape, names)
         self.observation = self.preprocessing.first(self._by_member(self.environments.reset()[0]))
         """The observations to act on, `[M, E, ...]`."""
 
@@ -75,6 +78,7 @@ class Actor:
             self.exploration.parameter(progress),
             self.uniforms.next(),
             self.actions,
+            **({} if self._masks is None else {"allowed": self._masks.allowed_array(observation)}),
         )
         new_observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
         reward, terminated, truncated = map(self._by_member, (reward, terminated, truncated))
@@ -84,7 +88,8 @@ class Actor:
         preprocessed = self.preprocessing.step(reward, ended, next_observation, new_observation)
         self.observation = preprocessed.observation.copy()  # the environments overwrite theirs
         self.statistics.add(reward)
-        episodes = self.statistics.end(ended) if "final_obs" in info else []
+        metrics = self._by_member(info[INFO_METRICS]) if INFO_METRICS in info else None
+        episodes = self.statistics.end(ended, metrics) if "final_obs" in info else []
         transition = Transition(
             observation,
             action,
@@ -132,14 +137,14 @@ class Actor:
 
 
 def _environments(
-    env: EnvironmentConfig, seeds: Sequence[int], compiler: Compiler
+    env: EnvironmentConfig, seeds: Sequence[int], compiler: Compiler, info_metrics: Sequence[str]
 ) -> EpisodicVectorEnv | WorkerVectorEnv | TensorVectorEnv:
     """Make the environments of all members."""
     tensor = tensor_environment(env)
     if tensor is not None:
         return TensorVectorEnv(tensor, episode_keys(seeds, env.num_envs, "environments"), compiler)
     if env.workers:
-        return WorkerVectorEnv(env, seeds, "environments")
+        return WorkerVectorEnv(env, seeds, "environments", info_metrics)
     makers = [lambda: make_environment(env)] * (len(seeds) * env.num_envs)
     seed_of = episode_seeds(seeds, env.num_envs, "environments")
-    return EpisodicVectorEnv(makers, seed_of, len(seeds), env.deterministic)
+    return EpisodicVectorEnv(makers, seed_of, len(seeds), env.deterministic, info_metrics)

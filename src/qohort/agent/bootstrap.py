@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qohort.config.annotations import Range
 from qohort.config.schema import TrainConfig
+from qohort.networks.packing import without_masked
 
 
 class Policy(NamedTuple):
@@ -58,11 +59,27 @@ class Bootstrap(ABC):
             next_target: The target network's action values of the next observation, `[B, A]`.
         """
 
+    def among(self, allowed: Tensor, next_online: Tensor | None, next_target: Tensor) -> Policy:
+        """Return the policy at the next observation over the actions that its action mask allows.
+
+        Override it for a policy that depends on the number of actions.
+
+        Args:
+            allowed: Whether each next action is allowed, `[B, A]`; at least one is.
+            next_online: As in a call.
+            next_target: As in a call.
+        """
+        policy = self(
+            None if next_online is None else without_masked(next_online, allowed), without_masked(next_target, allowed)
+        )
+        bonus = None if policy.bonus is None else torch.where(allowed, policy.bonus, 0.0)
+        return policy._replace(probabilities=torch.where(allowed, policy.probabilities, 0.0), bonus=bonus)
+
     def reward_bonus(self, values: Tensor, action: Tensor) -> Tensor:
         """Return the bonus that is added to the reward, `[B]`. Only called if `adds_to_reward`.
 
         Args:
-            values: The target network's action values of the current observation, `[B, A]`.
+            values: The target network's action values of the current observation, `[B, A]`; -inf where masked.
             action: The action taken, `[B]`.
         """
         raise NotImplementedError
@@ -174,3 +191,10 @@ class ExpectedSarsa(Bootstrap):
         assert self.epsilon is not None  # the learner replaces None by the exploration's ε
         actions = next_target.shape[-1]
         return Policy((1 - self.epsilon) * one_hot_best(next_target) + self.epsilon / actions)
+
+    def among(self, allowed: Tensor, next_online: Tensor | None, next_target: Tensor) -> Policy:
+        """Return the policy `[B, A]` that explores uniformly among the allowed actions."""
+        assert self.epsilon is not None
+        uniform = allowed / allowed.sum(-1, keepdim=True)
+        greedy = one_hot_best(without_masked(next_target, allowed))
+        return Policy((1 - self.epsilon) * greedy + self.epsilon * uniform)

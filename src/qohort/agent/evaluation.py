@@ -14,8 +14,16 @@ from torch import Tensor
 
 from qohort.cohort.streams import UniformStream, member_seed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
-from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueCheck, close_all
+from qohort.environments.checked import (
+    CheckedEnv,
+    EnvironmentFailure,
+    ValueCheck,
+    close_all,
+    named_numbers,
+    numbers_of,
+)
 from qohort.environments.making import make_environment
+from qohort.networks.packing import masks_of
 from qohort.replay.base import Values
 
 
@@ -28,9 +36,15 @@ class EpisodeScores(NamedTuple):
     """The env_steps of each episode, `[M, episodes]`."""
     failures: Mapping[int, EnvironmentFailure] = MappingProxyType({})
     """The members whose environment failed. Their returns are NaN."""
+    metrics: Mapping[str, NDArray[np.float64]] = MappingProxyType({})
+    """The numbers in the info of the last step of each episode, `[M, episodes]` by name; NaN for what is missing."""
+    numbers: Sequence[str] = ()
+    """The names of all numbers in the info of the last step of an episode, if some were asked for."""
 
 
-def random_actions(greedy: Tensor, actions: int, uniforms: Tensor, epsilon: float) -> Tensor:
+def random_actions(
+    greedy: Tensor, actions: int, uniforms: Tensor, epsilon: float, allowed: Tensor | None = None
+) -> Tensor:
     """Return greedy actions `[..., E]`, of which some are replaced by random ones.
 
     Args:
@@ -38,8 +52,14 @@ def random_actions(greedy: Tensor, actions: int, uniforms: Tensor, epsilon: floa
         actions: The number of actions, A.
         uniforms: Random numbers uniform in [0, 1), `[..., E, 2]` float64.
         epsilon: The probability of a random action.
+        allowed: The action masks, `[..., E, A]`; None for no masks.
     """
-    return torch.where(uniforms[..., 0] < epsilon, (uniforms[..., 1] * actions).long(), greedy)
+    if allowed is None:
+        random = (uniforms[..., 1] * actions).long()
+    else:
+        which = (uniforms[..., 1] * allowed.sum(-1)).long()
+        random = (allowed.long().cumsum(-1) > which.unsqueeze(-1)).int().argmax(-1)
+    return torch.where(uniforms[..., 0] < epsilon, random, greedy)
 
 
 class EvaluationStopped(Exception):
@@ -56,12 +76,18 @@ class Evaluator:
         evaluation: The number of episodes, their maximum length and ε.
         seeds: The members' seeds.
         device: The device of the networks.
+        info_metrics: The names of numbers that the info of an episode's last step has.
     """
 
     def __init__(
-        self, env: EnvironmentConfig, evaluation: EvaluationConfig, seeds: Sequence[int], device: torch.device
+        self,
+        env: EnvironmentConfig,
+        evaluation: EvaluationConfig,
+        seeds: Sequence[int],
+        device: torch.device,
+        info_metrics: Sequence[str] = (),
     ) -> None:
-        self._config = evaluation
+        self._config, self._names = evaluation, info_metrics
         self._seeds = seeds
         self._device = device
         self._envs: list[list[gym.Env[Any, Any]]] = [
@@ -71,6 +97,7 @@ class Evaluator:
         self._actions = int(self._envs[0][0].action_space.n)  # type: ignore[attr-defined]
         self._first_action = np.int64(self._envs[0][0].action_space.start)  # type: ignore[attr-defined]
         self._observations = np.zeros((len(seeds), evaluation.episodes, *(space.shape or ())), dtype=space.dtype)
+        self._masks = masks_of(space)
         self._check = ValueCheck(space, self._observations.reshape(-1, *(space.shape or ())))
 
     def prepare(self, values: Values) -> None:
@@ -119,7 +146,8 @@ class Evaluator:
             actions = greedy
             if stream is not None:
                 uniforms = torch.from_numpy(stream.next())
-                mixed = random_actions(torch.from_numpy(greedy), self._actions, uniforms, self._config.epsilon)
+                allowed = None if self._masks is None else self._masks.allowed(torch.from_numpy(self._observations))
+                mixed = random_actions(torch.from_numpy(greedy), self._actions, uniforms, self._config.epsilon, allowed)
                 actions = mixed.numpy()
             unfinished = []
             running_actions = actions[tuple(np.transpose(running))] + self._first_action
@@ -144,7 +172,13 @@ class Evaluator:
                 self._observations[m, i] = self._check.harmless
             running = unfinished
         returns[[*failures, *without]] = np.nan
-        return EpisodeScores(returns, lengths, failures)
+        if not self._names:
+            return EpisodeScores(returns, lengths, failures)
+        metrics = np.array([[named_numbers(env.info, self._names) for env in member] for member in envs])
+        metrics[[*failures, *without]] = np.nan
+        numbers = sorted({name for member in envs for env in member for name in numbers_of(env.info)})
+        by_name = {name: metrics[..., k] for k, name in enumerate(self._names)}
+        return EpisodeScores(returns, lengths, failures, by_name, numbers)
 
     def beyond_bounds(self) -> str | None:
         """Return, once, a float that was beyond the bounds of the observation space since the last call."""

@@ -14,6 +14,9 @@ from torch import Tensor
 from qohort.cohort.schedules import Floats, Progress, Schedule
 from qohort.config.annotations import Range
 
+Allowed = NDArray[np.bool_]
+"""Action masks `[M, E, A]`: whether each action may be chosen."""
+
 
 class Exploration(Protocol):
     """Selects actions.
@@ -36,15 +39,36 @@ class Exploration(Protocol):
     def parameter(self, progress: Progress) -> Floats:
         """Return the current parameter of each member, `[M]`."""
 
-    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+    def act(
+        self,
+        values: Callable[[], Floats],
+        parameter: Floats,
+        uniforms: Floats,
+        actions: int,
+        allowed: Allowed | None = None,
+    ) -> NDArray[np.int64]:
         """Return actions `[M, E]`.
 
         Args:
-            values: Returns the action values `[M, E, A]`. Only called if an action depends on them.
+            values: Returns the action values `[M, E, A]`; -inf where masked. Only called if an action depends on them.
             parameter: The parameter of each member, `[M]`.
             uniforms: Random numbers uniform in [0, 1), `[M, E, draws]`.
             actions: The number of actions, A.
+            allowed: The action masks; None for no masks. Only an exploration with this parameter goes with
+                `env.action_mask=true`.
         """
+
+
+def nth_allowed(allowed: Allowed, uniforms: Floats) -> NDArray[np.int64]:
+    """Return uniformly random allowed actions `[...]`.
+
+    Args:
+        allowed: The action masks, `[..., A]`.
+        uniforms: Random numbers uniform in [0, 1), `[...]`.
+    """
+    which = (uniforms * allowed.sum(-1)).astype(np.int64)
+    action: NDArray[np.int64] = (allowed.cumsum(-1) > which[..., None]).argmax(-1)
+    return action
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,14 @@ class EpsilonGreedy:
         """Return ε of each member, `[M]`."""
         return self.epsilon(progress)
 
-    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+    def act(
+        self,
+        values: Callable[[], Floats],
+        parameter: Floats,
+        uniforms: Floats,
+        actions: int,
+        allowed: Allowed | None = None,
+    ) -> NDArray[np.int64]:
         """Return actions `[M, E]`."""
         epsilon = parameter[:, None]
         environments = uniforms.shape[1]
@@ -86,7 +117,8 @@ class EpsilonGreedy:
             position = np.arange(environments) / (environments - 1)
             epsilon = epsilon ** (1 + np.reshape(self.spread, (-1, 1)) * position)
         greedy = uniforms[..., 0] >= epsilon
-        action = (uniforms[..., 1] * actions).astype(np.int64)
+        random = uniforms[..., 1]
+        action = (random * actions).astype(np.int64) if allowed is None else nth_allowed(allowed, random)
         if greedy.any():
             np.copyto(action, values().argmax(-1), where=greedy)
         return action
@@ -131,10 +163,19 @@ class Boltzmann:
         """Return the temperature of each member, `[M]`."""
         return self.temperature(progress)
 
-    def act(self, values: Callable[[], Floats], parameter: Floats, uniforms: Floats, actions: int) -> NDArray[np.int64]:
+    def act(
+        self,
+        values: Callable[[], Floats],
+        parameter: Floats,
+        uniforms: Floats,
+        actions: int,
+        allowed: Allowed | None = None,
+    ) -> NDArray[np.int64]:
         """Return actions `[M, E]`."""
         with np.errstate(divide="ignore"):  # u = 0 gives -inf, which is never selected
             gumbel = -np.log(-np.log(uniforms))
+        if allowed is not None:  # -inf is the value of masked actions
+            gumbel = np.maximum(gumbel, np.finfo(np.float64).min)
         action: NDArray[np.int64] = (values() / parameter[:, None, None] + gumbel).argmax(-1)
         return action
 

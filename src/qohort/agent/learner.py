@@ -51,6 +51,7 @@ from qohort.config.schema import TrainConfig
 from qohort.environments.frames import stored_frames
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv
+from qohort.networks.packing import masks_of
 from qohort.replay.base import Batch, Replay, ReplaySpec
 from qohort.replay.ring import StoredSteps, UniformReplay
 
@@ -140,7 +141,7 @@ class QLearning(pl.LightningModule):
         device, config = self.trainer.strategy.root_device, self.config
         gamma = per_member([member.gamma for member in self.members])
         sizes = (self.num_envs, config.batch_size, config.train_every)
-        frames = stored_frames(config, isinstance(self.actor.environments, TensorVectorEnv))
+        frames = stored_frames(config, self.actor.space, isinstance(self.actor.environments, TensorVectorEnv))
         spec = ReplaySpec(self.actor.space, *sizes, gamma, self.seeds, config.budget, device, self.compiler, frames)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         first = max(config.learning_starts, self.replay.min_env_steps(config))
@@ -181,10 +182,12 @@ class QLearning(pl.LightningModule):
         for group in optimizer.param_groups:
             group.update({key: value.to(device) for key, value in group.items() if isinstance(value, Tensor)})
         self.held = held_numbers(self.members, self.bootstrap, device)
-        td_loss = TDLoss(self.online.member_forward, self.bootstrap, self.head)
+        masks = masks_of(self.actor.space)
+        allowed = None if masks is None else masks.allowed
+        td_loss = TDLoss(self.online.member_forward, self.bootstrap, self.head, allowed)
         networks = (self.online, self.target, self.target_network)
         self.update = Update(td_loss, *networks, optimizer, self.held, self.compiler)
-        self.values = QValues(self.online, self.head, self.compiler)
+        self.values = QValues(self.online, self.head, self.compiler, allowed)
         self.evaluator = self._make_evaluator()
         self.evaluator.prepare(self.actor.preprocessing.before(self.values))
         self._set_learning_rate()
@@ -284,7 +287,7 @@ class QLearning(pl.LightningModule):
             settings = (tensor, config.evaluation, self.seeds)
             networks = (self.values.of_member_without_noise, self.online.parameters_by_name())
             return TensorEvaluator(*settings, *networks, self.compiler, device)
-        return Evaluator(env, config.evaluation, self.seeds, device)
+        return Evaluator(env, config.evaluation, self.seeds, device, config.info_metrics)
 
     def _make_rounds(self) -> Rounds | None:
         """Return the programs that play many rounds at once, if the components of this run allow it."""
@@ -376,8 +379,7 @@ class QLearning(pl.LightningModule):
         for m in np.flatnonzero(~np.isfinite(self.last_evaluation)).tolist():
             if m not in self.failed:
                 self.rows.give_up(m, f"evaluation return {self.last_evaluation[m]}")
-        for m, mean in enumerate(self.last_evaluation.tolist()):
-            self.rows.write(m, {"eval/return": mean, "eval/length": float(scores.lengths[m].mean())})
+        self.rows.evaluation(scores)
         for callback in self._callbacks:
             callback.on_evaluation_end(self.trainer, self, scores)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qohort.agent.heads import Head
 from qohort.cohort.program import Compiler, Inputs, Lifted
 from qohort.cohort.stacking import CohortNetwork
+from qohort.networks.packing import PackedSpace, Unpacked, without_masked
 
 MemberValues = Callable[[Mapping[str, Tensor], Inputs], Tensor]
 """The action values `[E, A]` of one member: of its parameters, and of `observation` and random numbers."""
@@ -30,6 +31,9 @@ def network_maker(
         head: The value head, which sets the number of outputs and may wrap the network.
     """
     build = instantiate(node, _partial_=True, _convert_="all")
+    if isinstance(space, PackedSpace):
+        inner = network_maker(node, space.unpacked, actions, head)
+        return lambda: Unpacked(inner(), space)
     return lambda: head.network(build(observation_space=space, actions=actions, atoms=head.atoms))
 
 
@@ -40,10 +44,14 @@ class QValues:
         network: The networks.
         head: The value head.
         compiler: Compiles the networks.
+        allowed: Returns the action masks `[B, A]` of observations `[B, ...]`; None for no masks. Masked actions have
+            the value -inf.
     """
 
-    def __init__(self, network: CohortNetwork, head: Head, compiler: Compiler) -> None:
-        self._network, self._head = network, head
+    def __init__(
+        self, network: CohortNetwork, head: Head, compiler: Compiler, allowed: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._network, self._head, self._allowed = network, head, allowed
         self._lifted = Lifted(compiler, "action values", self.of_member, network)
         self._noise_free: dict[torch.Size, dict[str, Tensor]] = {}
 
@@ -86,4 +94,5 @@ class QValues:
         """Return the action values `[B, A]` of one member."""
         numbers = inputs.get("normal"), inputs.get("fractions")
         outputs = self._network.member_forward(parameters, inputs["observation"], *numbers)
-        return self._head.mean(self._head.distribution(outputs))
+        values = self._head.mean(self._head.distribution(outputs))
+        return values if self._allowed is None else without_masked(values, self._allowed(inputs["observation"]))

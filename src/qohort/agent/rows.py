@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from qohort.agent.evaluation import EpisodeScores
 from qohort.agent.exploration import Exploration
 from qohort.agent.update import UpdateResult
 from qohort.cohort.program import Compiler
@@ -61,6 +63,7 @@ class Rows:
         self._env_id, self._space = env_id, space
         self._recorder, self._progress, self._compiler, self._fail = recorder, progress, compiler, fail
         self._logged: dict[str, list[float]] = {}
+        self._found: set[str] = set()  # the info metrics that were found, or reported
         self.failed: set[int] = set()
         """The members that have failed."""
 
@@ -99,7 +102,30 @@ class Rows:
     def episode(self, episode: Episode) -> None:
         """Write the row of a training episode, and count it."""
         self._progress.episodes[episode.member] += 1
-        self.write(episode.member, {"train/return": episode.score, "train/length": episode.length})
+        named = {f"train/{name}": value for name, value in episode.metrics.items()}
+        self._found.update(episode.metrics)
+        self.write(episode.member, {"train/return": episode.score, "train/length": episode.length, **named})
+
+    def evaluation(self, scores: EpisodeScores) -> None:
+        """Write the rows of an evaluation, and report the `info_metrics` that no episode had so far.
+
+        A named number is the mean over the episodes that have it.
+        """
+        for m, mean in enumerate(scores.returns.mean(1).tolist()):
+            metrics = {"eval/return": mean, "eval/length": float(scores.lengths[m].mean())}
+            for name, values in scores.metrics.items():
+                present = values[m][~np.isnan(values[m])]
+                if len(present):
+                    self._found.add(name)
+                    metrics[f"eval/{name}"] = float(present.mean())
+            self.write(m, metrics)
+        for name in sorted(scores.metrics.keys() - self._found):
+            self._found.add(name)
+            print(
+                f"qohort: info_metrics: the info of env.id={self._env_id} had no number {name!r} at the end of any "
+                f"episode so far; its numbers are {', '.join(scores.numbers) or 'none'}",
+                file=sys.stderr,
+            )
 
     def update(self, result: UpdateResult, exploration: Exploration) -> None:
         """Write the rows of an update, and give up the members that have diverged."""

@@ -9,7 +9,7 @@ Shapes are those of one member, `[B, ...]`. All functions are pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qohort.agent.bootstrap import Bootstrap
 from qohort.agent.heads import Head
+from qohort.networks.packing import without_masked
 from qohort.replay.base import Batch
 
 Parameters = Mapping[str, Tensor]
@@ -53,11 +54,13 @@ class TDLoss:
         forward: The network of one member.
         bootstrap: The bootstrap policy.
         head: The value head.
+        allowed: Returns the action masks `[B, A]` of observations `[B, ...]`; None for no masks.
     """
 
     forward: Forward
     bootstrap: Bootstrap
     head: Head
+    allowed: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, online: Parameters, target: Parameters, batch: Batch) -> tuple[Tensor, LossTerms]:
         """Compute the mean loss over the batch.
@@ -92,7 +95,7 @@ class TDLoss:
         if "weight" in batch:
             loss = batch["weight"] * loss
         loss, value = loss.mean(), head.mean(taken.unsqueeze(1))
-        greedy = value.squeeze(1) >= head.mean(distribution).amax(1)
+        greedy = value.squeeze(1) >= self._values(distribution, batch, "observation").amax(1)
         value = value.mean()
         return loss, value, LossTerms(loss.detach(), td_error.detach(), value.detach(), greedy.detach())
 
@@ -108,13 +111,22 @@ class TDLoss:
         policy_distribution = (
             self._distribution(target, batch, "next_observation", "policy") if separate else next_target
         )
-        policy = bootstrap(next_online, head.mean(policy_distribution))
+        next_values = head.mean(policy_distribution)
+        if self.allowed is None:
+            policy = bootstrap(next_online, next_values)
+        else:  # the values that are backed up are not masked: 0 times -inf would be NaN
+            policy = bootstrap.among(self.allowed(batch["next_observation"]), next_online, next_values)
         reward = batch["reward"]
         if bootstrap.adds_to_reward:
-            values = head.mean(self._distribution(target, batch, "observation", "policy"))
+            values = self._values(self._distribution(target, batch, "observation", "policy"), batch, "observation")
             reward = reward + bootstrap.reward_bonus(values, batch["action"])
         td_target: Tensor = head.backup(reward, batch["discount"], next_target, policy)
         return td_target
+
+    def _values(self, distribution: Tensor, batch: Batch, observation: str) -> Tensor:
+        """Compute the action values `[B, A]` of a return distribution; -inf where an action is masked."""
+        values = self.head.mean(distribution)
+        return values if self.allowed is None else without_masked(values, self.allowed(batch[observation]))
 
     def _distribution(self, parameters: Parameters, batch: Batch, observation: str, use: str) -> Tensor:
         numbers = batch.get(f"normal_{use}"), batch.get(f"fractions_{use}")

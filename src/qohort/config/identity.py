@@ -41,6 +41,10 @@ def experiment_tree(config: TrainConfig) -> dict[str, Any]:
     for key, default in (("env", {}), ("still_steps", None)):
         if tree["evaluation"][key] == default:
             del tree["evaluation"][key]
+    if not config.info_metrics:
+        del tree["info_metrics"]
+    if not config.env.action_mask:
+        del tree["env"]["action_mask"]
     if config.env.frame_stack == 1:
         del tree["env"]["frame_stack"], tree["env"]["frame_padding"]
     return tree

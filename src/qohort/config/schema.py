@@ -28,6 +28,8 @@ class EnvironmentConfig:
             for none.
         frame_padding: What stands for the observations before the first one of an episode: `reset` for the first
             one, `zero` for zeros.
+        action_mask: Whether each observation has a mask of the actions that may be chosen, as `info["action_mask"]` or
+            as the key `action_mask` of a Dict observation. Not for tensor environments.
     """
 
     id: str
@@ -39,6 +41,7 @@ class EnvironmentConfig:
     workers: Count = 0
     frame_stack: PositiveInt = 1
     frame_padding: Literal["reset", "zero"] = "reset"
+    action_mask: bool = False
 
     @property
     def name(self) -> str:
@@ -186,3 +189,4 @@ class TrainConfig:
     overwrite: bool
     retry_failed: bool
     other_code: Literal["refuse", "allow"]
+    info_metrics: Sequence[str] = ()

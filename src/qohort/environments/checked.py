@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
+from qohort.networks.packing import masks_of
 
 SINCE = "that is Gymnasium's interface since 0.26"
 NUMBERS = frozenset((float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_))
@@ -26,6 +28,8 @@ INTEGERS = frozenset((int, np.int64))
 
 LIFE_LOST = "life_lost"
 """The entry of an info which says that the discount after a step is 0 although the episode goes on."""
+INFO_METRICS = "info_metrics"
+"""The entry of a vector environment's info that has the numbers of the episodes that ended."""
 STEPS_AT_ONCE = 64
 """The steps whose observations are compared with the bounds of their space together."""
 
@@ -49,6 +53,10 @@ class EnvironmentFailure(Exception):
         return type(self), (self.reason, self.seed, self.actions, self.trace)
 
 
+class Misfit(Exception):
+    """What `reset` or `step` returned does not fit the spaces; the message goes on after the name of the method."""
+
+
 class CheckedEnv:
     """Steps one environment and checks what it returns.
 
@@ -62,6 +70,8 @@ class CheckedEnv:
         """The seed of the current episode."""
         self.actions: list[int] = []
         """The actions of the current episode."""
+        self.info: Any = {}
+        """The newest info."""
         self.life_lost = False
         """Whether the info of the newest step has `life_lost`."""
         self._step, space = env.step, env.observation_space
@@ -83,8 +93,9 @@ class CheckedEnv:
             observation, info = returned = self.env.reset(seed=seed)
         except (Exception, SystemExit) as error:
             raise self._raised("reset", "(observation, info)", error) from error
+        self.info = info
         if type(returned) is not tuple or not isinstance(info, dict):
-            raise self.failure(f"reset() returned {_kind(returned)}, not a tuple (observation, info): {SINCE}")
+            raise self.failure(f"reset() returned {kind_of(returned)}, not a tuple (observation, info): {SINCE}")
         if (
             type(observation) is not np.ndarray
             or observation.dtype is not self._dtype
@@ -117,6 +128,7 @@ class CheckedEnv:
         if type(terminated) is not bool or type(truncated) is not bool:
             terminated = self._flag("terminated", terminated)
             truncated = self._flag("truncated", truncated)
+        self.info = info
         self.life_lost = type(info) is dict and bool(info.get(LIFE_LOST))
         return observation, reward, terminated, truncated
 
@@ -126,6 +138,8 @@ class CheckedEnv:
 
     def _raised(self, method: str, wanted: str, error: BaseException) -> EnvironmentFailure:
         """Return the failure of a method that raised an error, or returned something that cannot be unpacked."""
+        if isinstance(error, Misfit):
+            return self.failure(f"{method}() {error}")
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:
             return self.failure(f"{method}() did not return a tuple {wanted}: {SINCE}")
         return self.failure(f"{method}() raised {in_words(error)}", "".join(traceback.format_exception(error)))
@@ -137,28 +151,9 @@ class CheckedEnv:
             EnvironmentFailure: If it has another shape, cannot be cast without a change of kind, or is out of range.
         """
         try:
-            array = np.asarray(observation)
-        except ValueError:
-            array = np.empty(0, dtype=object)
-        if array.dtype.kind not in "biuf":
-            raise self.failure(
-                f"{method}() returned {_kind(observation)} as observation, which is not of {self._space}"
-            )
-        if array.shape != self._shape:
-            raise self.failure(
-                f"{method}() returned an observation of shape {array.shape}, but the space is {self._space}"
-            )
-        integers = array.dtype.kind in "biu" and self._dtype.kind in "biu"
-        if not (integers or np.can_cast(array.dtype, self._dtype, "same_kind")):
-            raise self.failure(
-                f"{method}() returned an observation of {array.dtype}, but the space is {self._space}: a cast would "
-                "lose its fractions"
-            )
-        # A cast of integers would wrap around.
-        if integers and array.dtype != self._dtype and (wrong := outside(self._space, array)):
-            raise self.failure(f"{method}() returned an observation with {wrong}, but the space is {self._space}")
-        with np.errstate(over="ignore"):
-            return array.astype(self._dtype, copy=False)
+            return fitted(self._space, observation, "observation")
+        except Misfit as error:
+            raise self.failure(f"{method}() {error}") from None
 
     def _number(self, reward: Any) -> float:
         """Return a reward as a finite number.
@@ -196,6 +191,36 @@ class CheckedEnv:
         raise self.failure(f"step() returned {name}={' '.join(repr(value).split())[:60]}, which is not true or false")
 
 
+def fitted(space: spaces.Space[Any], observation: Any, name: str) -> NDArray[Any]:
+    """Return an observation, or a part of one, with the shape and the dtype of its space.
+
+    Args:
+        space: The space: `Box`, `Discrete` or `MultiBinary`.
+        observation: What the environment returned.
+        name: What it is called in a message.
+
+    Raises:
+        Misfit: If it has another shape, cannot be cast without a change of kind, or is out of range.
+    """
+    dtype, shape = np.dtype(space.dtype), tuple(space.shape or ())
+    try:
+        array = np.asarray(observation)
+    except ValueError:
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "biuf":
+        raise Misfit(f"returned {kind_of(observation)} as {name}, which is not of {space}")
+    if array.shape != shape:
+        raise Misfit(f"returned an {name} of shape {array.shape}, but the space is {space}")
+    integers = array.dtype.kind in "biu" and dtype.kind in "biu"
+    if not (integers or np.can_cast(array.dtype, dtype, "same_kind")):
+        raise Misfit(f"returned an {name} of {array.dtype}, but the space is {space}: a cast would lose its fractions")
+    # A cast of integers would wrap around.
+    if integers and array.dtype != dtype and (wrong := outside(space, array)):
+        raise Misfit(f"returned an {name} with {wrong}, but the space is {space}")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
+
+
 class ValueCheck:
     """Checks the values of the observations of several environments.
 
@@ -216,6 +241,8 @@ class ValueCheck:
         self._low, self._high = bounds(space)
         self.harmless = np.nan_to_num(self._low, neginf=0).astype(observations.dtype)
         """An observation `[...]` that can be used, for an environment that has failed."""
+        if (masks := masks_of(space)) is not None:
+            masks.put_mask(self.harmless, 1)
         self._bounded = self._floats and bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
         # Bounds are compared for many steps at once.
         self._steps = np.zeros((STEPS_AT_ONCE if self._bounded else 0, *observations.shape), observations.dtype)
@@ -298,6 +325,22 @@ def unusable(space: spaces.Space[Any], observation: NDArray[Any]) -> str | None:
     return f"{observation[where]} at {list(where)}"
 
 
+def named_numbers(info: Any, names: Sequence[str]) -> list[float]:
+    """Return the numbers of these names in an info; NaN for what is missing or not a number."""
+    values: list[Any] = [info.get(name) if isinstance(info, Mapping) else None for name in names]
+    return [float(value) if is_number(value) else math.nan for value in values]
+
+
+def numbers_of(info: Any) -> list[str]:
+    """Return the names of the numbers in an info."""
+    return [str(name) for name, value in info.items() if is_number(value)] if isinstance(info, Mapping) else []
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is one real number, a boolean included."""
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+
+
 def close_all(envs: Iterable[gym.Env[Any, Any]]) -> None:
     """Close environments. An error is reported and has no other effect, because all results are there already."""
     reasons = set()
@@ -316,7 +359,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Return in words what kind of value this is."""
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"

@@ -8,6 +8,7 @@ resuming and the equality of a run alone and in a cohort rest on this.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +20,8 @@ from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.checked import CheckedEnv, EnvironmentFailure, close_all, outside
 from qohort.environments.making import check_spaces, make_environment
+from qohort.environments.packed import gives_mask
+from qohort.networks.packing import PackedSpace, masks_of
 
 STEPS = 20
 """The most steps of an episode of the check."""
@@ -128,21 +131,47 @@ def _play(env: gym.Env[Any, Any], seed: int, beside: gym.Env[Any, Any] | None = 
     """
     checked, space = CheckedEnv(env), env.observation_space
     assert isinstance(env.action_space, spaces.Discrete)
-    actions = np.random.default_rng(0).integers(env.action_space.n, size=STEPS) + env.action_space.start
+    actions = np.random.default_rng(0).integers(env.action_space.n, size=STEPS)
     observation = checked.reset(seed)
+    _report_mask(env, checked.info)
     if beside is not None:
-        beside.reset(seed=SEEDS[1])
+        theirs = beside.reset(seed=SEEDS[1])[0]
     trail = [_kept(checked, space, observation, "reset")]
     for action in actions:
-        observation, reward, terminated, truncated = checked.step(np.int64(action))
+        observation, reward, terminated, truncated = checked.step(_chosen(env, action, observation))
         trail.append(_kept(checked, space, observation, "step") + repr((float(reward), terminated, truncated)).encode())
         if terminated or truncated:
             break
         if beside is not None:
-            *_, ended, cut, _ = beside.step(action)
+            theirs, _, ended, cut, _ = beside.step(_chosen(beside, action, theirs))
             if ended or cut:
-                beside.reset(seed=SEEDS[1])
+                theirs = beside.reset(seed=SEEDS[1])[0]
     return trail
+
+
+def _chosen(env: gym.Env[Any, Any], action: np.int64, observation: Any) -> np.int64:
+    """Return an action as the environment counts it; where it is masked, one that is allowed."""
+    masks = masks_of(env.observation_space)
+    if masks is not None:
+        choices = np.flatnonzero(masks.allowed_array(observation))
+        action = choices[action % len(choices)]
+    return np.int64(action + getattr(env.action_space, "start", 0))
+
+
+_REPORTED: set[str] = set()
+
+
+def _report_mask(env: gym.Env[Any, Any], info: Any) -> None:
+    """Print, once, that an environment gives an action mask that is not used."""
+    name = "an environment" if env.spec is None else f"env.id={env.spec.id}"
+    if name in _REPORTED or masks_of(env.observation_space) is not None or not gives_mask(env.observation_space, info):
+        return
+    _REPORTED.add(name)
+    print(
+        f"qohort: {name} gives an action mask, which is not used: set env.action_mask=true to choose among the allowed "
+        "actions only",
+        file=sys.stderr,
+    )
 
 
 def _kept(checked: CheckedEnv, space: spaces.Space[Any], observation: Any, method: str) -> bytes:
@@ -152,6 +181,11 @@ def _kept(checked: CheckedEnv, space: spaces.Space[Any], observation: Any, metho
         EnvironmentFailure: If it is not.
     """
     array = np.asarray(observation, dtype=space.dtype)
-    if wrong := outside(space, array):
-        raise checked.failure(f"{method}() returned an observation with {wrong}, but the space is {space}")
+    if isinstance(space, PackedSpace):
+        parts = [(leaf.name, leaf.space, part) for leaf, part in space.parts_of(array)]
+    else:
+        parts = [("observation", space, array)]
+    for name, part_space, part in parts:
+        if wrong := outside(part_space, part):
+            raise checked.failure(f"{method}() returned an {name} with {wrong}, but the space is {part_space}")
     return array.tobytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,8 @@ class Episode(NamedTuple):
     """The undiscounted return."""
     length: int
     """The length in env_steps."""
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """The numbers in the info of its last step that were asked for, and that it has."""
 
 
 class EpisodeStatistics:
@@ -28,9 +32,11 @@ class EpisodeStatistics:
     Args:
         members: The number of members, M.
         num_envs: Environments per member, E.
+        names: The names of numbers in the info of an episode's last step.
     """
 
-    def __init__(self, members: int, num_envs: int) -> None:
+    def __init__(self, members: int, num_envs: int, names: Sequence[str] = ()) -> None:
+        self._names = names
         self._returns = np.zeros((members, num_envs))
         self._lengths = np.zeros((members, num_envs), dtype=np.int64)
         self.recent = np.full(members, np.nan)
@@ -41,15 +47,20 @@ class EpisodeStatistics:
         self._returns += reward
         self._lengths += 1
 
-    def end(self, ended: NDArray[np.bool_]) -> list[Episode]:
+    def end(self, ended: NDArray[np.bool_], metrics: NDArray[np.float64] | None = None) -> list[Episode]:
         """Return the episodes that ended, and start new ones in their place.
 
         Args:
             ended: Whether the episode ended, `[M, E]`.
+            metrics: The numbers in the info of its last step, `[M, E, names]`; NaN for what it does not have.
         """
         episodes = []
         for m, e in np.argwhere(ended).tolist():
-            episodes.append(self.record(m, float(self._returns[m, e]), int(self._lengths[m, e])))
+            episode = self.record(m, float(self._returns[m, e]), int(self._lengths[m, e]))
+            if metrics is not None and self._names:
+                named = zip(self._names, metrics[m, e].tolist(), strict=True)
+                episode = episode._replace(metrics={name: value for name, value in named if not math.isnan(value)})
+            episodes.append(episode)
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
         return episodes

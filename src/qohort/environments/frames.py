@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from qohort.config.schema import TrainConfig
+from qohort.networks.packing import PackedSpace
 from qohort.replay.base import Frames
 
 
@@ -59,11 +60,12 @@ class FrameStack(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
         return np.stack(self._newest)
 
 
-def stored_frames(config: TrainConfig, in_programs: bool) -> Frames | None:
+def stored_frames(config: TrainConfig, space: spaces.Space[Any], in_programs: bool) -> Frames | None:
     """Return how the observations of a run are made of frames, for `ReplaySpec`.
 
     Args:
         config: The configuration.
+        space: The observation space.
         in_programs: Whether programs step the environments.
 
     Returns:
@@ -72,4 +74,6 @@ def stored_frames(config: TrainConfig, in_programs: bool) -> Frames | None:
     """
     if in_programs or config.normalize_observations:
         return None
+    if isinstance(space, PackedSpace):  # a row of bytes, also where a part of it is a stack
+        return Frames(1, config.env.frame_padding)
     return Frames(config.env.frame_stack, config.env.frame_padding)

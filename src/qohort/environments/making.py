@@ -15,6 +15,8 @@ from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.checked import in_words
 from qohort.environments.frames import FrameStack
+from qohort.environments.packed import PackedEnv, packed_space
+from qohort.networks.packing import UnsupportedPart
 from qohort.replay.base import Frames
 
 
@@ -46,12 +48,30 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         if not isinstance(wrapped, gym.Env):
             raise ConfigError(f"env.wrappers: {wrapper} returned a {type(wrapped).__name__}, not an environment")
         env = wrapped
-    if config.frame_stack == 1:
-        return env
+    if config.frame_stack > 1:
+        try:
+            env = FrameStack(env, Frames(config.frame_stack, config.frame_padding))
+        except ValueError as error:
+            raise ConfigError(f"env.frame_stack={config.frame_stack} with env.id={config.id}: {error}") from error
+    return _packed(env, config)
+
+
+def _packed(env: gym.Env[Any, Any], config: EnvironmentConfig) -> gym.Env[Any, Any]:
+    """Pack the observations of an environment, if they have several parts or an action mask.
+
+    Raises:
+        ConfigError: If they cannot be packed.
+    """
     try:
-        return FrameStack(env, Frames(config.frame_stack, config.frame_padding))
+        space = packed_space(env, config.action_mask)
+    except UnsupportedPart as error:
+        raise ConfigError(
+            f"env.id={config.id} has the observation space {type(env.observation_space).__name__} with {error}: its "
+            "parts must be Box, Discrete or MultiBinary"
+        ) from error
     except ValueError as error:
-        raise ConfigError(f"env.frame_stack={config.frame_stack} with env.id={config.id}: {error}") from error
+        raise ConfigError(f"env.action_mask=true with env.id={config.id}: {error}") from error
+    return env if space is None else PackedEnv(env, space)
 
 
 def _wrap(wrapper: Mapping[str, Any], env: gym.Env[Any, Any]) -> Any:
@@ -74,7 +94,8 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
         env: The environment.
 
     Raises:
-        ConfigError: If the action space is not Discrete, or observations are not Box, Discrete or MultiBinary.
+        ConfigError: If the action space is not Discrete, or observations are not Box, Discrete or MultiBinary, or a
+            Dict or Tuple of them.
     """
     action, observation = (getattr(env, name, None) for name in ("action_space", "observation_space"))
     for name, space in (("action_space", action), ("observation_space", observation)):
@@ -87,7 +108,7 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
     if not isinstance(observation, spaces.Box | spaces.Discrete | spaces.MultiBinary):
         raise ConfigError(
             f"env.id={config.id} has the observation space {type(observation).__name__}: "
-            "it must be Box, Discrete or MultiBinary; gymnasium.wrappers.FlattenObservation makes a Box of most others"
+            "it must be Box, Discrete, MultiBinary, or a Dict or Tuple of them; a wrapper can make one of them"
         )
     if 0 in (observation.shape or ()):
         raise ConfigError(f"env.id={config.id} has the observation space {observation}, which has no numbers")

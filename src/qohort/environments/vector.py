@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from qohort.cohort.streams import member_seed
 from qohort.config.errors import ConfigError
-from qohort.environments.checked import LIFE_LOST, CheckedEnv, EnvironmentFailure, ValueCheck, close_all
+from qohort.environments.checked import (
+    INFO_METRICS,
+    LIFE_LOST,
+    CheckedEnv,
+    EnvironmentFailure,
+    ValueCheck,
+    close_all,
+    named_numbers,
+)
 
 EpisodeSeed = Callable[[int, int], int]
 """A function from environment index and episode number to the seed of the episode."""
@@ -66,6 +74,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         episode_seed: Returns the seed of each episode.
         members: The number of members, M. Each has the same number of environments.
         deterministic: Whether an episode can be restored from its seed and actions. If not, restoring starts a new one.
+        info_metrics: The names of numbers that the info of an episode's last step has.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         episode_seed: EpisodeSeed,
         members: int = 1,
         deterministic: bool = True,
+        info_metrics: Sequence[str] = (),
     ) -> None:
         self.envs = [make() for make in makers]
         self.num_envs = len(self.envs)
@@ -93,6 +103,8 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self._terminated = np.zeros(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._life_lost = np.zeros(self.num_envs, dtype=np.bool_)
+        self._names = info_metrics
+        self._metrics = np.full((self.num_envs, len(info_metrics)), np.nan)
         self._episodes = [-1] * self.num_envs
         self._checked = [CheckedEnv(env) for env in self.envs]
         self._running = list(enumerate(self._checked))
@@ -130,8 +142,9 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             actions: One action per environment, counted from 0, `[num_envs]`.
 
         Returns:
-            Observations, rewards, terminated, truncated, and an info. The info has `final_obs` if an episode ended,
-            and `life_lost [num_envs]` where the discount after the step is 0 although the episode goes on.
+            Observations, rewards, terminated, truncated, and an info. If an episode ended, the info has `final_obs`,
+            and `info_metrics [num_envs, names]`, whose rows count where one ended. It has
+            `life_lost [num_envs]` where the discount after the step is 0 although the episode goes on.
             The next step overwrites all arrays.
         """
         observations, ended = self.observations, []
@@ -153,6 +166,8 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             self._life_lost[index] = env.life_lost
             if terminated or truncated:
                 ended.append(index)
+                if self._names:
+                    self._metrics[index] = named_numbers(env.info, self._names)
         for index, wrong in self._values.wrong():
             self._stop(
                 index,
@@ -167,7 +182,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             ended = [index for index in ended if self._terminated[index] or self._truncated[index]]
         if ended:
             np.copyto(self._final, observations)
-            info["final_obs"] = self._final
+            info["final_obs"], info[INFO_METRICS] = self._final, self._metrics
             for index in ended:
                 self._start_episode(index)
         return observations, self._rewards, self._terminated, self._truncated, info

@@ -26,7 +26,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from qohort.config.schema import EnvironmentConfig
-from qohort.environments.checked import LIFE_LOST, in_words
+from qohort.environments.checked import INFO_METRICS, LIFE_LOST, in_words
 from qohort.environments.making import make_environment
 from qohort.environments.vector import EpisodicVectorEnv, MemberFailure, episode_seeds
 
@@ -46,10 +46,12 @@ class Shared:
     Args:
         count: The number of environments, N.
         space: The observation space of one environment.
+        metrics: The number of `info_metrics`.
     """
 
     count: int
     space: spaces.Space[Any]
+    metrics: int = 0
 
     def __post_init__(self) -> None:
         """Allocate the memory."""
@@ -62,6 +64,7 @@ class Shared:
     def _layout(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         observation = (tuple(self.space.shape or ()), self.space.dtype)
         return {
+            **({INFO_METRICS: ((self.metrics,), np.float64)} if self.metrics else {}),
             "action": ((), np.int64),
             "observation": observation,
             "final": observation,
@@ -88,9 +91,12 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         config: The environment. `workers` is the number of processes; there is at most one per environment.
         seeds: The members' seeds.
         stream: The random stream of the episodes' seeds.
+        info_metrics: The names of numbers that the info of an episode's last step has.
     """
 
-    def __init__(self, config: EnvironmentConfig, seeds: Sequence[int], stream: str) -> None:
+    def __init__(
+        self, config: EnvironmentConfig, seeds: Sequence[int], stream: str, info_metrics: Sequence[str] = ()
+    ) -> None:
         self.num_envs, self._size = len(seeds) * config.num_envs, config.num_envs
         example = make_environment(config)
         self.single_observation_space: spaces.Space[Any] = example.observation_space
@@ -100,7 +106,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         example.close()
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        shared = Shared(self.num_envs, self.single_observation_space)
+        shared = Shared(self.num_envs, self.single_observation_space, len(info_metrics))
         self._arrays = shared.arrays()
         self.observations = self._arrays["observation"]
         """The newest observations, `[num_envs, ...]`."""
@@ -120,7 +126,7 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         try:
             for part in self._parts:
                 pipe, theirs = CONTEXT.Pipe()
-                arguments = (theirs, config, tuple(seeds), stream, part, shared)
+                arguments = (theirs, config, tuple(seeds), stream, tuple(info_metrics), part, shared)
                 process = CONTEXT.Process(target=_work, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
@@ -150,6 +156,8 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
                 if not has_ended:
                     self._arrays["final"][part] = self.observations[part]
             info["final_obs"] = self._arrays["final"]
+            if INFO_METRICS in self._arrays:
+                info[INFO_METRICS] = self._arrays[INFO_METRICS]
         reward, terminated, truncated = (self._arrays[name] for name in ("reward", "terminated", "truncated"))
         return self.observations, reward, terminated, truncated, info
 
@@ -230,11 +238,17 @@ def _close(pipes: Sequence[Connection]) -> None:
 
 
 def _work(
-    pipe: Connection, config: EnvironmentConfig, seeds: Sequence[int], stream: str, part: range, shared: Shared
+    pipe: Connection,
+    config: EnvironmentConfig,
+    seeds: Sequence[int],
+    stream: str,
+    info_metrics: Sequence[str],
+    part: range,
+    shared: Shared,
 ) -> None:
     """Step the environments of one process until it is told to close, or its parent has ended."""
     try:
-        worker = _Worker(config, seeds, stream, part, shared)
+        worker = _Worker(config, seeds, stream, info_metrics, part, shared)
     except Exception as error:
         with contextlib.suppress(OSError, EOFError):
             pipe.recv()
@@ -257,12 +271,18 @@ class _Worker:
     """The environments of one process, each a member of its own."""
 
     def __init__(
-        self, config: EnvironmentConfig, seeds: Sequence[int], stream: str, part: range, shared: Shared
+        self,
+        config: EnvironmentConfig,
+        seeds: Sequence[int],
+        stream: str,
+        info_metrics: Sequence[str],
+        part: range,
+        shared: Shared,
     ) -> None:
         seed_of = episode_seeds(seeds, config.num_envs, stream)
         makers = [lambda: make_environment(replace(config, workers=0))] * len(part)
         self._vector = EpisodicVectorEnv(
-            makers, lambda index, episode: seed_of(part[index], episode), len(part), config.deterministic
+            makers, lambda index, episode: seed_of(part[index], episode), len(part), config.deterministic, info_metrics
         )
         self._shared = {name: array[part.start : part.stop] for name, array in shared.arrays().items()}
         self.state_dict, self.beyond_bounds = self._vector.state_dict, self._vector.beyond_bounds
@@ -279,6 +299,8 @@ class _Worker:
         self._shared[LIFE_LOST][:] = info[LIFE_LOST]
         if "final_obs" in info:
             self._shared["final"][:] = info["final_obs"]
+            if INFO_METRICS in self._shared:
+                self._shared[INFO_METRICS][:] = info[INFO_METRICS]
         return "final_obs" in info
 
     def stop(self, indices: Sequence[int]) -> None:

@@ -26,31 +26,45 @@ def pixel_scale(space: spaces.Space[Any]) -> float:
     return 1 / 255 if isinstance(space, spaces.Box) and bool((space.high == 255).all()) else 1.0
 
 
+def parts_of(space: spaces.Space[Any]) -> list[tuple[Any, spaces.Space[Any]]]:
+    """Return the parts of a `Dict` or `Tuple` with their keys or indices; none of another space."""
+    if isinstance(space, spaces.Dict):
+        return list(space.items())
+    return list(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else []
+
+
 class Features(nn.Module):
     """Converts observations `[B, ...]` to flat float vectors `[B, width]`.
 
     Discrete observations become one-hot vectors, and images are divided by 255 (`pixel_scale`). All other observations
-    are cast to float32 and flattened.
+    are cast to float32 and flattened. Of a `Dict` or `Tuple`, the features of all parts are concatenated.
 
     Args:
-        space: The observation space: `Box`, `Discrete` or `MultiBinary`.
+        space: The observation space: `Box`, `Discrete` or `MultiBinary`, or a `Dict` or `Tuple` of such spaces.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__()
+        self._parts = [(key, Features(part)) for key, part in parts_of(space)]
         self._categories = int(space.n) if isinstance(space, spaces.Discrete) else 0
         self._first = int(space.start) if isinstance(space, spaces.Discrete) else 0
         self._scale = pixel_scale(space)
         self.pictures = isinstance(space, spaces.Box) and len(space.shape) == 3
         """Whether the observations look like pictures, whose pixels lose their places here."""
-        self.width = self._categories or math.prod(space.shape or ())
+        self.width: int = self._categories or math.prod(space.shape or ())
+        if self._parts:
+            self.pictures = any(part.pictures for _, part in self._parts)
+            self.width = sum(part.width for _, part in self._parts)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Any) -> Tensor:
         """Map observations `[B, ...]` to features `[B, width]`."""
+        if self._parts:
+            return torch.cat([features(observation[key]) for key, features in self._parts], 1)
         if self._categories:
             categories = torch.arange(self._first, self._first + self._categories, device=observation.device)
-            return (observation.unsqueeze(-1) == categories).float()
-        flat = observation.reshape(observation.shape[0], -1).float()
+            one_hot: Tensor = (observation.unsqueeze(-1) == categories).float()
+            return one_hot
+        flat: Tensor = observation.reshape(observation.shape[0], -1).float()
         return flat if self._scale == 1.0 else flat * self._scale
 
 

@@ -72,7 +72,8 @@ class Perceptron(nn.Module):
     """Hidden layers with ReLU: the torso of an MLP.
 
     Args:
-        observation_space: A space that `Features` supports.
+        features: Converts observations `[B, ...]` to features `[B, width]`.
+        width: The length of the features.
         hidden: The number of units of each layer.
         layer: Builds all layers but the last.
         last: Builds the last layer.
@@ -82,7 +83,8 @@ class Perceptron(nn.Module):
 
     def __init__(
         self,
-        observation_space: spaces.Space[Any],
+        features: nn.Module,
+        width: int,
         hidden: Sequence[int],
         layer: Layer,
         last: Layer,
@@ -90,9 +92,7 @@ class Perceptron(nn.Module):
         slope: float = 0.0,
     ) -> None:
         super().__init__()
-        features = Features(observation_space)
         layers: list[nn.Module] = [features]
-        width = features.width
         for number, units in enumerate(hidden, start=1):
             layers.append((last if number == len(hidden) else layer)(width, units))
             if norm is not None:
@@ -144,7 +144,8 @@ class MLP(QNetwork):
             raise ValueError("noisy=true and spectral_norm=true do not go together: switch one off")
         layer = layer_maker(noisy, noisy_sigma)
         last = SpectralLinear if spectral_norm else layer
-        torso = Perceptron(observation_space, hidden, layer, last, LayerNorm if layer_norm else None)
+        features = Features(observation_space)
+        torso = Perceptron(features, features.width, hidden, layer, last, LayerNorm if layer_norm else None)
         values = ActionValues(torso.width, actions, atoms, dueling, layer, dueling_gradient=dueling_gradient)
         super().__init__(torso, values)
 
@@ -172,5 +173,8 @@ class SparseMLP(QNetwork):
         sparsity: Annotated[float, Range(0, 1)] = 0.9,
     ) -> None:
         layer = sparse_layer_maker(sparsity)
-        torso = Perceptron(observation_space, hidden, layer, layer, lambda _: LayerNormWithoutWeights(), slope=0.01)
+        features = Features(observation_space)
+        torso = Perceptron(
+            features, features.width, hidden, layer, layer, lambda _: LayerNormWithoutWeights(), slope=0.01
+        )
         super().__init__(torso, ActionValues(torso.width, actions, atoms, layer=layer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from qohort.agent.optimizers import MemberOptimizer, mixes_members
 from qohort.agent.q_values import QValues, network_maker
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork, is_of_output
+from qohort.config.checks import locate
 from qohort.config.errors import ConfigError
 from qohort.config.members import evaluation_environment
 from qohort.config.messages import nearest
@@ -28,6 +30,7 @@ from qohort.environments.making import make_environment
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.networks.layers import Features
 from qohort.runs.loggers import WANDB_MODES, WANDB_ONLINE
+from qohort.runs.metrics import METRICS
 
 
 def check_jobs(firsts: Sequence[TrainConfig]) -> None:
@@ -42,7 +45,8 @@ def check_jobs(firsts: Sequence[TrainConfig]) -> None:
     """
     for first in firsts:
         # Jobs that are equal in these keys are checked once.
-        key = repr((first.env, first.network, first.head, first.optimizer, first.trainer, first.logger))
+        network = (first.network, first.head, first.optimizer, first.exploration)
+        key = repr((first.env, first.info_metrics, network, first.trainer, first.logger))
         if key in _CHECKED:
             continue
         check_accelerator(first)
@@ -92,6 +96,8 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
             fit them or does not repeat its episodes, or if the network or the optimiser raises an error.
     """
     check_optimizer(config)
+    _check_masks(config)
+    _check_info_metrics(config)
     check_contract(config.env)
     evaluation = evaluation_environment(config)
     if evaluation != config.env:
@@ -145,6 +151,41 @@ def _check_values(
         raise ConfigError(f"{name} cannot be lifted over members for observations of {space}: {reason}") from error
     if found != (2, 2, actions):
         raise ConfigError(f"{name} must map [B, ...] to [B, {actions}, atoms], but its values have shape {found[1:]}")
+
+
+def _check_info_metrics(config: TrainConfig) -> None:
+    """Check that numbers in info become metrics of names of their own.
+
+    Raises:
+        ConfigError: If a name is used already, or twice, or the environment has no info.
+    """
+    names = config.info_metrics
+    for name in names:
+        for metric in (f"train/{name}", f"eval/{name}"):
+            if metric in METRICS:
+                raise ConfigError(f"info_metrics={list(names)}: {metric} is a metric already: rename it in a wrapper")
+    if len(set(names)) < len(names) or "" in names:
+        raise ConfigError(f"info_metrics={list(names)}: give different names, none of them empty")
+    if names and tensor_environment(config.env) is not None:
+        raise ConfigError(
+            f"info_metrics={list(names)}: env.id={config.env.id} is a tensor environment, which has no info: set "
+            "env.backend=gymnasium"
+        )
+
+
+def _check_masks(config: TrainConfig) -> None:
+    """Check that the exploration uses action masks, if there are any.
+
+    Raises:
+        ConfigError: If it has no parameter for them.
+    """
+    name = config.exploration["_target_"]
+    exploration = locate(name, "exploration._target_")
+    if config.env.action_mask and "allowed" not in inspect.signature(exploration.act).parameters:
+        raise ConfigError(
+            f"exploration={name} does not know action masks: with env.action_mask=true its method act needs the "
+            "parameter `allowed`"
+        )
 
 
 def check_optimizer(config: TrainConfig) -> None:

@@ -36,6 +36,7 @@ from qohort.config.members import evaluation_environment
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
+from qohort.networks.packing import masks_of
 from qohort.replay.base import Values
 from qohort.runs.checkpoints import load
 from qohort.runs.directory import RunDirectory
@@ -179,7 +180,8 @@ def load_member(directory: RunDirectory, config: TrainConfig, device: torch.devi
         raise stored.misfit(directory, error) from error
     network.to(device)
     # Compiling would take longer than it saves.
-    values = QValues(network, stored.head, Compiler("none"))
+    masks = masks_of(stored.space)
+    values = QValues(network, stored.head, Compiler("none"), None if masks is None else masks.allowed)
     return TrainedMember(config, stored.checkpoint, stored.env_steps, stored.preprocessing.before(values))
 
 

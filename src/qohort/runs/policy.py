@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qohort.agent.heads import Head
 from qohort.config.schema import TrainConfig
 from qohort.environments.preprocessing import EPSILON, Preprocessing
+from qohort.networks.packing import PackedSpace, Unpacked, without_masked
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import read_member, stored_config
 
@@ -64,7 +65,7 @@ class Policy:
     Args:
         network: Maps observations to action values.
         config: The configuration that it was trained with.
-        observation_space: The observation space of one environment.
+        observation_space: The observation space of one environment, without its action mask.
         action_space: The action space of one environment.
         env_steps: The env_steps that it was trained for.
     """
@@ -80,20 +81,51 @@ class Policy:
         self.network, self.config, self.env_steps = network.eval(), config, env_steps
         self.observation_space, self.action_space = observation_space, action_space
 
-    def values(self, observation: Any) -> NDArray[np.float32]:
-        """Return the action values `[A]` of an observation, or `[B, A]` of several."""
-        array = np.asarray(observation, dtype=self.observation_space.dtype)
-        shape = self.observation_space.shape or ()
-        if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
-            raise ValueError(f"an observation has the shape {shape}, several [B, ...]; this one has {array.shape}")
+    def values(self, observation: Any, action_mask: Any = None) -> NDArray[np.float32]:
+        """Return the action values `[A]` of an observation, or `[B, A]` of several.
+
+        Args:
+            observation: The observation, as the environment returns it; several as one batch in each of its parts.
+            action_mask: The action mask `[A]`, or `[B, A]`, for a policy that was trained with masks. Masked actions
+                have the value -inf.
+
+        Raises:
+            ValueError: If the observation or the mask does not fit.
+        """
+        if self.config.env.action_mask and action_mask is None:
+            raise ValueError(
+                "this policy was trained with action masks: give the mask of the observation as action_mask"
+            )
+        batch, several = self._batch(self.observation_space, observation)
         with torch.no_grad():
-            values = self.network(torch.from_numpy(np.array(array.reshape(-1, *shape)))).numpy()
-        result: NDArray[np.float32] = values[0] if array.ndim == len(shape) else values
+            values = self.network(batch)
+        if action_mask is not None:
+            values = without_masked(values, torch.as_tensor(np.asarray(action_mask)).expand_as(values) != 0)
+        array = values.numpy()
+        result: NDArray[np.float32] = array if several else array[0]
         return result
 
-    def act(self, observation: Any) -> Any:
-        """Return the greedy action of an observation, or an array `[B]` of those of several."""
-        values = self.values(observation)
+    def _batch(self, space: spaces.Space[Any], observation: Any) -> tuple[Any, bool]:
+        """Return observations `[B, ...]` as tensors, and whether there were several."""
+        if isinstance(space, spaces.Dict):
+            parts = {key: self._batch(inner, observation[key]) for key, inner in space.items()}
+            return {key: part for key, (part, _) in parts.items()}, any(several for _, several in parts.values())
+        if isinstance(space, spaces.Tuple):
+            pairs = [self._batch(inner, part) for inner, part in zip(space.spaces, observation, strict=True)]
+            return tuple(part for part, _ in pairs), any(several for _, several in pairs)
+        array, shape = np.asarray(observation, dtype=space.dtype), space.shape or ()
+        if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
+            raise ValueError(f"an observation has the shape {shape}, several [B, ...]; this one has {array.shape}")
+        return torch.from_numpy(np.array(array.reshape(-1, *shape))), array.ndim > len(shape)
+
+    def act(self, observation: Any, action_mask: Any = None) -> Any:
+        """Return the greedy action of an observation, or an array `[B]` of those of several.
+
+        Args:
+            observation: See `values`.
+            action_mask: See `values`.
+        """
+        values = self.values(observation, action_mask)
         action = values.argmax(-1) + self.action_space.start
         return int(action) if values.ndim == 1 else action
 
@@ -117,9 +149,14 @@ def load(run: str | Path) -> Policy:
         network.load_state_dict(weights)
     except (ValueError, TypeError, RuntimeError) as error:
         raise stored.misfit(directory, error) from error
+    space = stored.space
+    if isinstance(network, Unpacked):  # takes observations as the environment returns them
+        network = network.network
+    if isinstance(space, PackedSpace):
+        space = space.unpacked
     mean, variance = _moments(stored.preprocessing)
     policy_network = PolicyNetwork(network, stored.head, mean, variance)
-    return Policy(policy_network, config, stored.space, stored.actions, stored.env_steps)
+    return Policy(policy_network, config, space, stored.actions, stored.env_steps)
 
 
 def _moments(preprocessing: Preprocessing) -> tuple[Tensor | None, Tensor | None]:

@@ -36,7 +36,7 @@ def replay_bytes(members: Sequence[TrainConfig], space: spaces.Space[Any]) -> in
     gamma = per_member([member.gamma for member in members], torch.device("cpu"))
     sizes = (first.env.num_envs, first.batch_size, first.train_every)
     seeds = [member.seed for member in members]
-    frames = stored_frames(first, tensor_environment(first.env) is not None)
+    frames = stored_frames(first, space, tensor_environment(first.env) is not None)
     spec = ReplaySpec(space, *sizes, gamma, seeds, first.budget, device, Compiler("none"), frames)
     replay: Replay = instantiate(first.replay, _partial_=True)(spec=spec)
     return replay.nbytes

@@ -82,6 +82,8 @@ def _missing(config: EnvironmentConfig) -> str | None:
         return f"there is no tensor environment for env.id={config.id}, only for {', '.join(TENSOR_ENVIRONMENTS)}"
     if config.frame_stack > 1:
         return "the observations of tensor environments are not stacked"
+    if config.action_mask:
+        return "tensor environments have no action masks"
     if config.wrappers:
         return "Gymnasium's wrappers do not apply to tensor environments"
     known = inspect.signature(TENSOR_ENVIRONMENTS[config.id][0]).parameters

@@ -1,0 +1,85 @@
+"""Numbers in the info of an episode's last step become metrics."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from qohort.config.errors import ConfigError
+from qohort.environments.checked import named_numbers, numbers_of
+from test_masks import resumed, run
+
+SHORT = (
+    "env.id=masked:Rooms-v0",
+    "compile=none",
+    "logger=none",
+    "trainer.progress_bar=false",
+    "network.hidden=[8]",
+    "budget=200",
+    "batch_size=16",
+    "learning_starts=50",
+    "evaluation.every=100",
+    "evaluation.episodes=4",
+    "info_metrics=[is_success,steps]",
+)
+
+
+def rows(directory: Path, seed: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in next(directory.glob(f"*/*/seed-{seed}/metrics.jsonl")).open()]
+
+
+def test_numbers_are_found_in_an_info() -> None:
+    info = {"a": True, "b": np.float32(0.5), "c": "text", "d": np.array(3), "e": [1, 2], "f": None}
+    found = named_numbers(info, ["a", "b", "c", "d", "e", "f", "g"])
+    np.testing.assert_equal(found, [1.0, 0.5, np.nan, 3.0, np.nan, np.nan, np.nan])
+    assert numbers_of(info) == ["a", "b", "d"]
+    assert named_numbers(None, ["a"]) != named_numbers(info, ["a"])
+
+
+def test_they_are_in_the_rows_of_episodes_and_evaluations(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    alone = run(tmp_path / "alone", [3], *SHORT)
+    pair = run(tmp_path / "pair", [3, 0], *SHORT)
+    assert alone[3] == pair[3] != pair[0]
+    for seed in (3, 0):
+        episodes = [row for row in rows(tmp_path / "pair", seed) if "train/return" in row]
+        assert len(episodes) > 20
+        for row in episodes:  # an episode is a success if it has a reward, and counts its steps itself
+            assert row["train/is_success"] == row["train/return"]
+            assert row["train/steps"] == row["train/length"]
+        evaluations = [row for row in rows(tmp_path / "pair", seed) if "eval/return" in row]
+        assert len(evaluations) == 2
+        for row in evaluations:
+            assert row["eval/is_success"] == row["eval/return"]
+            assert row["eval/steps"] == row["eval/length"]
+    assert "info_metrics" not in capfd.readouterr().err
+    workers = (*SHORT, "env.workers=1")
+    assert run(tmp_path / "workers", [3], *workers) == alone
+    resumed(monkeypatch, tmp_path / "resumed", 3, SHORT, alone[3])
+
+
+def test_a_name_that_never_appears_is_reported_once(tmp_path: Path, capfd: Any) -> None:
+    run(tmp_path, [0], *SHORT, "info_metrics=[text,is_success]")
+    told = "had no number 'text' at the end of any episode so far; its numbers are is_success, steps"
+    assert capfd.readouterr().err.count(told) == 1
+    assert not any("train/text" in row or "eval/text" in row for row in rows(tmp_path, 0))
+    assert any("eval/is_success" in row for row in rows(tmp_path, 0))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["info_metrics=[return]"], r"info_metrics=\['return'\]: train/return is a metric already"),
+        (["info_metrics=[loss]"], "train/loss is a metric already"),
+        (["info_metrics=[a,a]"], "give different names"),
+        (["env.id=CartPole-v1"], "is a tensor environment, which has no info: set env.backend=gymnasium"),
+        (["info_metrics=is_success"], "info_metrics=is_success"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(tmp_path: Path, overrides: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        run(tmp_path, [0], *SHORT, *overrides)
+    assert not any(tmp_path.iterdir())
