@@ -393,6 +393,8 @@ def test_a_policy_takes_masks(tmp_path: Path) -> None:
         assert policy.act(2, action_mask=mask) == int(np.argmax(mask))
     masks = np.eye(4, dtype=np.int8)[[1, 3, 0]]
     assert policy.act([0, 1, 2], action_mask=masks).tolist() == [1, 3, 0]
+    seen = {"observation": 2, "action_mask": np.array([0, 1, 0, 0])}
+    assert policy.act(seen) == 1
     with pytest.raises(ValueError, match="was trained with action masks"):
         policy.act(0)
 

@@ -159,6 +159,10 @@ def test_parts_that_are_no_arrays_are_refused(part: Any, told: str, monkeypatch:
         make_environment(environment())
 
 
+def test_blackjack_is_played_as_it_is() -> None:
+    check_contract(EnvironmentConfig("Blackjack-v1", 1, {}, []))
+
+
 def test_frames_of_several_parts_are_not_stacked() -> None:
     with pytest.raises(
         ConfigError, match=r"env.frame_stack=2 with env.id=masked:Rooms-v0: frames are stacked of a Box"

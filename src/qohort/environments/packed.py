@@ -149,6 +149,12 @@ def _of_leaf(value: Any, leaf: Leaf) -> NDArray[Any]:
     return array
 
 
+def split_mask(observation: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what a network gets of an observation that has an action mask, and the mask."""
+    rest = {key: value for key, value in observation.items() if key != ACTION_MASK}
+    return next(iter(rest.values())) if len(rest) == 1 else rest, observation[ACTION_MASK]
+
+
 def gives_mask(space: spaces.Space[Any], info: Any) -> bool:
     """Return whether an environment gives an action mask, by its observation space and the info of its `reset`."""
     space = space.unpacked if isinstance(space, PackedSpace) else space

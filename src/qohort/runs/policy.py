@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from qohort.agent.heads import Head
 from qohort.config.schema import TrainConfig
+from qohort.environments.packed import ACTION_MASK, split_mask
 from qohort.environments.preprocessing import EPSILON, Preprocessing
 from qohort.networks.packing import PackedSpace, Unpacked, without_masked
 from qohort.runs.directory import RunDirectory
@@ -86,12 +88,14 @@ class Policy:
 
         Args:
             observation: The observation, as the environment returns it; several as one batch in each of its parts.
-            action_mask: The action mask `[A]`, or `[B, A]`, for a policy that was trained with masks. Masked actions
-                have the value -inf.
+            action_mask: The action mask `[A]`, or `[B, A]`, for a policy that was trained with masks, unless the
+                observation has it. Masked actions have the value -inf.
 
         Raises:
             ValueError: If the observation or the mask does not fit.
         """
+        if self.config.env.action_mask and isinstance(observation, Mapping) and ACTION_MASK in observation:
+            observation, action_mask = split_mask(observation)
         if self.config.env.action_mask and action_mask is None:
             raise ValueError(
                 "this policy was trained with action masks: give the mask of the observation as action_mask"
