@@ -40,6 +40,7 @@ class CohortSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Fold the sweep into cohorts, print the plan and launch the jobs."""
         from qohort.experiments.ablation import ablations_in
+        from qohort.experiments.groups import train_until_decided
         from qohort.experiments.sweep import fold, fold_ablation, launch, sweep_name
 
         assert self.hydra_context is not None
@@ -47,14 +48,21 @@ class CohortSweeper(Sweeper):
         assert self.launcher is not None
         loader, master = self.hydra_context.config_loader, self.config
         overrides = [f"{key}={value}" for key, value in self._params.items()] + arguments
-        limits = (self._foldable, self._max_members)
+        limits, name = (self._foldable, self._max_members), sweep_name(overrides)
         ablations = ablations_in(overrides, loader)
-        cohorts = [
-            cohort
-            for ablation in ablations
-            for _, some in fold_ablation(ablation, loader, master, *limits)
-            for cohort in some
-        ]
         if not ablations:
-            cohorts = fold(overrides, loader, master, *limits)
-        return launch(cohorts, self.launcher, sweep_name(overrides))
+            return launch(fold(overrides, loader, master, *limits), self.launcher, name)
+        returns = []
+        at_once = [ablation for ablation in ablations if ablation.manifest.until != "decided"]
+        if at_once:
+            cohorts = [
+                cohort
+                for ablation in at_once
+                for _, some in fold_ablation(ablation, loader, master, *limits)
+                for cohort in some
+            ]
+            returns += launch(cohorts, self.launcher, name)
+        for ablation in ablations:
+            if ablation not in at_once:
+                returns += train_until_decided(ablation, loader, master, *limits, self.launcher, name)
+        return returns

@@ -37,6 +37,7 @@ Deviations from AdaStop:
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,16 +146,15 @@ def signed_sums(differences: Array, design: Design, rows: int = SIGNS) -> Array:
         rows: Number of sign vectors.
 
     Returns:
-        `[rows, k]` for the k stages that have enough pairs. The sums are divided by the sum of absolute differences of
-        their stage and rounded, so that equal sums are equal.
+        `[rows, k]` for the k stages that have enough pairs, in units of 2^-40 of the largest difference, of which the
+        differences are rounded to multiples. So equal sums are equal.
     """
     signs = sign_vectors(design.max_seeds, rows)
-    sums, so_far, scale, first = [], np.zeros(len(signs)), 0.0, 0
-    for last in design.stages[: design.reached(len(differences))]:
-        so_far = so_far + signs[:, first:last] @ differences[first:last]
-        scale, first = scale + float(np.abs(differences[first:last]).sum()), last
-        sums.append(np.round(so_far / (scale or 1.0), 9))
-    return np.stack(sums, axis=-1)
+    stages = design.stages[: design.reached(len(differences))]
+    used = differences[: stages[-1]]
+    whole = np.round(used * (2.0**40 / (np.abs(used).max() or 1.0)))
+    groups = [signs[:, first:last] @ whole[first:last] for first, last in itertools.pairwise((0, *stages))]
+    return np.cumsum(groups, axis=0).T
 
 
 def first_crossing(sums: Array, spending: Sequence[float]) -> int | None:
@@ -167,7 +167,7 @@ def first_crossing(sums: Array, spending: Sequence[float]) -> int | None:
     inside = np.ones(len(sums), dtype=bool)
     for stage, level in enumerate(spending):
         room = math.floor(len(sums) * level + 1e-9) - int((~inside).sum())
-        at = sums[inside, stage]
+        at = sums[:, stage][inside]
         boundary = np.partition(at, len(at) - 1 - room)[len(at) - 1 - room]
         crosses = inside & (sums[:, stage] > boundary)
         if crosses[0]:

@@ -38,6 +38,8 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     expand_paths(plain)
     if plain.pop("ablation", None) is not None:
         raise ConfigError("ablation is a sweep: add -m to run it (and leave hydra/sweeper as it is)")
+    if (until := plain.pop("until", None)) is not None:
+        raise ConfigError(f"until={format_value(until)} is for ablations: add -m ablation=NAME, or leave it out")
     arm = plain.pop("arm", None)
     plain.agent = label_of(config) if arm is None else _check_arm(arm)
     fold = plain.pop("fold", None)

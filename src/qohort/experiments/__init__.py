@@ -3,6 +3,9 @@
 Files, in reading order:
     sweep: Folds a sweep into cohorts, launches them and reports failures.
     ablation: Reads an ablation manifest and makes its arms and their overrides.
+    stopping: The keys that say when the arms of an ablation stop.
+    sequential: Decides the comparisons of an ablation group by group.
+    groups: Trains an ablation group by group until every comparison is decided.
     search_space: Reads the search space of a study.
     tuning_config: Checks the configuration of a study and composes the runs of its trials.
     experiment_file: Writes settings as an experiment file.

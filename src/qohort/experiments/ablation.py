@@ -25,6 +25,7 @@ from qohort.config.errors import ConfigError
 from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
+from qohort.experiments.stopping import SequentialConfig, is_stopping_key, with_stopping
 
 GROUP = "ablation"
 
@@ -94,6 +95,9 @@ class ManifestConfig:
             their label is `<arm>_plus_<name>`.
         leave_one_out: The same with the label `<arm>_minus_<name>`.
         show: What the report shows.
+        until: `seeds` to train every seed, `decided` to stop arms when they are told apart; None for `seeds` when
+            training, and for what the runs were begun with when reporting.
+        sequential: How arms are stopped with `until=decided`.
     """
 
     title: str
@@ -106,6 +110,8 @@ class ManifestConfig:
     add_one: Mapping[str, Mapping[str, ArmChoice]]
     leave_one_out: Mapping[str, Mapping[str, ArmChoice]]
     show: Show
+    until: Literal["seeds", "decided"] | None
+    sequential: SequentialConfig
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
     if not tree:
         raise ConfigError(f"ablation={name} is empty: begin the file with the line # @package {GROUP}")
     try:
-        manifest = build_config(ManifestConfig, _complete(tree))
+        manifest = build_config(ManifestConfig, with_stopping(_complete(tree), _parse(extra)))
         _check_one_value([text for choice in manifest.environments.values() for text in choice.overrides])
         _check_one_value(manifest.settings)
         arms = tuple(_arms(manifest))
@@ -304,16 +310,17 @@ def cells(ablation: Ablation) -> list[ArmInEnvironment]:
     """
     manifest = ablation.manifest
     seeds = manifest.seeds if isinstance(manifest.seeds, str) else f"[{','.join(map(str, manifest.seeds))}]"
+    extra = [str(override.input_line) for override in _parse(ablation.extra) if not is_stopping_key(override)]
     made = []
     for environment, choice in manifest.environments.items():
         first = [f"env={environment}", f"budget={manifest.budget}", f"seed={seeds}", *manifest.settings]
         for arm in ablation.arms:
-            texts = [*first, *choice.overrides, *arm.overrides, *ablation.extra, f"arm={arm.label}"]
-            made.append(ArmInEnvironment(arm, environment, _last_of_each_key(texts)))
+            texts = [*first, *choice.overrides, *arm.overrides, *extra, f"arm={arm.label}"]
+            made.append(ArmInEnvironment(arm, environment, last_of_each_key(texts)))
     return made
 
 
-def _last_of_each_key(texts: Sequence[str]) -> list[str]:
+def last_of_each_key(texts: Sequence[str]) -> list[str]:
     """Return the last override of each key, and none of a key that a later ~key deletes."""
     last: dict[str, str] = {}
     for override in _parse(texts):

@@ -41,9 +41,12 @@ class ArmSummary:
             environment and of normalised scores over several; the optimality gap is always of normalised scores. Empty
             if no run is counted.
         columns: The IQM of each score in `SCORES`.
-        comparison: The comparison with the other arm; None for the baseline, or if either arm has no runs.
+        comparison: The comparison with the other arm; None for the baseline, or if either arm has no runs. If arms
+            stopped when they were decided, it is of the seeds that both arms have.
         fewest: Smallest number of runs of either arm in an environment.
         scores: The manifest's `show.score` of each run, `[n]` for each environment.
+        sequential: Whether arms stopped when they were decided. Then no interval tells them apart: its level would
+            hold for a fixed number of runs only.
     """
 
     arm: Arm
@@ -53,6 +56,7 @@ class ArmSummary:
     comparison: Comparison | None
     fewest: int
     scores: tuple[Array, ...]
+    sequential: bool
 
     @property
     def name(self) -> str:
@@ -128,7 +132,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     ours = _strata(ablation, scores, arm.label, environments, shown)
     theirs = _strata(ablation, scores, arm.against, environments, shown)
     if not all(map(len, ours)):
-        return ArmSummary(arm, count, {}, {}, None, 0, ())
+        return ArmSummary(arm, count, {}, {}, None, 0, (), scores.sequential)
     raw = [scores.column(arm.label, one, shown) for one in environments]
     normalised = [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
     aggregates = {
@@ -141,10 +145,32 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     }
     comparison = None
     if arm.label != arm.against and all(map(len, theirs)):
-        paired = [scores.seeds(arm.label, one) == scores.seeds(arm.against, one) for one in environments]
-        comparison = compare(interquartile_mean, ours, theirs, paired, resamples)
+        comparison = _compare(scores, arm, environments, ours, theirs, resamples)
     fewest = min(map(len, (*ours, *theirs)))
-    return ArmSummary(arm, count, aggregates, columns, comparison, fewest, tuple(ours))
+    return ArmSummary(arm, count, aggregates, columns, comparison, fewest, tuple(ours), scores.sequential)
+
+
+def _compare(
+    scores: Scores,
+    arm: Arm,
+    environments: Sequence[str],
+    ours: Sequence[Array],
+    theirs: Sequence[Array],
+    resamples: int,
+) -> Comparison:
+    """Compare an arm with its other arm; if arms stopped when they were decided, by the seeds that both have."""
+    seeds = [(scores.seeds(arm.label, one), scores.seeds(arm.against, one)) for one in environments]
+    if scores.sequential and all(set(mine) & set(other) for mine, other in seeds):
+        both = [sorted(set(mine) & set(other)) for mine, other in seeds]
+        ours, theirs = (
+            [
+                own[[have[side].index(seed) for seed in some]]
+                for own, have, some in zip(strata, seeds, both, strict=True)
+            ]
+            for side, strata in enumerate((ours, theirs))
+        )
+        return compare(interquartile_mean, ours, theirs, [True] * len(both), resamples)
+    return compare(interquartile_mean, ours, theirs, [mine == other for mine, other in seeds], resamples)
 
 
 def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int) -> dict[str, Curve]:

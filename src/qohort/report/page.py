@@ -14,6 +14,7 @@ from qohort.config.messages import format_value
 from qohort.experiments.ablation import Ablation, Arm
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
+from qohort.report.stopping import Stopping
 from qohort.report.tables import Table
 from qohort.runs.manifest import HISTORY
 from qohort.statistics import MIN_RUNS
@@ -100,6 +101,7 @@ def page(
     pictures: Sequence[Picture],
     commands: Sequence[str],
     problems: Sequence[str],
+    stopping: Stopping | None,
 ) -> str:
     """Render the page.
 
@@ -110,6 +112,7 @@ def page(
         pictures: The figures.
         commands: The commands that reproduce the report.
         problems: A line for each run that is not counted.
+        stopping: How the arms were stopped; None if every arm has all seeds.
     """
     import jinja2
 
@@ -132,6 +135,7 @@ def page(
         "told_from": MIN_RUNS,
         "fewest": min(map(len, scores.finished.values())),
         "problems": problems,
+        "stopping": stopping,
         "main": [table for table in tables if not table.key.startswith("columns_")],
         "columns": [table for table in tables if table.key.startswith("columns_")],
         "pictures": pictures,

@@ -35,6 +35,7 @@ from qohort.report.scores import (
     read_scores,
     scores_csv,
 )
+from qohort.report.stopping import Stopping, stopping_of
 from qohort.report.tables import Table
 from qohort.runs.files import write_atomically
 from qohort.runs.members import members_of
@@ -68,7 +69,11 @@ def report(config: DictConfig) -> Path:
     loader = GlobalHydra.instance().config_loader()
     ablation = read_ablation(settings.ablation, settings.overrides, loader)
     planned = plan_runs(ablation, loader, settings.output_dir)
-    scores = read_scores(planned, ablation.manifest.show.last)
+    stopping = stopping_of(ablation, planned)
+    if stopping is not None:
+        ablation = replace(ablation, extra=(*ablation.extra, *stopping.overrides(ablation)))
+        planned = stopping.asked_for(planned)
+    scores = replace(read_scores(planned, ablation.manifest.show.last), sequential=stopping is not None)
     problems = format_problems(scores.problems)
     counted = len(planned) - len(scores.problems)
     if problems:
@@ -84,7 +89,7 @@ def report(config: DictConfig) -> Path:
     problems += _check_code(scores, settings)
     problems += not_deterministic(scores)
     directory = Path(settings.reports_dir) / ablation.name
-    write(ablation, scores, problems, directory, settings)
+    write(ablation, scores, stopping, problems, directory, settings)
     print(f"report of {counted} runs: {directory / 'report.html'}")
     return directory
 
@@ -135,12 +140,20 @@ def plan_runs(ablation: Ablation, loader: ConfigLoader, output_dir: str) -> list
     return planned
 
 
-def write(ablation: Ablation, scores: Scores, problems: Sequence[str], directory: Path, settings: ReportConfig) -> None:
+def write(
+    ablation: Ablation,
+    scores: Scores,
+    stopping: Stopping | None,
+    problems: Sequence[str],
+    directory: Path,
+    settings: ReportConfig,
+) -> None:
     """Write everything.
 
     Args:
         ablation: The ablation.
         scores: Its runs.
+        stopping: How its arms were stopped; None if every arm has all seeds.
         problems: What is missing, in lines.
         directory: Where to.
         settings: The report's.
@@ -153,13 +166,13 @@ def write(ablation: Ablation, scores: Scores, problems: Sequence[str], directory
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
     places = analyse(ablation, scores, settings.resamples)
-    made = tables(ablation, places)
+    made = [*(stopping.tables() if stopping is not None else []), *tables(ablation, places)]
     drawn = [
         (chart, draw(chart, "png"), draw(chart, "pdf"))
         for chart in charts(ablation, scores, places, settings.resamples)
     ]
     pictures = [Picture.of(chart, png) for chart, png, _ in drawn]
-    html = page(ablation, scores, made, pictures, commands(ablation, settings, directory), problems)
+    html = page(ablation, scores, made, pictures, commands(ablation, settings, directory), problems, stopping)
 
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)

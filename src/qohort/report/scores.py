@@ -19,6 +19,7 @@ from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, Arm
 from qohort.runs.code import code_hash, component_packages
 from qohort.runs.directory import RunDirectory
+from qohort.runs.metrics import read_evaluations
 from qohort.statistics import Array
 
 SCORES = ("final", "last", "auc", "best")
@@ -74,11 +75,13 @@ class Scores:
         planned: Every run that was asked for, in the manifest's order, then by seed.
         finished: By arm's label and environment, by seed.
         problems: What cannot be counted.
+        sequential: Whether arms stopped when they were decided, so that they may have different seeds.
     """
 
     planned: Sequence[PlannedRun]
     finished: Mapping[tuple[str, str], Sequence[FinishedRun]]
     problems: Sequence[Problem] = field(default_factory=list)
+    sequential: bool = False
 
     def column(self, arm: str, environment: str, name: str) -> Array:
         """One score of an arm's runs in an environment, by seed: `[n]`."""
@@ -157,14 +160,6 @@ def read_run(plan: PlannedRun, last: int) -> FinishedRun | Problem:
         "best": float(returns.max()),
     }
     return FinishedRun(plan, scores, env_steps, returns, result, manifest)
-
-
-def read_evaluations(metrics: Path) -> tuple[NDArray[np.int64], Array]:
-    """The env_steps and returns of a run's evaluations."""
-    with metrics.open() as file:  # most rows are of training episodes: not worth parsing
-        rows = [json.loads(line) for line in file if '"eval/return"' in line]
-    env_steps = np.array([row["env_steps"] for row in rows], dtype=np.int64)
-    return env_steps, np.array([row["eval/return"] for row in rows], dtype=np.float64)
 
 
 def format_problems(problems: Sequence[Problem]) -> list[str]:

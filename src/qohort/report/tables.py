@@ -131,9 +131,10 @@ def _comparison(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
 def significance(one: ArmSummary) -> str:
     """Return `higher` or `lower` if the interval of an arm's difference excludes 0, otherwise an empty string.
 
-    It is also empty for fewer than `MIN_RUNS` runs, for which intervals are too narrow.
+    It is also empty for fewer than `MIN_RUNS` runs, for which intervals are too narrow, and if arms stopped when they
+    were decided: then the table of decisions tells arms apart.
     """
-    if one.comparison is None or one.fewest < MIN_RUNS:
+    if one.comparison is None or one.fewest < MIN_RUNS or one.sequential:
         return ""
     _, low, high = one.comparison.difference
     return "higher" if low > 0 else "lower" if high < 0 else ""

@@ -12,6 +12,9 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qohort.cohort.schedules import Progress
 from qohort.runs.loggers import Sink
 
@@ -32,6 +35,18 @@ METRICS = {
     "eval/length": "mean env_steps of those episodes",
 }
 """The definition of every metric."""
+
+
+def read_evaluations(metrics: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the env_steps and the returns of a run's evaluations, `[evaluations]` each.
+
+    Args:
+        metrics: The run's `metrics.jsonl`.
+    """
+    with metrics.open() as file:  # most rows are of training episodes: not worth parsing
+        rows = [json.loads(line) for line in file if '"eval/return"' in line]
+    env_steps = np.array([row["env_steps"] for row in rows], dtype=np.int64)
+    return env_steps, np.array([row["eval/return"] for row in rows], dtype=np.float64)
 
 
 class MemberLog:
