@@ -21,12 +21,17 @@ class CohortSweeper(Sweeper):
         foldable: Keys, besides the seed, in which the members of a cohort may differ; None for all that their
             components declare.
         params: A sweep defined in a configuration: values by key, as on the command line.
+        show: What to print instead of launching the jobs, see `qohort.experiments.sweep.show`; None to launch them.
     """
 
     def __init__(
-        self, max_members: int, foldable: Sequence[str] | None = None, params: dict[str, Any] | None = None
+        self,
+        max_members: int,
+        foldable: Sequence[str] | None = None,
+        params: dict[str, Any] | None = None,
+        show: str | None = None,
     ) -> None:
-        self._max_members, self._foldable, self._params = max_members, foldable, params or {}
+        self._max_members, self._foldable, self._params, self._show = max_members, foldable, params or {}, show
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Instantiate the launcher."""
@@ -41,7 +46,7 @@ class CohortSweeper(Sweeper):
         """Fold the sweep into cohorts, print the plan and launch the jobs."""
         from qohort.experiments.ablation import ablations_in
         from qohort.experiments.groups import train_until_decided
-        from qohort.experiments.sweep import fold, fold_ablation, launch, sweep_name
+        from qohort.experiments.sweep import fold, fold_ablation, launch, show, sweep_name
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -50,18 +55,20 @@ class CohortSweeper(Sweeper):
         overrides = [f"{key}={value}" for key, value in self._params.items()] + arguments
         limits, name = (self._foldable, self._max_members), sweep_name(overrides)
         ablations = ablations_in(overrides, loader)
-        if not ablations:
-            return launch(fold(overrides, loader, master, *limits), self.launcher, name)
-        returns = []
-        at_once = [ablation for ablation in ablations if ablation.manifest.until != "decided"]
-        if at_once:
-            cohorts = [
+        at_once = [ablation for ablation in ablations if ablation.manifest.until != "decided" or self._show is not None]
+        cohorts = (
+            [
                 cohort
                 for ablation in at_once
                 for _, some in fold_ablation(ablation, loader, master, *limits)
                 for cohort in some
             ]
-            returns += launch(cohorts, self.launcher, name)
+            if ablations
+            else fold(overrides, loader, master, *limits)
+        )
+        if self._show is not None:  # of an ablation until=decided, all that it may come to
+            return show(cohorts, self._show)
+        returns = launch(cohorts, self.launcher, name) if cohorts else []
         for ablation in ablations:
             if ablation not in at_once:
                 returns += train_until_decided(ablation, loader, master, *limits, self.launcher, name)

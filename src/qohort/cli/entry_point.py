@@ -29,8 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 import qohort
 from qohort.cli.jobs import jobs_of
 from qohort.cli.streams import lenient_streams
-from qohort.config.composition import CONFIG_DIRECTORY, Sources, parser_of, without_hydra
+from qohort.config.composition import CONFIG_DIRECTORY, Sources, groups_of, parser_of, without_hydra
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
+from qohort.config.instructions import check_bits_variable
 from qohort.config.members import check_config
 from qohort.config.mistakes import explain, plain
 from qohort.config.overrides import check_choices, parse_override
@@ -39,6 +40,10 @@ from qohort.config.schema import TrainConfig
 from qohort.runs.interruption import STOP
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
+PLANNED = ({"run", "dry-run"}, {"multirun", "dry-run"}, {"multirun", "cfg"})
+"""The modes that go together, in a script that can print a plan."""
+MANY_NAMES = 4
+"""A job is named by its overrides if there are at most this many."""
 
 
 def _check_run(config: DictConfig) -> TrainConfig:
@@ -67,11 +72,15 @@ JOB_CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_jobs}
 """For a primary configuration, the check of all jobs of a sweep before the first one starts; it gets their `CHECKS`."""
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def entry_point(
+    config_name: str, plan: Callable[[DictConfig], Any] | None = None
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a script's main function from a task that takes the composed configuration.
 
     Args:
         config_name: The primary configuration, a file in `conf/`.
+        plan: Prints what the task would do. It is called instead of the task with the option `--dry-run`, which a
+            script without it does not have.
 
     Returns:
         A decorator for the task.
@@ -84,7 +93,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
             warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a missing search path
             ended: list[Exception] = []
-            process, started, sweeping = os.getpid(), False, False
+            process, started, sweeping, dry = os.getpid(), False, False, False
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
@@ -102,7 +111,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     first = CHECKS.get(config_name, _nothing)(config)
                     if os.getpid() == process and not sweeping:
                         _use_bits([first])
-                    return task(config)
+                    return plan(config) if dry and plan is not None else task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
                     if isinstance(error, Interrupted):
                         _leave_to_slurm()
@@ -112,11 +121,14 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     return None
 
             try:
-                arguments = _read_options()
+                check_bits_variable()
+                arguments = _read_options(plan is not None)
+                dry = arguments.dry_run
                 sources = Sources.of(arguments, config_name)
                 sweeping = arguments.multirun = bool(arguments.multirun) or _says_multirun(arguments, sources)
                 if sources and not arguments.shell_completion:
                     _check_overrides(arguments, sources, config_name)
+                    sys.argv[1:] = _for_hydra(arguments, sources)
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(run)()
                 except (Interrupted, SweepFailed) as error:
@@ -213,13 +225,20 @@ def _end(error: Exception) -> NoReturn:
     fail(str(error) if isinstance(error, ConfigError) else plain(str(error)))
 
 
-def _read_options() -> Namespace:
+def _read_options(can_plan: bool = False) -> Namespace:
     """Parse the command line's options with Hydra's parser, with a message of one line for what it refuses.
+
+    Args:
+        can_plan: Whether there is the option `--dry-run`, and `-m` goes with `--cfg job`.
 
     Raises:
         ConfigError: If an option is unknown, or options do not go together.
     """
     parser = get_args_parser()
+    if can_plan:
+        parser.add_argument("--dry-run", action="store_true")
+    else:
+        parser.set_defaults(dry_run=False)
 
     def error(message: str) -> NoReturn:
         if re.fullmatch(r"unrecognized arguments:( [^-]\S*=.*)+", message):
@@ -233,8 +252,10 @@ def _read_options() -> Namespace:
 
     parser.error = error  # type: ignore[method-assign]
     arguments = parser.parse_args()
-    modes = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(arguments, name)]
-    if len(modes) > 1:
+    names = ("run", "multirun", "cfg", "info", "shell_completion", "dry_run")
+    modes = [name.replace("_", "-") for name in names if getattr(arguments, name)]
+    planned = can_plan and arguments.cfg in (None, "job") and {*modes} in PLANNED
+    if len(modes) > 1 and not planned:
         error(f"--{modes[0]} and --{modes[1]} cannot be used together")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         error("--resolve needs --cfg or --help")
@@ -247,6 +268,53 @@ def _read_options() -> Namespace:
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
         error(f"--config-dir {arguments.config_dir}: no such directory")
     return arguments
+
+
+def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
+    """Return the command line that Hydra gets: for a sweep, `--dry-run` and `--cfg job` become a key of the sweeper.
+
+    Raises:
+        ConfigError: If another sweeper cannot print a plan.
+    """
+    if not (arguments.dry_run or arguments.multirun):
+        return sys.argv[1:]
+    options = ("config_path", "config_name", "config_dir", "package", "experimental_rerun")
+    words = [f"--{name.replace('_', '-')}={value}" for name in options if (value := getattr(arguments, name))]
+    if not arguments.multirun:
+        return [*words, *arguments.overrides, "hydra.output_subdir=null", "hydra.run.dir=."]  # nothing is written
+    texts = _as_sweeps(arguments.overrides, sources)
+    if arguments.dry_run or arguments.cfg:
+        if any(text.startswith("hydra/sweeper=") and text != "hydra/sweeper=cohort" for text in texts):
+            raise ConfigError(f"{'--dry-run' if arguments.dry_run else '--cfg'} and -m need hydra/sweeper=cohort")
+        what = "plan" if arguments.dry_run else "resolved" if arguments.resolve else "job"
+        texts = [*texts, f"hydra.sweeper.show={what}"]
+    return ["--multirun", *words, *texts]
+
+
+def _as_sweeps(texts: Sequence[str], sources: Sources) -> Sequence[str]:
+    """Return the overrides of a sweep, with those that only its jobs have a key for as sweeps over one value.
+
+    Hydra applies the others to the configuration of the sweep itself, in which the options of groups that are swept
+    over are not chosen yet.
+    """
+    with parser_of(sources) as parser:
+        overrides = parser.parse_overrides(list(texts))
+        plain = [(str(one.input_line), one) for one in overrides if not one.is_sweep_override()]
+        try:
+            sources.compose([text for text, _ in plain])
+            return texts
+        except Exception:  # the jobs were composed without it
+            compose, groups = sources.composer(), groups_of(sources)
+        choices = [text for text, one in plain if one.key_or_group in groups]
+        alone = {}
+        for text, one in plain:
+            if text in choices or one.is_delete():
+                continue
+            try:
+                compose([*choices, text])
+            except Exception:
+                alone[text] = f"{one.get_key_element()}=choice({one.get_value_element_as_str()})"
+    return [alone.get(text, text) for text in texts]
 
 
 def _replaced(argument: str, old: str, new: str) -> str:
@@ -277,14 +345,52 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
             writes = any(one.key_or_group in ("hydra.output_subdir", "hydra.run.dir") for one in overrides)
             jobs = [arguments.overrides] if writes and not (arguments.cfg or arguments.info) else []
             compose = sources.compose
-        configs = []
-        for job in jobs:
+
+        def composed(job: Sequence[str]) -> DictConfig:
             check_choices([parse(text) for text in job], sources)
             try:
-                configs.append(compose(job))
+                return compose(job)
             except Exception as error:
                 raise explain(error, job, sources, arguments.multirun) from error
-    checked = [CHECKS.get(config_name, _nothing)(without_hydra(config)) for config in configs]
+
+        configs = _for_each(composed, jobs, jobs, arguments.overrides)
+    check = CHECKS.get(config_name, _nothing)
+    checked = _for_each(lambda config: check(without_hydra(config)), configs, jobs, arguments.overrides)
     _use_bits(checked)
     if checked:  # the check of jobs imports torch, which is slow
         JOB_CHECKS.get(config_name, _nothing)(checked)
+
+
+def _for_each(
+    function: Callable[[Any], Any], items: Sequence[Any], jobs: Sequence[Sequence[str]], typed: Sequence[str]
+) -> list[Any]:
+    """Apply a function to what belongs to each job of a sweep. An error of some jobs only names the first of them.
+
+    Args:
+        function: The function.
+        items: Its arguments, one for each job.
+        jobs: The overrides of each job.
+        typed: The overrides of the sweep.
+
+    Raises:
+        ConfigError: The first error of the function.
+    """
+    results: list[Any] = []
+    errors: list[str | None] = []
+    first: ConfigError | None = None
+    for item in items:
+        try:
+            results.append(function(item))
+            errors.append(None)
+        except ConfigError as error:
+            first = first or error
+            errors.append(str(error))
+    if first is None:
+        return results
+    number = next(i for i, error in enumerate(errors) if error is not None)
+    names = [text for text in jobs[number] if text not in typed and not text.startswith("seed=")]
+    if len(names) > MANY_NAMES:  # a job of an ablation
+        names = [text for text in names if text.startswith(("arm=", "env="))]
+    if not names or {*errors} == {errors[number]}:
+        raise first
+    raise ConfigError(f"{first} (in the job {' '.join(names)})") from first

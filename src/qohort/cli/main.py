@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from qohort.cli.entry_point import fail
+from qohort.config.errors import ConfigError
+from qohort.config.instructions import check_bits_variable
 from qohort.config.messages import nearest
 
 COMMANDS = {
@@ -40,6 +42,10 @@ def main() -> None:
     if name not in COMMANDS:
         words = "write the command first, as in qohort train" if "=" in name or name.startswith("-") else ""
         fail(f"{name} is not a command: {words or nearest(name, COMMANDS)}")
+    try:
+        check_bits_variable()
+    except ConfigError as error:
+        fail(str(error))
     sys.argv = [f"{sys.argv[0]} {name}", *rest]
     for directory in (Path.cwd(), Path.cwd() / "src"):  # a project's own packages
         if directory.is_dir() and str(directory) not in sys.path:

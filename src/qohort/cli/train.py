@@ -7,7 +7,13 @@ from omegaconf import DictConfig
 from qohort.cli.entry_point import entry_point
 
 
-@entry_point("train")
+def _plan(config: DictConfig) -> None:
+    from qohort.runs.plan import plan
+
+    plan(config)
+
+
+@entry_point("train", plan=_plan)
 def main(config: DictConfig) -> None:
     """Train."""
     from qohort.runs.training import train

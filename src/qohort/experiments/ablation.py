@@ -298,7 +298,8 @@ def _check_extra(texts: Sequence[str]) -> Sequence[str]:
     for override in _parse(texts):
         if override.key_or_group in ("env", "arm", "agent", "experiment"):
             raise ConfigError(f"{override.input_line} does not go with ablation=...: the manifest decides it")
-        if override.is_sweep_override() and override.key_or_group != "seed":
+        several = override.is_sweep_override() and len(list(override.sweep_string_iterator())) > 1
+        if several and override.key_or_group != "seed":
             raise ConfigError(f"{override.input_line} does not go with ablation=...: only seed may have several values")
     return texts
 

@@ -21,6 +21,7 @@ from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.config.checks import locate
 from qohort.config.errors import ConfigError
+from qohort.config.instructions import check_bits_variable
 from qohort.config.members import evaluation_environment
 from qohort.config.messages import nearest
 from qohort.config.schema import EnvironmentConfig, TrainConfig
@@ -64,6 +65,7 @@ def check_bits(config: TrainConfig) -> None:
     Raises:
         ConfigError: If it does not. A command starts itself anew for this; what calls `train` itself cannot.
     """
+    check_bits_variable()
     if config.bits != qohort.BITS:
         raise ConfigError(
             f"bits={config.bits}: this process computes {qohort.BITS} bits, as the libraries were loaded: set the "

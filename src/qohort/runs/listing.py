@@ -88,7 +88,7 @@ def _run(directory: Path) -> Run:
     place = directory.absolute()
     own = RunDirectory(directory)
     files = [file.stat() for file in directory.rglob("*") if file.is_file() and not file.is_symlink()]
-    state, detail, score = _state(own)
+    state, detail, score = state_of(own)
     problem = ""
     try:
         config = build_config(TrainConfig, own.config())
@@ -110,7 +110,7 @@ def _run(directory: Path) -> Run:
     )
 
 
-def _state(directory: RunDirectory) -> tuple[str, str, float | None]:
+def state_of(directory: RunDirectory) -> tuple[str, str, float | None]:
     """Return the state of a run, what there is to say about it, and its final return."""
     try:
         result, failure = directory.result(), directory.failure()

@@ -120,11 +120,12 @@ def _lock_unfinished(member: Member, locks: contextlib.ExitStack) -> bool:
     return True
 
 
-def prepare(config: DictConfig) -> list[Member]:
+def prepare(config: DictConfig, resumes: bool = True) -> list[Member]:
     """Check a configuration and its environment, and return its members. Nothing is written.
 
     Args:
         config: The composed configuration.
+        resumes: Whether to refuse interrupted runs that were made with other code.
 
     Raises:
         ConfigError: On the first mistake.
@@ -134,7 +135,8 @@ def prepare(config: DictConfig) -> list[Member]:
     check_accelerator(configs[0])
     check_tracking(configs[0])
     members = members_of(configs)
-    check_code(members)
+    if resumes:
+        check_code(members)
     space = check_environment(configs[0])
     if unfinished := [member for member in members if member.config.overwrite or member.directory.result() is None]:
         check_room(unfinished, space)
