@@ -19,7 +19,7 @@ from qohort.environments.checked import CheckedEnv, EnvironmentFailure, ValueChe
 from qohort.environments.contract import check_contract
 from qohort.environments.making import make_environment
 from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
-from qohort.runs.evaluating import evaluate
+from qohort.runs.evaluations import evaluate
 from qohort.runs.training import train
 
 SETTINGS = (

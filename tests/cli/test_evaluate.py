@@ -25,6 +25,7 @@ from qohort.runs.checkpoints import load
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import load_config, load_member, summary
 from qohort.runs.training import train
+from qohort.runs.video import tile_videos
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BLIND = """
@@ -119,7 +120,7 @@ def test_as_typed_with_a_video_prints_and_writes_it_all(run: Path) -> None:
     frames = frames_of(run / outcome["video"])
     assert len(frames) == outcome["lengths"][0] + 1
     assert frames[0].shape == (400, 600, 3)
-    assert {path.name for path in run.iterdir() if path.name not in ("evaluation.json", "videos")} == {
+    assert {path.name for path in run.iterdir() if path.name not in ("evaluation.json", "evaluations", "videos")} == {
         *("checkpoints", "config.yaml", "manifest.json", "metrics.jsonl", "learning_curve.png", "result.json")
     }
 
@@ -137,6 +138,75 @@ def test_the_same_command_twice_is_the_same_and_a_video_changes_no_episode(run: 
     evaluate(*command, "video=true")
     assert (run / filmed["video"]).read_bytes() == video
     assert filmed["returns"] == json.loads(first)["returns"]
+
+
+def test_each_evaluation_keeps_a_file_of_its_own(run: Path, evaluate: Evaluate) -> None:
+    for settings in ((), ("seed=1",), ("epsilon=0.5",), ()):
+        code, output, _ = evaluate(f"run={run}", "episodes=2", *settings)
+        assert code == 0
+        assert output.count("evaluations/env_steps-000000000600-seed-") == 1
+    kept = {path.name: json.loads(path.read_text()) for path in (run / "evaluations").iterdir()}
+    seen = sorted((one["settings"]["seed"], one["settings"]["epsilon"]) for one in kept.values())
+    assert seen == [(0, 0.0), (0, 0.5), (1, 0.0)]
+    assert (written(run)["settings"]["seed"], written(run)["settings"]["epsilon"]) == (0, 0.0)  # the newest
+
+
+@pytest.fixture
+def experiment(run: Path, tmp_path: Path) -> Path:
+    """The directory of an experiment with three runs, of which one has other weights."""
+    directory = tmp_path / "dqn-01234567"
+    for seed in (3, 4, 12):
+        own = Path(shutil.copytree(run, directory / f"seed-{seed}"))
+        edit(own, "seed: 3", f"seed: {seed}")
+    file = directory / "seed-4" / "checkpoints" / "final.ckpt"
+    checkpoint, generator = torch.load(file), torch.Generator().manual_seed(0)
+    for name, weights in checkpoint["state_dict"].items():
+        checkpoint["state_dict"][name] = torch.randn(weights.shape, generator=generator)
+    torch.save(checkpoint, file)
+    return directory
+
+
+@pytest.mark.parametrize("named", ["{0}", "{0}/seed-*", "[{0}/seed-3,{0}/seed-4,{0}/seed-12,{0}/seed-3]"])
+def test_the_runs_of_an_experiment_are_evaluated_each_as_if_alone(
+    named: str, experiment: Path, evaluate: Evaluate
+) -> None:
+    code, output, errors = evaluate(f"run={named.format(experiment)}", "episodes=5", "epsilon=0.1", "seed=7")
+    assert (code, errors) == (0, "")
+    means = [written(experiment / f"seed-{seed}")["mean"] for seed in (3, 4, 12)]
+    assert means[0] == means[2] != means[1]
+    rows = [line.split("│")[1].strip() for line in output.splitlines() if "│ seed" in line]
+    assert rows == ["seed 3", "seed 4", "seed 12"]
+    listed = ", ".join(f"{mean:.1f}" for mean in means)  # of fewer than five runs no interval is shown
+    assert f"mean return of {experiment}: {listed}, mean {np.mean(means):.1f}, over 3 seeds\n" in output
+    together = {seed: (experiment / f"seed-{seed}" / "evaluation.json").read_bytes() for seed in (3, 4)}
+    for seed, content in together.items():
+        evaluate(f"run={experiment}/seed-{seed}", "episodes=5", "epsilon=0.1", "seed=7")
+        assert (experiment / f"seed-{seed}" / "evaluation.json").read_bytes() == content
+
+
+@pytest.mark.slow
+def test_a_grid_shows_all_runs_until_the_last_ends(experiment: Path, evaluate: Evaluate) -> None:
+    code, output, errors = evaluate(f"run={experiment}", "episodes=1", "video=grid")
+    assert (code, errors) == (0, "")
+    (grid,) = (experiment / "videos").iterdir()
+    assert f"video of episode 1 of each run: {grid}\n" in output
+    frames = frames_of(grid)
+    lengths = [written(experiment / f"seed-{seed}")["lengths"][0] for seed in (3, 4, 12)]
+    assert len(frames) == max(lengths) + 1
+    assert frames[0].shape == (800, 1200, 3)
+    assert frames[0][:400, :600].mean() > 100  # CartPole is drawn on white
+    assert frames[0][400:, 600:].mean() < 3  # there is no fourth run
+    assert frames[-1][:400, 600:].mean() < 100 or lengths[1] == max(lengths)  # it has ended
+
+
+def test_videos_are_tiled_row_by_row(tmp_path: Path) -> None:
+    for number, (shade, length) in enumerate([(30, 1), (90, 3), (150, 2)]):
+        pictures = [np.full((8, 12, 3), shade + 20 * frame, dtype=np.uint8) for frame in range(length)]
+        imageio.mimsave(tmp_path / f"{number}.gif", pictures, duration=50, loop=0)
+    tile_videos([tmp_path / f"{number}.gif" for number in range(3)], tmp_path / "grid.gif")
+    frames = [frame[::8, ::12, 0].astype(int) for frame in frames_of(tmp_path / "grid.gif")]
+    expected = [[[30, 90], [150, 0]], [[10, 110], [170, 0]], [[10, 130], [170 // 3, 0]]]
+    np.testing.assert_allclose(frames, expected, atol=2)
 
 
 def test_greedy_episodes_do_not_depend_on_how_many_are_played(run: Path, evaluate: Evaluate) -> None:
@@ -257,7 +327,10 @@ WRONG = {
     "no directory": (("run=/no/such/run",), "run=/no/such/run is not a directory"),
     "a file": (("run={run}/config.yaml",), "is not a directory"),
     "not a run": (("run={run}/checkpoints",), "is not a run directory, it has no config.yaml"),
-    "the directory above": (("run={run}/..",), "did you mean run={run}/../seed-3?"),
+    "a directory far above": (("run={run}/../..",), "did you mean run="),
+    "no such pattern": (("run={run}/seed-*",), "run={run}/seed-* matches no directory"),
+    "no runs": (("run=[]",), "run=[] names no run"),
+    "one of two": (("run=[{run},/no/such/run]",), "run=/no/such/run is not a directory"),
     "episodes": (("run={run}", "episodes=0"), "episodes=0"),
     "epsilon": (("run={run}", "epsilon=1.5"), "epsilon=1.5"),
     "seed": (("run={run}", "seed=[1,2]"), "seed=[1,"),

@@ -1,4 +1,4 @@
-"""Evaluate a trained member: qohort evaluate [key=value ...]. Keys: conf/evaluate.yaml."""
+"""Evaluate trained runs: qohort evaluate [key=value ...]. Keys: conf/evaluate.yaml."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from qohort.cli.entry_point import entry_point
 @entry_point("evaluate")
 def main(config: DictConfig) -> None:
     """Evaluate."""
-    from qohort.runs.evaluating import evaluate
+    from qohort.runs.evaluations import evaluate
 
     evaluate(config)

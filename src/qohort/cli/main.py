@@ -15,7 +15,7 @@ from qohort.config.messages import nearest
 COMMANDS = {
     "new": "make a project of your own",
     "train": "train a cohort, or a sweep with -m",
-    "evaluate": "play episodes with a trained member",
+    "evaluate": "play episodes with trained runs",
     "runs": "list runs: what is finished, running, interrupted, failed",
     "diff": "the keys in which two runs differ",
     "rm": "delete runs",

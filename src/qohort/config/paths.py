@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
@@ -27,9 +27,11 @@ def expand_paths(config: DictConfig) -> None:
     moved = HydraConfig.initialized() and bool(HydraConfig.get().job.chdir)
     for key in PATH_KEYS:
         value = OmegaConf.select(config, key)
+        start = Path(HydraConfig.get().runtime.cwd) if moved else Path()
         if isinstance(value, str) and value:
-            path = Path(value).expanduser()
-            config[key] = str(Path(HydraConfig.get().runtime.cwd) / path) if moved else str(path)
+            config[key] = str(start / Path(value).expanduser())
+        elif isinstance(value, ListConfig) and all(isinstance(one, str) for one in value):
+            config[key] = [str(start / Path(one).expanduser()) for one in value]
 
 
 def check_output(config: TrainConfig) -> None:

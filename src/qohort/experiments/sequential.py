@@ -22,8 +22,8 @@ from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value
 from qohort.experiments.ablation import Ablation, Show
 from qohort.experiments.stopping import GROUP, SequentialConfig
-from qohort.runs.checkpoints import write_atomically
 from qohort.runs.directory import RunDirectory
+from qohort.runs.files import write_atomically
 from qohort.runs.metrics import read_evaluations
 from qohort.sequential import Decision, Design, decide, fewest_seeds
 

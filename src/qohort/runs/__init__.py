@@ -16,6 +16,8 @@ Files, in reading order:
     progress_bar: The progress bar, or one line per evaluation without a terminal.
     learning_curve: The learning curve of a run and of a cohort.
     summary: The table that is printed after training.
-    evaluating: Evaluates a trained member.
-    video: Records a video of an episode.
+    evaluating: Loads a trained member and plays episodes.
+    evaluations: Evaluates one run, several or a cohort, and writes their files.
+    video: Records a video of an episode, and puts videos side by side.
+    plan: What a command would train, for a dry run.
 """

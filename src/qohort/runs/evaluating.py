@@ -1,12 +1,11 @@
-"""Evaluation of a trained member: loads it from its run directory, plays episodes and records a video."""
+"""A trained member: loads it from its run directory, plays episodes and records a video."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,6 @@ import yaml
 from gymnasium import spaces
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from qohort.agent.evaluation import EpisodeScores, Evaluator
@@ -31,7 +27,7 @@ from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import build_config
-from qohort.config.errors import ConfigError, RunsFailed
+from qohort.config.errors import ConfigError
 from qohort.config.members import evaluation_environment
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
 from qohort.environments.making import check_spaces, make_environment
@@ -40,8 +36,7 @@ from qohort.networks.packing import masks_of
 from qohort.replay.base import Values
 from qohort.runs.checkpoints import load
 from qohort.runs.directory import RunDirectory
-from qohort.runs.files import write_atomically
-from qohort.runs.video import FrameRecorder, check_rendering, has_ffmpeg, open_writer
+from qohort.runs.video import FrameRecorder, has_ffmpeg, open_writer
 from qohort.statistics import MIN_RUNS, estimate, mean
 
 
@@ -49,12 +44,12 @@ from qohort.statistics import MIN_RUNS, estimate, mean
 class EvaluateConfig:
     """The configuration of an evaluation. `conf/evaluate.yaml` documents each key and its unit."""
 
-    run: str
+    run: str | Sequence[str]
     episodes: PositiveInt
     epsilon: Annotated[float, Range(0, 1)]
     seed: Annotated[int, Range(0, 2**63 - 1)]
     max_episode_steps: PositiveInt | None
-    video: bool
+    video: bool | Literal["grid"]
     accelerator: Literal["cpu", "gpu", "auto"]
     threads: PositiveInt
 
@@ -68,59 +63,6 @@ class TrainedMember(NamedTuple):
     """The env_steps at which the checkpoint was saved."""
     values: Values
     """Its action values: maps observations `[1, B, ...]` to `[1, B, A]`."""
-
-
-def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Evaluate a trained member, print the result and write it to `evaluation.json`.
-
-    Args:
-        config: The composed configuration, `conf/evaluate.yaml`.
-
-    Returns:
-        The content of `evaluation.json`.
-
-    Raises:
-        ConfigError: If the configuration or the run directory is invalid; nothing was written.
-        RunsFailed: If the environment fails.
-    """
-    settings = build_config(EvaluateConfig, config)
-    device = _device(settings.accelerator)
-    torch.set_num_threads(settings.threads)
-    directory = RunDirectory(Path(settings.run).expanduser())
-    trained = load_config(directory)
-    if settings.video:
-        check_rendering(trained.env, settings.seed)
-    member = load_member(directory, trained, device)
-
-    scores, video = play(settings, member, directory.path / "videos", device)
-    if failure := scores.failures.get(0):
-        file = directory.path / "evaluation_failed.json"
-        episode = {"seed": failure.seed, "actions": failure.actions}
-        content = {"reason": failure.reason, "episode": episode, "traceback": failure.trace}
-        write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
-        raise RunsFailed(
-            f"env.id={trained.env.id}: {failure.reason}, at step {len(failure.actions)} of an episode; its seed and "
-            f"its actions are in {file}"
-        )
-    outcome = {
-        "settings": dataclasses.asdict(settings),
-        "env": trained.env.id,
-        "agent": trained.agent,
-        "trained_seed": trained.seed,
-        "checkpoint": str(member.checkpoint.relative_to(directory.path)),
-        "env_steps": member.env_steps,
-        **summary(scores.returns[0]),
-        "returns": scores.returns[0].tolist(),
-        "lengths": scores.lengths[0].tolist(),
-        "video": None if video is None else str(video.relative_to(directory.path)),
-    }
-    file = directory.path / "evaluation.json"
-    write_atomically(file, (json.dumps(outcome, indent=2) + "\n").encode())
-    _print(outcome, trained)
-    print(f"written: {file}")
-    if video is not None:
-        print(f"video of episode 1: {video}")
-    return outcome
 
 
 def load_config(directory: RunDirectory) -> TrainConfig:
@@ -254,7 +196,12 @@ def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
     raise ConfigError(f"run={directory.path} has no {'whole checkpoint' if broken else 'checkpoint yet'}: {reason}")
 
 
-def _device(accelerator: str) -> torch.device:
+def evaluation_device(accelerator: str) -> torch.device:
+    """Return the device that the key `accelerator` asks for.
+
+    Raises:
+        ConfigError: If it asks for a GPU and there is none.
+    """
     available = torch.cuda.is_available()
     if accelerator == "gpu" and not available:
         raise ConfigError("accelerator=gpu, but torch finds no GPU here: use cpu or auto")
@@ -262,7 +209,7 @@ def _device(accelerator: str) -> torch.device:
 
 
 def play(
-    settings: EvaluateConfig, member: TrainedMember, videos: Path, device: torch.device
+    settings: EvaluateConfig, member: TrainedMember, videos: Path, name: str, device: torch.device
 ) -> tuple[EpisodeScores, Path | None]:
     """Play the episodes, and record the first one if `settings.video` is set.
 
@@ -270,6 +217,7 @@ def play(
         settings: The number of episodes, ε and the seed.
         member: The trained member.
         videos: The directory for videos.
+        name: The name of the video, without its suffix.
         device: The device of the member's network.
 
     Returns:
@@ -288,7 +236,7 @@ def play(
         with closing(Evaluator(*arguments)) as evaluator:
             return evaluator(member.values, round=0), None
     videos.mkdir(exist_ok=True)
-    name = f"env_steps-{member.env_steps:012d}-seed-{settings.seed}" + (".mp4" if has_ffmpeg() else ".gif")
+    name += ".mp4" if has_ffmpeg() else ".gif"
     partial = videos / f".partial-{name}"
     try:
         with closing(FilmingEvaluator(*arguments, partial)) as evaluator:
@@ -347,23 +295,3 @@ def summary(returns: NDArray[np.float64]) -> dict[str, Any]:
         "min": float(returns.min()),
         "max": float(returns.max()),
     }
-
-
-def _print(outcome: Mapping[str, Any], trained: TrainConfig) -> None:
-    progress = f"{outcome['env_steps']:,} of {trained.budget:,} env_steps"
-    title = f"{trained.agent} on {trained.env.name}, seed {trained.seed}, at {progress}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("episodes", "mean return", "95% interval", "min", "max", "mean length"):
-        table.add_column(heading, justify="right")
-    interval = outcome["interval"]
-    table.add_row(
-        f"{len(outcome['returns']):,}",
-        f"{outcome['mean']:.2f}",
-        "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
-        f"{outcome['min']:.2f}",
-        f"{outcome['max']:.2f}",
-        f"{np.mean(outcome['lengths']):.1f}",
-    )
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
-    if interval is not None:
-        print("95% interval of the mean: bootstrap over episodes")
