@@ -18,7 +18,8 @@ from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import Interrupted
 from qohort.runs import blocks, checkpoints
 from qohort.runs.blocks import Blocks, references
-from qohort.runs.checkpoints import MemberCheckpointIO, is_whole, newest_step
+from qohort.runs.checkpointing import MemberCheckpointIO
+from qohort.runs.checkpoints import is_whole, newest_step
 from qohort.runs.training import train
 
 
@@ -155,7 +156,7 @@ def test_a_save_that_is_cut_off_anywhere_harms_nothing(replaced, tmp_path, monke
 SAVING = """
 import resource, sys, torch
 from pathlib import Path
-from qohort.runs.checkpoints import MemberCheckpointIO
+from qohort.runs.checkpointing import MemberCheckpointIO
 rings = torch.randint(0, 256, (2, 50_000, 84 * 84), dtype=torch.uint8)
 io = MemberCheckpointIO([Path(sys.argv[1]) / name for name in ("first", "second")])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

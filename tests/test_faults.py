@@ -187,7 +187,7 @@ def test_a_full_disk(tmp_path, undisturbed):
     """A file that may not grow stands for a disk without room: the write fails, and nothing whole is lost."""
 
     def no_room():
-        kill = qohort.runs.checkpoints.MemberCheckpointIO.save_checkpoint
+        kill = qohort.runs.checkpointing.MemberCheckpointIO.save_checkpoint
         saves = 0
 
         def save(self, *arguments, **keywords):
@@ -197,7 +197,7 @@ def test_a_full_disk(tmp_path, undisturbed):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
             kill(self, *arguments, **keywords)
 
-        qohort.runs.checkpoints.MemberCheckpointIO.save_checkpoint = save
+        qohort.runs.checkpointing.MemberCheckpointIO.save_checkpoint = save
 
     process = in_a_process(no_room, tmp_path)
     process.join()

@@ -78,3 +78,9 @@ def test_a_process_with_other_bits_says_how_to_start_it() -> None:
         config = hydra.compose("train", [f"bits={'native' if qohort.BITS == 'portable' else 'portable'}"])
     with pytest.raises(ConfigError, match="set the environment variable QOHORT_BITS="):
         prepare(config)
+
+
+def test_lists_of_runs_do_not_import_what_takes_seconds() -> None:
+    code = "import sys, qohort.cli.runs, qohort.cli.diff, qohort.cli.rm\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "gymnasium", "pytorch_lightning", "scipy", "matplotlib"} & {*done.stdout.split()}

@@ -10,8 +10,8 @@ Files, in reading order:
     code: The hash of the sources that a run was made with.
     metrics: The definitions of all metrics, and `metrics.jsonl`.
     loggers: W&B, CSV and TensorBoard, which get the rows of `metrics.jsonl`.
-    checkpoints: Writes and reads checkpoints, one file per member.
-    checkpointing: The callback that saves checkpoints at intervals and when training is asked to stop.
+    checkpoints: The files of checkpoints: their names, which of them are whole, reading one.
+    checkpointing: Saves checkpoints, one file per member: at intervals, and when training is asked to stop.
     interruption: Signals that ask training to stop.
     progress_bar: The progress bar, or one line per evaluation without a terminal.
     learning_curve: The learning curve of a run and of a cohort.

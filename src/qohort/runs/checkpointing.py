@@ -1,17 +1,24 @@
-"""The callback that saves checkpoints during training, and a last one when training is asked to stop."""
+"""Saves checkpoints during training, one file per member, and a last one when training is asked to stop."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import CheckpointIO
 
 from qohort.agent.callbacks import CohortCallback, Learner
 from qohort.cohort.schedules import Intervals
+from qohort.cohort.state import merge_states, split_state
 from qohort.config.errors import Interrupted
 from qohort.config.schema import TrainConfig
-from qohort.runs.checkpoints import step_name
+from qohort.runs.checkpoints import KEPT, blocks_in, drop_unused_blocks, load, step_name
+from qohort.runs.files import write_atomically
 from qohort.runs.interruption import STOP
 
 
@@ -61,3 +68,60 @@ class Checkpointing(CohortCallback):
         self._save(trainer, module)
         command = "the same command" + (" without overwrite=true" if self._config.overwrite else "")
         raise Interrupted(f"{at} and saved: {command} resumes the run")
+
+
+class MemberCheckpointIO(CheckpointIO):
+    """Splits a cohort's checkpoint into one file per member, and merges these files when loading.
+
+    A member's file is the same as if the member had trained alone, so members can be resumed in another cohort.
+    Lightning's path is only a file name, the same in each member's `checkpoints/`.
+
+    Args:
+        directories: The members' run directories.
+    """
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self._directories = [directory / "checkpoints" for directory in directories]
+        self.failed_members: set[int] = set()
+        """Indices of members that have failed and are no longer saved."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint of every member, and delete all but the newest `KEPT` and the final one."""
+        name = Path(path).name
+        for m, directory in enumerate(self._directories):
+            if m in self.failed_members:
+                continue
+            directory.mkdir(parents=True, exist_ok=True)
+            rest, replay = _without_replay(checkpoint)
+            part = split_state(rest, m)
+            if replay is not None:
+                part["qohort"]["replay"] = blocks_in(directory).store(split_state(replay, m, copy=False))
+            write_atomically(directory / name, partial(torch.save, part))
+            for old in sorted(directory.glob("step-*.ckpt"))[:-KEPT]:
+                old.unlink()
+            drop_unused_blocks(directory)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read the checkpoint of every member and merge them."""
+        name = Path(path).name
+        parts = [load(directory / name) for directory in self._directories]
+        replays = [part["qohort"].pop("replay", None) for part in parts]
+        joined: dict[str, Any] = merge_states(parts)
+        if replays[0] is not None:
+            restored = [blocks_in(one).restore(replay) for one, replay in zip(self._directories, replays, strict=True)]
+            joined["qohort"]["replay"] = merge_states(restored, blocks_in(self._directories[0]).join)
+        return joined
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete the checkpoint of every member."""
+        for directory in self._directories:
+            (directory / Path(path).name).unlink(missing_ok=True)
+            drop_unused_blocks(directory)
+
+
+def _without_replay(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint without the state of its replay, and that state."""
+    rest = {**checkpoint, "qohort": dict(checkpoint["qohort"])}
+    return rest, rest["qohort"].pop("replay", None)

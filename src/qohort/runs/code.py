@@ -15,8 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
 import qohort
 
 ROOMS = ("cohort", "networks", "replay", "environments", "agent")
@@ -69,6 +67,8 @@ def _packages(node: Any) -> Iterator[str]:
 
 def _packages_of_environment(id: str) -> Iterator[str]:
     """Yield the packages of the module that registers an environment, and of its class, which may be another one."""
+    import gymnasium as gym  # slow to import, and lists of runs do without it
+
     module, _, name = id.rpartition(":")
     if module:
         yield module.partition(".")[0]

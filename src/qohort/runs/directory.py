@@ -11,10 +11,9 @@ import platform
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash, config_tree
@@ -23,6 +22,9 @@ from qohort.runs.checkpoints import FINAL, drop_unused_blocks, load, newest_step
 from qohort.runs.code import uncommitted_changes
 from qohort.runs.files import TEMPORARY, write_atomically
 from qohort.runs.manifest import manifest
+
+if TYPE_CHECKING:  # slow to import, and lists of runs do without it
+    from torch import Tensor
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
 """The columns of a metric row that depend on the clock and are left out of the fingerprint."""

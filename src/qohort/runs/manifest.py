@@ -11,13 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from qohort.config.identity import config_tree
 from qohort.config.schema import TrainConfig
-from qohort.environments.tensor.registry import tensor_environment
 from qohort.runs.code import code_hash, repository
 
 PACKAGES = (
@@ -37,6 +35,10 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         config: The run's configuration.
         command: The command line.
     """
+    import torch  # slow to import, and so is the next one; lists of runs do without them
+
+    from qohort.environments.tensor.registry import tensor_environment
+
     commit, dirty = repository()
     return {
         "command": command,

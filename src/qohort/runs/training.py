@@ -23,8 +23,8 @@ from qohort.config.identity import config_tree
 from qohort.config.members import check_config
 from qohort.environments.checked import in_words
 from qohort.runs.checking import check_accelerator, check_bits, check_environment, check_tracking
-from qohort.runs.checkpointing import Checkpointing
-from qohort.runs.checkpoints import FINAL, MemberCheckpointIO, is_whole, load, step_name
+from qohort.runs.checkpointing import Checkpointing, MemberCheckpointIO
+from qohort.runs.checkpoints import FINAL, is_whole, load, step_name
 from qohort.runs.interruption import STOP
 from qohort.runs.learning_curve import draw_run
 from qohort.runs.loggers import RunInfo
