@@ -264,10 +264,12 @@ def test_spaces_that_can_be_played(observation_space):
 
 
 @pytest.mark.parametrize(
-    "action_space", [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(3), spaces.Text(2)]
+    "action_space",
+    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([[2, 2]]), spaces.MultiBinary((3, 1)), spaces.Text(2)],
 )
 def test_actions_must_be_discrete(action_space):
-    with pytest.raises(ConfigError, match=r"^env\.id=X-v0 has the action space .*: DQN needs a Discrete one$"):
+    message = r"^env\.id=X-v0 has the action space .*: DQN needs a Discrete one, or a MultiDiscrete or .* single axis$"
+    with pytest.raises(ConfigError, match=message):
         check_spaces(config("X-v0"), Spaces(action_space=action_space))
 
 

@@ -12,13 +12,15 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qohort.agent.branches import act, draws_of
 from qohort.agent.exploration import Exploration
 from qohort.cohort.held import across_members
 from qohort.cohort.program import Compiler
-from qohort.cohort.schedules import Progress, follows_episodes
+from qohort.cohort.schedules import Floats, Progress, follows_episodes
 from qohort.cohort.state import load_state, state_of
 from qohort.cohort.streams import UniformStream
 from qohort.config.schema import EnvironmentConfig, TrainConfig
+from qohort.environments.actions import actions_of
 from qohort.environments.checked import INFO_METRICS, LIFE_LOST
 from qohort.environments.episodes import Episode, EpisodeStatistics
 from qohort.environments.making import make_environment
@@ -27,6 +29,7 @@ from qohort.environments.tensor.registry import tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv, episode_keys
 from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
 from qohort.environments.workers import WorkerVectorEnv
+from qohort.networks.branches import branches_of
 from qohort.networks.packing import masks_of
 from qohort.replay.base import Transition
 
@@ -46,12 +49,15 @@ class Actor:
         names = members[0].info_metrics
         self.environments = _environments(env, seeds, compiler, names)
         self.space: spaces.Space[Any] = self.environments.single_observation_space
-        self.actions = int(self.environments.single_action_space.n)  # type: ignore[attr-defined]
+        self.actions = actions_of(self.environments.single_action_space)
+        """The number of actions, with branches as a `BranchedActions`."""
+        self.branches = branches_of(self.actions)
         self.exploration: Exploration = across_members(
             [instantiate(member.exploration, _convert_="all") for member in members]
         )
         self._masks = masks_of(self.space)
-        draws = self.exploration.draws(self.actions)
+        branches = self.branches
+        draws = self.exploration.draws(self.actions) if branches is None else draws_of(self.exploration, branches)
         self.member_exploration: Any = instantiate(members[0].exploration, _convert_="all")
         """The exploration of one member; what members may hold is in its parameter."""
         self.uniforms = UniformStream(seeds, "exploration", (env.num_envs, draws))
@@ -73,14 +79,9 @@ class Actor:
             environment's own rewards.
         """
         observation = self.observation
-        action = self.exploration.act(
-            lambda: values(torch.from_numpy(observation)).cpu().numpy(),
-            self.exploration.parameter(progress),
-            self.uniforms.next(),
-            self.actions,
-            **({} if self._masks is None else {"allowed": self._masks.allowed_array(observation)}),
-        )
-        new_observation, reward, terminated, truncated, info = self.environments.step(action.ravel())
+        action = self._choose(lambda: values(torch.from_numpy(observation)).cpu().numpy(), observation, progress)
+        flat = action.reshape(-1, *action.shape[2:])
+        new_observation, reward, terminated, truncated, info = self.environments.step(flat)
         reward, terminated, truncated = map(self._by_member, (reward, terminated, truncated))
         next_observation = self._by_member(info.get("final_obs", new_observation))
         new_observation = self._by_member(new_observation)
@@ -100,6 +101,15 @@ class Actor:
             life_lost=self._by_member(info[LIFE_LOST]) if LIFE_LOST in info else None,
         )
         return transition, episodes
+
+    def _choose(self, values: Callable[[], Floats], observation: NDArray[Any], progress: Progress) -> NDArray[np.int64]:
+        """Return actions `[M, E]`, or `[M, E, K]` with branches, given action values `[M, E, A]`."""
+        numbers = self.exploration.parameter(progress), self.uniforms.next()
+        if self.branches is not None:
+            return act(self.exploration, values, *numbers, self.branches)
+        if self._masks is None:  # an exploration of your own need not know masks
+            return self.exploration.act(values, *numbers, self.actions)
+        return self.exploration.act(values, *numbers, self.actions, allowed=self._masks.allowed_array(observation))
 
     @property
     def follows_episodes(self) -> bool:

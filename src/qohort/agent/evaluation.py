@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qohort.cohort.streams import UniformStream, member_seed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
+from qohort.environments.actions import actions_of, as_counted
 from qohort.environments.checked import (
     CheckedEnv,
     EnvironmentFailure,
@@ -23,6 +24,7 @@ from qohort.environments.checked import (
     numbers_of,
 )
 from qohort.environments.making import make_environment
+from qohort.networks.branches import branches_of, greedy_actions
 from qohort.networks.packing import masks_of
 from qohort.replay.base import Values
 
@@ -43,14 +45,14 @@ class EpisodeScores(NamedTuple):
 
 
 def random_actions(
-    greedy: Tensor, actions: int, uniforms: Tensor, epsilon: float, allowed: Tensor | None = None
+    greedy: Tensor, actions: int | Tensor, uniforms: Tensor, epsilon: float, allowed: Tensor | None = None
 ) -> Tensor:
-    """Return greedy actions `[..., E]`, of which some are replaced by random ones.
+    """Return greedy actions `[..., E]`, or those of branches `[..., E, K]`, of which some are replaced by random ones.
 
     Args:
         greedy: The greedy actions.
-        actions: The number of actions, A.
-        uniforms: Random numbers uniform in [0, 1), `[..., E, 2]` float64.
+        actions: The number of actions, A; of branches, the number of each, `[K]`.
+        uniforms: Random numbers uniform in [0, 1), `[..., E, 2]` float64; with branches `[..., E, K, 2]`.
         epsilon: The probability of a random action.
         allowed: The action masks, `[..., E, A]`; None for no masks.
     """
@@ -94,8 +96,8 @@ class Evaluator:
             [make_environment(env) for _ in range(evaluation.episodes)] for _ in seeds
         ]
         space = self._envs[0][0].observation_space
-        self._actions = int(self._envs[0][0].action_space.n)  # type: ignore[attr-defined]
-        self._first_action = np.int64(self._envs[0][0].action_space.start)  # type: ignore[attr-defined]
+        self._action_space = self._envs[0][0].action_space
+        self._actions = actions_of(self._action_space)
         self._observations = np.zeros((len(seeds), evaluation.episodes, *(space.shape or ())), dtype=space.dtype)
         self._masks = masks_of(space)
         self._check = ValueCheck(space, self._observations.reshape(-1, *(space.shape or ())))
@@ -142,15 +144,9 @@ class Evaluator:
             if stop():
                 raise EvaluationStopped
             # The batch keeps its shape when episodes end, so that one episode never changes the bits of another.
-            greedy = values(torch.as_tensor(self._observations, device=self._device)).argmax(-1).cpu().numpy()
-            actions = greedy
-            if stream is not None:
-                uniforms = torch.from_numpy(stream.next())
-                allowed = None if self._masks is None else self._masks.allowed(torch.from_numpy(self._observations))
-                mixed = random_actions(torch.from_numpy(greedy), self._actions, uniforms, self._config.epsilon, allowed)
-                actions = mixed.numpy()
+            actions = self._act(values, stream)
             unfinished = []
-            running_actions = actions[tuple(np.transpose(running))] + self._first_action
+            running_actions = as_counted(self._action_space, actions[tuple(np.transpose(running))])
             for (m, i), action in zip(running, running_actions, strict=True):
                 try:
                     observation, reward, terminated, truncated = envs[m][i].step(action)
@@ -180,6 +176,17 @@ class Evaluator:
         by_name = {name: metrics[..., k] for k, name in enumerate(self._names)}
         return EpisodeScores(returns, lengths, failures, by_name, numbers)
 
+    def _act(self, values: Values, stream: UniformStream | None) -> NDArray[np.int64]:
+        """Return the actions of all environments, `[M, episodes]`, or `[M, episodes, K]` with branches."""
+        outputs = values(torch.as_tensor(self._observations, device=self._device))
+        greedy = greedy_actions(outputs, self._actions).cpu()
+        if stream is None:
+            return greedy.numpy()
+        branches = branches_of(self._actions)
+        sizes = self._actions if branches is None else torch.tensor(branches.sizes)
+        allowed = None if self._masks is None else self._masks.allowed(torch.from_numpy(self._observations))
+        return random_actions(greedy, sizes, torch.from_numpy(stream.next()), self._config.epsilon, allowed).numpy()
+
     def beyond_bounds(self) -> str | None:
         """Return, once, a float that was beyond the bounds of the observation space since the last call."""
         return self._check.beyond()
@@ -188,7 +195,9 @@ class Evaluator:
         if self._config.epsilon == 0:
             return None
         seeds = [member_seed(seed, "evaluation", round) for seed in self._seeds]
-        return UniformStream(seeds, "evaluation", (self._config.episodes, 2), block=64)
+        branches = branches_of(self._actions)
+        each = () if branches is None else (len(branches.sizes),)
+        return UniformStream(seeds, "evaluation", (self._config.episodes, *each, 2), block=64)
 
     def close(self) -> None:
         """Close every environment."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from qohort.agent.acting import Actor
 from qohort.agent.bootstrap import Bootstrap
+from qohort.agent.branches import BranchedTDLoss
 from qohort.agent.callbacks import CohortCallback, has_hook
 from qohort.agent.dataset import ReplayDataset
 from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
@@ -142,7 +143,8 @@ class QLearning(pl.LightningModule):
         gamma = per_member([member.gamma for member in self.members])
         sizes = (self.num_envs, config.batch_size, config.train_every)
         frames = stored_frames(config, self.actor.space, isinstance(self.actor.environments, TensorVectorEnv))
-        spec = ReplaySpec(self.actor.space, *sizes, gamma, self.seeds, config.budget, device, self.compiler, frames)
+        numbers = (*sizes, gamma, self.seeds, config.budget)
+        spec = ReplaySpec(self.actor.space, *numbers, device, self.compiler, frames, self.actor.branches)
         self.replay: Replay = instantiate(config.replay, _partial_=True)(spec=spec)
         first = max(config.learning_starts, self.replay.min_env_steps(config))
         self.plan = UpdatePlan(config.train_every, config.gradient_steps, first)
@@ -182,9 +184,10 @@ class QLearning(pl.LightningModule):
         for group in optimizer.param_groups:
             group.update({key: value.to(device) for key, value in group.items() if isinstance(value, Tensor)})
         self.held = held_numbers(self.members, self.bootstrap, device)
-        masks = masks_of(self.actor.space)
+        masks, branches = masks_of(self.actor.space), self.actor.branches
         allowed = None if masks is None else masks.allowed
-        td_loss = TDLoss(self.online.member_forward, self.bootstrap, self.head, allowed)
+        parts = (self.online.member_forward, self.bootstrap, self.head, allowed)
+        td_loss = TDLoss(*parts) if branches is None else BranchedTDLoss(*parts, branches=branches)
         networks = (self.online, self.target, self.target_network)
         self.update = Update(td_loss, *networks, optimizer, self.held, self.compiler)
         self.values = QValues(self.online, self.head, self.compiler, allowed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -86,20 +86,19 @@ class TDLoss:
 
     def _of(self, online: Parameters, target: Parameters, batch: Batch) -> tuple[Tensor, Tensor, LossTerms]:
         """Return the mean loss, the mean value of the actions taken, and the statistics of the batch."""
-        head = self.head
         with torch.no_grad():
             td_target = batch["target"] if "target" in batch else self._target(online, target, batch)
         distribution = self._distribution(online, batch, "observation", "online")
-        taken = _at_action(distribution, batch["action"])
-        loss, td_error = head.divergence(taken, td_target, batch.get("fractions_online"))
+        taken = self._taken(distribution, batch["action"])
+        loss, td_error = self._divergence(taken, td_target, batch.get("fractions_online"))
         if "weight" in batch:
             loss = batch["weight"] * loss
-        loss, value = loss.mean(), head.mean(taken.unsqueeze(1))
-        greedy = value.squeeze(1) >= self._values(distribution, batch, "observation").amax(1)
+        loss = loss.mean()
+        value, greedy = self._value(taken, self._values(distribution, batch, "observation"))
         value = value.mean()
         return loss, value, LossTerms(loss.detach(), td_error.detach(), value.detach(), greedy.detach())
 
-    def _target(self, online: Parameters, target: Parameters, batch: Batch) -> Tensor:
+    def _target(self, online: Parameters, target: Parameters, batch: Batch) -> Any:
         """Compute the TD target of each sample."""
         head, bootstrap = self.head, self.bootstrap
         next_target = self._distribution(target, batch, "next_observation", "target")
@@ -111,17 +110,12 @@ class TDLoss:
         policy_distribution = (
             self._distribution(target, batch, "next_observation", "policy") if separate else next_target
         )
-        next_values = head.mean(policy_distribution)
-        if self.allowed is None:
-            policy = bootstrap(next_online, next_values)
-        else:  # the values that are backed up are not masked: 0 times -inf would be NaN
-            policy = bootstrap.among(self.allowed(batch["next_observation"]), next_online, next_values)
+        policy = self._policy(next_online, head.mean(policy_distribution), batch)
         reward = batch["reward"]
         if bootstrap.adds_to_reward:
             values = self._values(self._distribution(target, batch, "observation", "policy"), batch, "observation")
-            reward = reward + bootstrap.reward_bonus(values, batch["action"])
-        td_target: Tensor = head.backup(reward, batch["discount"], next_target, policy)
-        return td_target
+            reward = reward + self._reward_bonus(values, batch["action"])
+        return self._backup(reward, batch["discount"], next_target, policy)
 
     def _values(self, distribution: Tensor, batch: Batch, observation: str) -> Tensor:
         """Compute the action values `[B, A]` of a return distribution; -inf where an action is masked."""
@@ -132,8 +126,38 @@ class TDLoss:
         numbers = batch.get(f"normal_{use}"), batch.get(f"fractions_{use}")
         return self.head.distribution(self.forward(parameters, batch[observation], *numbers))
 
+    # What is different if an action has several numbers: see `qohort.agent.branches`.
 
-def _at_action(distribution: Tensor, action: Tensor) -> Tensor:
+    def _policy(self, next_online: Tensor | None, next_target: Tensor, batch: Batch) -> Any:
+        """Return the policy at the next observation from action values `[B, A]`."""
+        if self.allowed is None:
+            return self.bootstrap(next_online, next_target)
+        # The values that are backed up are not masked: 0 times -inf would be NaN.
+        return self.bootstrap.among(self.allowed(batch["next_observation"]), next_online, next_target)
+
+    def _reward_bonus(self, values: Tensor, action: Tensor) -> Tensor:
+        """Return what the bootstrap adds to the reward, `[B]`."""
+        return self.bootstrap.reward_bonus(values, action)
+
+    def _backup(self, reward: Tensor, discount: Tensor, next_target: Tensor, policy: Any) -> Any:
+        """Compute the TD target of the action taken."""
+        return self.head.backup(reward, discount, next_target, policy)
+
+    def _taken(self, distribution: Tensor, action: Tensor) -> Tensor:
+        """Return the distribution of the action taken, `[B, ...]`."""
+        return at_action(distribution, action)
+
+    def _divergence(self, taken: Tensor, target: Any, fractions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Compute the loss and the TD error of each sample, `[B]`."""
+        return self.head.divergence(taken, target, fractions)
+
+    def _value(self, taken: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value of the action taken `[B, 1]`, and whether it is greedy among values `[B, A]`, `[B]`."""
+        value = self.head.mean(taken.unsqueeze(1))
+        return value, value.squeeze(1) >= values.amax(1)
+
+
+def at_action(distribution: Tensor, action: Tensor) -> Tensor:
     """Select the rows of `[B, A, ...]` at `action [B]`: `[B, ...]`.
 
     Uses a mask and a sum instead of an index. Its gradient needs no scatter, and it compiles for any number of members.

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from qohort.environments.actions import Recorded
 from qohort.networks.packing import masks_of
 
 SINCE = "that is Gymnasium's interface since 0.26"
@@ -44,7 +45,7 @@ class EnvironmentFailure(Exception):
         trace: The traceback, if the environment raised an error.
     """
 
-    def __init__(self, reason: str, seed: int | None, actions: list[int], trace: str | None = None) -> None:
+    def __init__(self, reason: str, seed: int | None, actions: list[Recorded], trace: str | None = None) -> None:
         super().__init__(reason)
         self.reason, self.seed, self.actions, self.trace = reason, seed, actions, trace
 
@@ -68,7 +69,7 @@ class CheckedEnv:
         self.env = env
         self.seed: int | None = None
         """The seed of the current episode."""
-        self.actions: list[int] = []
+        self.actions: list[Recorded] = []
         """The actions of the current episode."""
         self.info: Any = {}
         """The newest info."""
@@ -107,13 +108,16 @@ class CheckedEnv:
             raise self.failure(f"reset() returned an observation with {wrong}, but the space is {self._space}")
         return np.asarray(observation)
 
-    def step(self, action: np.int64) -> tuple[NDArray[Any], float, bool, bool]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool]:
         """Take an action and return the observation, the reward, terminated and truncated.
+
+        Args:
+            action: The action as the environment counts it: a NumPy integer, or an array of K.
 
         Raises:
             EnvironmentFailure: If the environment raises an error, or returns something that does not fit.
         """
-        self.actions.append(int(action))
+        self.actions.append(action.tolist())
         try:
             observation, reward, terminated, truncated, info = self._step(action)
         except (Exception, SystemExit) as error:

@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
+from qohort.environments.actions import random_actions_of
 from qohort.environments.checked import CheckedEnv, EnvironmentFailure, close_all, outside
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.packed import gives_mask
@@ -130,32 +131,31 @@ def _play(env: gym.Env[Any, Any], seed: int, beside: gym.Env[Any, Any] | None = 
         EnvironmentFailure: If the environment raises an error, or returns what does not fit its spaces.
     """
     checked, space = CheckedEnv(env), env.observation_space
-    assert isinstance(env.action_space, spaces.Discrete)
-    actions = np.random.default_rng(0).integers(env.action_space.n, size=STEPS)
     observation = checked.reset(seed)
     _report_mask(env, checked.info)
     if beside is not None:
         theirs = beside.reset(seed=SEEDS[1])[0]
     trail = [_kept(checked, space, observation, "reset")]
-    for action in actions:
-        observation, reward, terminated, truncated = checked.step(_chosen(env, action, observation))
+    for action in random_actions_of(env.action_space, STEPS):
+        observation, reward, terminated, truncated = checked.step(_allowed(env, action, observation))
         trail.append(_kept(checked, space, observation, "step") + repr((float(reward), terminated, truncated)).encode())
         if terminated or truncated:
             break
         if beside is not None:
-            theirs, _, ended, cut, _ = beside.step(_chosen(beside, action, theirs))
+            theirs, _, ended, cut, _ = beside.step(_allowed(beside, action, theirs))
             if ended or cut:
                 theirs = beside.reset(seed=SEEDS[1])[0]
     return trail
 
 
-def _chosen(env: gym.Env[Any, Any], action: np.int64, observation: Any) -> np.int64:
-    """Return an action as the environment counts it; where it is masked, one that is allowed."""
+def _allowed(env: gym.Env[Any, Any], action: Any, observation: Any) -> Any:
+    """Return an action, or where actions are masked, one that is allowed."""
     masks = masks_of(env.observation_space)
-    if masks is not None:
-        choices = np.flatnonzero(masks.allowed_array(observation))
-        action = choices[action % len(choices)]
-    return np.int64(action + getattr(env.action_space, "start", 0))
+    if masks is None:
+        return action
+    choices = np.flatnonzero(masks.allowed_array(observation))
+    first = getattr(env.action_space, "start", 0)
+    return np.int64(choices[(action - first) % len(choices)] + first)
 
 
 _REPORTED: set[str] = set()

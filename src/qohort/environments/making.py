@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 
 from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
+from qohort.environments.actions import supported
 from qohort.environments.checked import in_words
 from qohort.environments.frames import FrameStack
 from qohort.environments.packed import PackedEnv, packed_space
@@ -94,8 +95,8 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
         env: The environment.
 
     Raises:
-        ConfigError: If the action space is not Discrete, or observations are not Box, Discrete or MultiBinary, or a
-            Dict or Tuple of them.
+        ConfigError: If the action space is not Discrete, MultiDiscrete or MultiBinary, or has several axes, or if
+            observations are not Box, Discrete or MultiBinary, or a Dict or Tuple of them.
     """
     action, observation = (getattr(env, name, None) for name in ("action_space", "observation_space"))
     for name, space in (("action_space", action), ("observation_space", observation)):
@@ -103,8 +104,11 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
             raise ConfigError(
                 f"env.id={config.id}: its {name} is {space!r}, but it must be a space of gymnasium.spaces"
             )
-    if not isinstance(action, spaces.Discrete):
-        raise ConfigError(f"env.id={config.id} has the action space {action}: DQN needs a Discrete one")
+    if not (action is not None and supported(action)):
+        raise ConfigError(
+            f"env.id={config.id} has the action space {action}: DQN needs a Discrete one, or a MultiDiscrete or "
+            "MultiBinary one with a single axis"
+        )
     if not isinstance(observation, spaces.Box | spaces.Discrete | spaces.MultiBinary):
         raise ConfigError(
             f"env.id={config.id} has the observation space {type(observation).__name__}: "

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from qohort.cohort.streams import member_seed
 from qohort.config.errors import ConfigError
+from qohort.environments.actions import Recorded, as_counted, from_record
 from qohort.environments.checked import (
     INFO_METRICS,
     LIFE_LOST,
@@ -94,7 +95,6 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._episode_seed, self._members, self._deterministic = episode_seed, members, deterministic
-        self._first_action = np.int64(getattr(self.single_action_space, "start", 0))
         shape, dtype = self.single_observation_space.shape or (), self.single_observation_space.dtype
         self.observations = np.zeros((self.num_envs, *shape), dtype=dtype)
         """The newest observations, `[num_envs, ...]`."""
@@ -139,7 +139,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         """Step every environment. Where an episode ends, start the next one.
 
         Args:
-            actions: One action per environment, counted from 0, `[num_envs]`.
+            actions: One action per environment, counted from 0, `[num_envs]`, or `[num_envs, K]` with branches.
 
         Returns:
             Observations, rewards, terminated, truncated, and an info. If an episode ended, the info has `final_obs`,
@@ -148,9 +148,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             The next step overwrites all arrays.
         """
         observations, ended = self.observations, []
-        # Actions stay NumPy integers, because Gymnasium checks these faster than Python's.
-        if self._first_action:
-            actions = actions + self._first_action
+        actions = as_counted(self.single_action_space, actions)
         if len(self._running) < self.num_envs:
             actions = actions[[index for index, _ in self._running]]
         for (index, env), action in zip(self._running, actions, strict=True):
@@ -260,13 +258,13 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
                 )
         return self.observations.copy()
 
-    def _replay(self, index: int, actions: Sequence[int]) -> str | None:
+    def _replay(self, index: int, actions: Sequence[Recorded]) -> str | None:
         """Start the next episode of an environment and take these actions; return what went wrong, if anything."""
         env = self._checked[index]
         self._start_episode(index)
         try:
             for action in actions:
-                self.observations[index] = env.step(np.int64(action))[0]
+                self.observations[index] = env.step(from_record(self.single_action_space, action))[0]
         except EnvironmentFailure as failure:
             return failure.reason
         failed = self.failures.get(index // (self.num_envs // self._members))

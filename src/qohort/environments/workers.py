@@ -46,11 +46,13 @@ class Shared:
     Args:
         count: The number of environments, N.
         space: The observation space of one environment.
+        action_space: Its action space.
         metrics: The number of `info_metrics`.
     """
 
     count: int
     space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
     metrics: int = 0
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class Shared:
         observation = (tuple(self.space.shape or ()), self.space.dtype)
         return {
             **({INFO_METRICS: ((self.metrics,), np.float64)} if self.metrics else {}),
-            "action": ((), np.int64),
+            "action": (tuple(self.action_space.shape or ()), np.int64),
             "observation": observation,
             "final": observation,
             "reward": ((), np.float64),
@@ -106,7 +108,8 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         example.close()
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        shared = Shared(self.num_envs, self.single_observation_space, len(info_metrics))
+        spaces_of_one = self.single_observation_space, self.single_action_space
+        shared = Shared(self.num_envs, *spaces_of_one, len(info_metrics))
         self._arrays = shared.arrays()
         self.observations = self._arrays["observation"]
         """The newest observations, `[num_envs, ...]`."""

@@ -2,7 +2,8 @@
 
 A network is a class that takes the observation space, the number of actions, the number of atoms (outputs per action)
 and any options of its own. It is an ordinary module of one member that maps observations `[B, ...]`, as the environment
-returns them, to outputs `[B, actions, atoms]`. The value head defines the meaning of the outputs.
+returns them, to outputs `[B, actions, atoms]`. The value head defines the meaning of the outputs. If an action has
+several numbers, `actions` counts those of all branches (`qohort.networks.branches`).
 
 A network is lifted over members, so it must not have data-dependent control flow. Its buffers are noise: each use of
 the network fills them with standard normal numbers from the member's own stream. Evaluation fills them with zeros.
@@ -19,6 +20,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from qohort.config.annotations import Range, Sized
+from qohort.networks.branches import branches_of
 
 
 def pixel_scale(space: spaces.Space[Any]) -> float:
@@ -233,11 +235,12 @@ class ActionValues(nn.Module):
     """The output layers of a network, which map features to the outputs of each action.
 
     With `dueling`, two streams compute V and A, and the outputs are V + A - mean of A over actions, for each atom
-    (Wang et al., 2016, eq. 9; with atoms: Hessel et al., 2018).
+    (Wang et al., 2016, eq. 9; with atoms: Hessel et al., 2018). Branches of actions have V in common, and each has the
+    mean over its own actions (Tavakoli et al., 2018, eq. 1).
 
     Args:
         width: The length of the features.
-        actions: The number of actions.
+        actions: The number of actions, with branches as a `BranchedActions`.
         atoms: The number of outputs per action.
         dueling: Whether there are two streams.
         layer: Builds the layers.
@@ -260,7 +263,8 @@ class ActionValues(nn.Module):
         dueling_gradient: float = 1.0,
     ) -> None:
         super().__init__()
-        self._shape, self._dueling_gradient = (actions, atoms), dueling_gradient
+        self._shape, self._dueling_gradient = (int(actions), atoms), dueling_gradient
+        self._branches = branches_of(actions)
         self.advantage = _perceptron(width, hidden, actions * atoms, layer, norm, activation)
         single = Dense if layer is nn.Linear else layer
         self.value = _perceptron(width, hidden, atoms, single, norm, activation) if dueling else None
@@ -275,7 +279,10 @@ class ActionValues(nn.Module):
         if self.value is None:
             return advantage
         value: Tensor = self.value(features)
-        return value.unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
+        if self._branches is None:
+            return value.unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
+        own = torch.split(advantage, list(self._branches.sizes), -2)
+        return value.unsqueeze(-2) + torch.cat([branch - branch.mean(-2, keepdim=True) for branch in own], -2)
 
 
 def _perceptron(

@@ -16,6 +16,7 @@ from torch import Tensor
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Progress
 from qohort.config.schema import TrainConfig
+from qohort.networks.branches import BranchedActions
 
 Batch = dict[str, Tensor]
 """A batch of transitions by name: tensors `[M, B, ...]` for a cohort, `[B, ...]` inside a loss.
@@ -37,6 +38,7 @@ class Transition(NamedTuple):
 
     observation: NDArray[Any]
     action: NDArray[np.int64]
+    """The actions, counted from 0, `[M, E]`; `[M, E, K]` with branches."""
     reward: NDArray[np.float64]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
@@ -144,6 +146,7 @@ class ReplaySpec:
         compiler: Compiles the sampling of batches.
         frames: How observations are made of frames, if the observation after a step is always that of the next step,
             in the same episode; None if it is not, or if programs write the transitions.
+        branches: The branches of actions; None if an action is one number.
     """
 
     observation_space: spaces.Space[Any]
@@ -156,3 +159,9 @@ class ReplaySpec:
     device: torch.device
     compiler: Compiler
     frames: Frames | None = None
+    branches: BranchedActions | None = None
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """The shape of an action: `()`, or `(K,)` with branches."""
+        return () if self.branches is None else (len(self.branches.sizes),)

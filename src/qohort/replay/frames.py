@@ -68,7 +68,7 @@ class FrameStorage:
         """The final frames of episodes."""
         self._age = array(self._places, torch.uint8)  # the frames of the same episode before it, at most stack - 1
         self.arrays = {
-            "action": array(slots, torch.int64),
+            "action": array(slots, torch.int64, *spec.action_shape),
             "reward": array(slots, torch.float32),
             "continues": array(slots, torch.float32),
             "ended": array(slots, torch.bool),
@@ -89,7 +89,7 @@ class FrameStorage:
             "reward": transition.reward,
             "continues": transition.continues,
             "ended": transition.ended,
-            "final": np.full_like(transition.action, -1),
+            "final": np.full_like(transition.ended, -1, dtype=np.int64),
         }
         for name, row in rows.items():
             self.arrays[name][:, slot:stop] = torch.as_tensor(row).to(self._device)

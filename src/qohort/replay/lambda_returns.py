@@ -18,6 +18,7 @@ from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
+from qohort.networks.branches import BranchedActions
 from qohort.replay.base import Batch, ReplaySpec, Values
 from qohort.replay.ring import Ring, StoredSteps
 from qohort.replay.storage import Storage
@@ -32,7 +33,7 @@ def lambda_returns(reward: Floats, discount: Floats, value: Floats, decay: Float
     Args:
         reward: The reward r of each step, `[..., T]`.
         discount: The discount d of each step: γ, 0 where terminated, `[..., T]`.
-        value: The value v of the observation after each step, max_a Q, `[..., T]`.
+        value: The value v of the observation after each step, see `state_values`, `[..., T]`.
         decay: λ of each step, `[..., T]`. It is 0 at the end of an episode, and where the return is cut. The last
             step bootstraps from its value, whatever its λ.
 
@@ -96,6 +97,23 @@ def in_rows(values: Values, observation: Tensor) -> Floats:
     return torch.cat(pieces, 1)[:, :count].cpu().numpy().astype(np.float64)
 
 
+def state_values(q: Floats, branches: BranchedActions | None) -> Floats:
+    """Return the values `[...]` of states from action values `[..., A]`: max_a Q, or its mean over branches."""
+    of_branches = [q[..., part].max(-1) for part in ([slice(None)] if branches is None else branches.parts)]
+    values: Floats = np.mean(of_branches, 0)
+    return values
+
+
+def is_greedy(q: Floats, action: NDArray[np.int64], branches: BranchedActions | None) -> NDArray[np.bool_]:
+    """Return whether actions have the greatest of values `[..., A]`, in all branches."""
+    greedy: NDArray[np.bool_]
+    if branches is None:
+        greedy = np.take_along_axis(q, action[..., None], -1)[..., 0] == q.max(-1)
+    else:
+        greedy = np.all([is_greedy(q[..., part], action[..., k], None) for k, part in enumerate(branches.parts)], 0)
+    return greedy
+
+
 class Permutations:
     """Samples indices without replacement for every member, from one random permutation after another.
 
@@ -154,7 +172,7 @@ class Targets:
 
         Args:
             observation: The observations, `[M, size, ...]`.
-            action: The actions, `[M, size]`.
+            action: The actions, `[M, size]`, or `[M, size, K]` with branches.
             target: The targets, `[M, size]`.
         """
         returns = torch.from_numpy(target).to(self._device, torch.float32)
@@ -215,6 +233,7 @@ class LambdaReplay(Ring):
         self._every, self._refreshed = refresh_every, -1
         self._places = UniformStream(spec.seeds, "replay", (blocks,), block=16, path=(1,))
         self._gamma = spec.gamma.numpy().astype(np.float64)[:, None, None]
+        self._branches = spec.branches
         self._targets = Targets(spec, block * blocks)
 
     @classmethod
@@ -243,14 +262,16 @@ class LambdaReplay(Ring):
         flat = slots.reshape(len(slots), -1)
         sampled = self.storage.entries(flat)
         q = in_rows(values, sampled["next_observation"]).reshape(*slots.shape, -1)
-        names = ("reward", "continues", "action", "ended")
-        reward, continues, action, ended = (sampled[name].cpu().numpy().reshape(slots.shape) for name in names)
+        arrays = {name: sampled[name].cpu().numpy() for name in ("reward", "continues", "action", "ended")}
+        reward, continues, action, ended = (one.reshape(*slots.shape, *one.shape[2:]) for one in arrays.values())
         greedy = None
         if self._watkins:  # the next observation of a step is the observation of the next step
-            taken = np.take_along_axis(q[..., :-1, :], action[..., 1:, None], -1)[..., 0]
-            greedy = np.concatenate([np.ones_like(ended[..., :1]), taken == q[..., :-1, :].max(-1)], -1)
+            after_first = is_greedy(q[..., :-1, :], action[:, :, 1:], self._branches)
+            greedy = np.concatenate([np.ones_like(ended[..., :1]), after_first], -1)
         decay = traces(self._lambda, ended, greedy)
-        returns = lambda_returns(reward.astype(np.float64), self._gamma * continues, q.max(-1), decay)
+        returns = lambda_returns(
+            reward.astype(np.float64), self._gamma * continues, state_values(q, self._branches), decay
+        )
         self._targets.put(sampled["observation"], sampled["action"], returns.reshape(flat.shape))
 
     def _block_slots(self) -> NDArray[np.int64]:
@@ -306,6 +327,7 @@ class Rollout(StoredSteps):
         super().__init__(Storage(spec, size, ended=True), spec.num_envs, size)
         self._shape = (len(spec.seeds), size // spec.num_envs, spec.num_envs)
         self._lambda, self._gamma = q_lambda, spec.gamma.numpy().astype(np.float64)[:, None, None]
+        self._branches = spec.branches
         self._targets = Targets(spec, size)
 
     @classmethod
@@ -332,7 +354,7 @@ class Rollout(StoredSteps):
             """Reshape `[M, T * E]` to `[M, E, T]`."""
             return array.reshape(self._shape).transpose(0, 2, 1)
 
-        value = by_time(in_rows(values, arrays["next_observation"]).max(-1))
+        value = by_time(state_values(in_rows(values, arrays["next_observation"]), self._branches))
         reward = by_time(arrays["reward"].cpu().numpy().astype(np.float64))
         discount = self._gamma * by_time(arrays["continues"].cpu().numpy())
         ended = arrays["ended"].cpu().numpy()

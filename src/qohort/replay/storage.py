@@ -147,7 +147,7 @@ class Storage:
         self.slots = slots
         arrays = {
             "observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),
-            "action": torch.empty((members, slots), dtype=torch.int64, device=spec.device),
+            "action": torch.empty((members, slots, *spec.action_shape), dtype=torch.int64, device=spec.device),
             "reward": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
             "continues": torch.empty((members, slots), dtype=torch.float32, device=spec.device),
             "next_observation": torch.empty((members, slots, *shape), dtype=dtype, device=spec.device),

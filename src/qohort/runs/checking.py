@@ -25,10 +25,12 @@ from qohort.config.instructions import check_bits_variable
 from qohort.config.members import evaluation_environment
 from qohort.config.messages import nearest
 from qohort.config.schema import EnvironmentConfig, TrainConfig
+from qohort.environments.actions import actions_of
 from qohort.environments.checked import close_all, in_words
 from qohort.environments.contract import check_contract
 from qohort.environments.making import make_environment
 from qohort.environments.tensor.registry import tensor_environment
+from qohort.networks.branches import branches_of
 from qohort.networks.layers import Features
 from qohort.runs.loggers import WANDB_MODES, WANDB_ONLINE
 from qohort.runs.metrics import METRICS
@@ -114,7 +116,8 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
                 f"normalize_observations=true needs observations of floats, but env.id={config.env.id} has {space}: "
                 "set it to false"
             )
-        actions = int(env.action_space.n)  # type: ignore[attr-defined]
+        actions = actions_of(env.action_space)
+        check_branches(config, actions)
         head: Head = instantiate(config.head)
         network = CohortNetwork(network_maker(config.network, env.observation_space, actions, head), [0, 1])
         _check_values(config, network, head, env.observation_space, actions)
@@ -187,6 +190,20 @@ def _check_masks(config: TrainConfig) -> None:
         raise ConfigError(
             f"exploration={name} does not know action masks: with env.action_mask=true its method act needs the "
             "parameter `allowed`"
+        )
+
+
+def check_branches(config: TrainConfig, actions: int) -> None:
+    """Check that the optimiser goes with branches of actions, if there are some.
+
+    Raises:
+        ConfigError: If it follows the value of the action taken, which branches have several of.
+    """
+    optimizer, branches = locate(config.optimizer["_target_"], "optimizer._target_"), branches_of(actions)
+    if branches is not None and getattr(optimizer, "follows_value", False):
+        raise ConfigError(
+            f"optimizer={config.optimizer['_target_']} follows the value of one action, but an action of "
+            f"env.id={config.env.id} has {len(branches.sizes)} branches, each with a value: use optimizer=adam"
         )
 
 

@@ -30,6 +30,7 @@ from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError
 from qohort.config.members import evaluation_environment
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig, TrainConfig
+from qohort.environments.actions import actions_of
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
 from qohort.networks.packing import masks_of
@@ -135,7 +136,8 @@ class StoredMember(NamedTuple):
     """The env_steps at which the checkpoint was saved."""
     space: spaces.Space[Any]
     """The observation space."""
-    actions: spaces.Discrete
+    actions: spaces.Space[Any]
+    """The action space."""
     head: Head
     make: Callable[[], nn.Module]
     """Builds the network."""
@@ -165,9 +167,8 @@ def read_member(directory: RunDirectory, config: TrainConfig) -> StoredMember:
         space, actions = env.observation_space, env.action_space
     finally:
         env.close()
-    assert isinstance(actions, spaces.Discrete)
     head = instantiate(config.head)
-    make = network_maker(config.network, space, int(actions.n), head)
+    make = network_maker(config.network, space, actions_of(actions), head)
     prefix = "online."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from qohort.agent.heads import Head
 from qohort.config.schema import TrainConfig
+from qohort.environments.actions import actions_of, as_counted
 from qohort.environments.packed import ACTION_MASK, split_mask
 from qohort.environments.preprocessing import EPSILON, Preprocessing
+from qohort.networks.branches import greedy_actions
 from qohort.networks.packing import PackedSpace, Unpacked, without_masked
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import read_member, stored_config
@@ -77,7 +79,7 @@ class Policy:
         network: PolicyNetwork,
         config: TrainConfig,
         observation_space: spaces.Space[Any],
-        action_space: spaces.Discrete,
+        action_space: spaces.Space[Any],
         env_steps: int,
     ) -> None:
         self.network, self.config, self.env_steps = network.eval(), config, env_steps
@@ -85,6 +87,8 @@ class Policy:
 
     def values(self, observation: Any, action_mask: Any = None) -> NDArray[np.float32]:
         """Return the action values `[A]` of an observation, or `[B, A]` of several.
+
+        With branches they are those of the first branch, then those of the second, and so on.
 
         Args:
             observation: The observation, as the environment returns it; several as one batch in each of its parts.
@@ -125,13 +129,18 @@ class Policy:
     def act(self, observation: Any, action_mask: Any = None) -> Any:
         """Return the greedy action of an observation, or an array `[B]` of those of several.
 
+        An action of several numbers is an array `[K]`, and those of several observations are `[B, K]`.
+
         Args:
             observation: See `values`.
             action_mask: See `values`.
         """
         values = self.values(observation, action_mask)
-        action = values.argmax(-1) + self.action_space.start
-        return int(action) if values.ndim == 1 else action
+        several = torch.from_numpy(values.reshape(-1, values.shape[-1]))
+        action = as_counted(self.action_space, greedy_actions(several, actions_of(self.action_space)).numpy())
+        if values.ndim > 1:
+            return action
+        return int(action[0]) if action.ndim == 1 else action[0]
 
 
 def load(run: str | Path) -> Policy:
