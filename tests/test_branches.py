@@ -64,7 +64,7 @@ def hand_made():
 )
 def test_the_target_is_the_mean_over_branches_by_hand(bootstrap, next_value):
     online, target, batch = hand_made()
-    loss, terms = BranchedTDLoss(look_up, bootstrap, Expected(), BRANCHES)(online, target, batch)
+    loss, terms = BranchedTDLoss(look_up, bootstrap, Expected(), branches=BRANCHES)(online, target, batch)
     # Q of the actions taken: 2 and 4, 1 and 0; the targets are y and -2
     y = 1 + 0.5 * next_value
     torch.testing.assert_close(loss, torch.tensor((((y - 2) ** 2 + (y - 4) ** 2) / 2 + (9 + 4) / 2) / 2))
@@ -75,7 +75,7 @@ def test_the_target_is_the_mean_over_branches_by_hand(bootstrap, next_value):
 
 def test_an_action_is_greedy_if_all_branches_are():
     online, target, batch = hand_made()
-    loss = BranchedTDLoss(look_up, Greedy(), Expected(), BRANCHES)
+    loss = BranchedTDLoss(look_up, Greedy(), Expected(), branches=BRANCHES)
     for action, greedy in (([1, 2], True), ([1, 1], False), ([0, 2], False)):
         _, terms = loss(online, target, {**batch, "action": torch.tensor([action, action])})
         assert terms.greedy.tolist() == [greedy, greedy]
@@ -84,7 +84,7 @@ def test_an_action_is_greedy_if_all_branches_are():
 def test_the_gradient_of_each_branch_is_half_its_own_by_hand():
     online, target, batch = hand_made()
     single = {name: one[1:] for name, one in batch.items()}
-    differentiated = grad_and_value(BranchedTDLoss(look_up, Greedy(), Expected(), BRANCHES), has_aux=True)
+    differentiated = grad_and_value(BranchedTDLoss(look_up, Greedy(), Expected(), branches=BRANCHES), has_aux=True)
     gradients, _ = differentiated(online, target, single)
     # ½ ((-2 - 1)² + (-2 - 0)²) at the values 1 and 0
     assert gradients["values"][0, :, 0].tolist() == [3.0, 0.0, 2.0, 0.0, 0.0]
@@ -93,7 +93,7 @@ def test_the_gradient_of_each_branch_is_half_its_own_by_hand():
 
 def test_importance_weights_apply_to_the_mean_of_the_branches():
     online, target, batch = hand_made()
-    loss = BranchedTDLoss(look_up, Greedy(), Expected(), BRANCHES)
+    loss = BranchedTDLoss(look_up, Greedy(), Expected(), branches=BRANCHES)
     each = [loss(online, target, {name: one[i : i + 1] for name, one in batch.items()})[0] for i in (0, 1)]
     weighted, terms = loss(online, target, {**batch, "weight": torch.tensor([0.25, 1.0])})
     torch.testing.assert_close(weighted, (0.25 * each[0] + each[1]) / 2)
@@ -105,7 +105,7 @@ def test_a_soft_target_is_the_mean_of_those_of_the_branches_by_hand():
     target["values"][0, :, 0] = torch.tensor([1.0, 0.0, 2.0, 0.0, 1.0])
     single = {name: one[:1] for name, one in batch.items()}
     soft = Soft(alpha=0.8, temperature=0.5, clip=-0.7)
-    _, terms = BranchedTDLoss(look_up, soft, Expected(), BRANCHES)(online, target, single)
+    _, terms = BranchedTDLoss(look_up, soft, Expected(), branches=BRANCHES)(online, target, single)
 
     def state(values):
         return 0.5 * np.log(np.exp(np.array(values) / 0.5).sum())  # τ log Σ exp(Q / τ)
@@ -153,7 +153,7 @@ def problem(head, sizes, size=6, seed=0):
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_one_branch_is_an_ordinary_action(bootstrap, head):
     online, target, batch = problem(head, (3,))
-    loss, terms = BranchedTDLoss(look_up, bootstrap, head, BranchedActions((3,)))(online, target, batch)
+    loss, terms = BranchedTDLoss(look_up, bootstrap, head, branches=BranchedActions((3,)))(online, target, batch)
     plain, plain_terms = TDLoss(look_up, bootstrap, head)(online, target, {**batch, "action": batch["action"][:, 0]})
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(terms.td_error, plain_terms.td_error.abs())
@@ -174,7 +174,7 @@ def test_the_target_distribution_is_the_mixture_of_those_of_the_branches(bootstr
     batch["reward"] = batch["reward"] * 0.1  # so that no bonus is at its clip in one branch only
     if bootstrap.adds_to_reward:
         bootstrap = Soft(alpha=0.0, temperature=0.3)
-    loss, _ = BranchedTDLoss(look_up, bootstrap, head, branches)(online, target, batch)
+    loss, _ = BranchedTDLoss(look_up, bootstrap, head, branches=branches)(online, target, batch)
     each = []
     for source in branches.parts:  # the branch whose target all others get
         plain = TDLoss(look_up, bootstrap, head)
@@ -191,7 +191,9 @@ def test_the_target_distribution_is_the_mixture_of_those_of_the_branches(bootstr
 def test_lifted_over_members_equals_one_by_one(bootstrap, head):
     sizes = (3, 2)
     problems = [problem(head, sizes, seed=seed) for seed in range(3)]
-    differentiated = grad_and_value(BranchedTDLoss(look_up, bootstrap, head, BranchedActions(sizes)), has_aux=True)
+    differentiated = grad_and_value(
+        BranchedTDLoss(look_up, bootstrap, head, branches=BranchedActions(sizes)), has_aux=True
+    )
     stacked = [{name: torch.stack([one[i][name] for one in problems]) for name in problems[0][i]} for i in range(3)]
     gradients, (loss, terms) = vmap(differentiated)(*stacked)
     for m, one in enumerate(problems):
@@ -207,7 +209,7 @@ def test_a_greedy_policy_with_a_bonus_keeps_it():
             return Greedy()(next_online, next_target)._replace(bonus=torch.full_like(next_target, 10.0))
 
     online, target, batch = hand_made()
-    _, terms = BranchedTDLoss(look_up, Paid(), Expected(), BRANCHES)(online, target, batch)
+    _, terms = BranchedTDLoss(look_up, Paid(), Expected(), branches=BRANCHES)(online, target, batch)
     y = 1 + 0.5 * (5 + 10)
     torch.testing.assert_close(terms.td_error[0], torch.tensor(abs(y - 2) + abs(y - 4)))
 

@@ -268,7 +268,7 @@ def test_spaces_that_can_be_played(observation_space):
     [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([[2, 2]]), spaces.MultiBinary((3, 1)), spaces.Text(2)],
 )
 def test_actions_must_be_discrete(action_space):
-    message = r"^env\.id=X-v0 has the action space .*: DQN needs a Discrete one, or a MultiDiscrete or .* single axis$"
+    message = r"^env\.id=X-v0 has the action space .*: DQN needs a Discrete one, or a Multi.*DiscretizeAction.*"
     with pytest.raises(ConfigError, match=message):
         check_spaces(config("X-v0"), Spaces(action_space=action_space))
 

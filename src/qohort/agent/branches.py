@@ -115,8 +115,11 @@ class BranchedTDLoss(TDLoss):
         loss, td_error = of_branch(taken, target, fractions)
         return loss.mean(1), td_error.abs().sum(1)
 
-    def _value(self, taken: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values of the branches at the action taken `[B, K]`, and whether all are greedy `[B]`."""
-        value = self.head.mean(taken)
+    def _value(self, taken: Tensor) -> Tensor:
+        """Return the values of the branches at the action taken, `[B, K]`."""
+        return self.head.mean(taken)
+
+    def _greedy(self, value: Tensor, values: Tensor) -> Tensor:
+        """Return whether the action taken is greedy in all branches, `[B]`."""
         best = torch.stack([values[:, part].amax(1) for part in self.branches.parts], 1)
-        return value, (value >= best).all(1)
+        return (value >= best).all(1)

@@ -19,7 +19,7 @@ Allowed = NDArray[np.bool_]
 
 
 class Exploration(Protocol):
-    """Selects actions.
+    """Selects actions. If an action has several numbers, it selects those of one branch after another.
 
     An exploration may also have `choose(values, parameter, uniforms)`, the same rule for one member as a pure function
     of tensors: values `[E, A]`, a scalar, and uniforms `[E, draws]` in float64 give actions `[E]`. Tensor environments

@@ -94,7 +94,8 @@ class TDLoss:
         if "weight" in batch:
             loss = batch["weight"] * loss
         loss = loss.mean()
-        value, greedy = self._value(taken, self._values(distribution, batch, "observation"))
+        value = self._value(taken)
+        greedy = self._greedy(value, self._values(distribution, batch, "observation"))
         value = value.mean()
         return loss, value, LossTerms(loss.detach(), td_error.detach(), value.detach(), greedy.detach())
 
@@ -151,10 +152,13 @@ class TDLoss:
         """Compute the loss and the TD error of each sample, `[B]`."""
         return self.head.divergence(taken, target, fractions)
 
-    def _value(self, taken: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the value of the action taken `[B, 1]`, and whether it is greedy among values `[B, A]`, `[B]`."""
-        value = self.head.mean(taken.unsqueeze(1))
-        return value, value.squeeze(1) >= values.amax(1)
+    def _value(self, taken: Tensor) -> Tensor:
+        """Return the value of the action taken, `[B, 1]`."""
+        return self.head.mean(taken.unsqueeze(1))
+
+    def _greedy(self, value: Tensor, values: Tensor) -> Tensor:
+        """Return whether the action taken, of this value, has the greatest of the values `[B, A]`: `[B]`."""
+        return value.squeeze(1) >= values.amax(1)
 
 
 def at_action(distribution: Tensor, action: Tensor) -> Tensor:

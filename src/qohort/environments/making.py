@@ -107,7 +107,7 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
     if not (action is not None and supported(action)):
         raise ConfigError(
             f"env.id={config.id} has the action space {action}: DQN needs a Discrete one, or a MultiDiscrete or "
-            "MultiBinary one with a single axis"
+            "MultiBinary one with a single axis; gymnasium.wrappers.DiscretizeAction makes one of a Box"
         )
     if not isinstance(observation, spaces.Box | spaces.Discrete | spaces.MultiBinary):
         raise ConfigError(
