@@ -18,8 +18,11 @@ from qohort.agent.bootstrap import Bootstrap, Double, ExpectedSarsa, Greedy, Sof
 from qohort.agent.evaluation import Evaluator, random_actions
 from qohort.agent.exploration import Boltzmann, EpsilonGreedy, nth_allowed
 from qohort.agent.heads import Categorical, Expected, Head, ImplicitQuantile, Quantile
+from qohort.agent.q_values import QValues, network_maker
 from qohort.agent.td_loss import TDLoss
+from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import ConstantSchedule
+from qohort.cohort.stacking import CohortNetwork
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
@@ -180,6 +183,28 @@ def test_values_of_allowed_actions_are_above_those_of_masked_ones_whatever_they_
     assert (masked_values == -torch.inf).tolist() == [[False, True, False, True]]
     assert masked_values.argmax(-1).item() == 2
     assert without_masked(values[:, :2], torch.tensor([[True, False]])).argmax(-1).item() == 0
+
+
+def test_the_values_of_a_cohort_are_masked() -> None:
+    space = masks_of(make_environment(config()).observation_space)
+    assert space is not None
+    head = Expected()
+    node = {"_target_": "qohort.networks.vectors.MLP", "hidden": [5]}
+    network = CohortNetwork(network_maker(node, space, masked.ACTIONS, head), [0, 1])
+    rows = torch.zeros((2, masked.LENGTH, *space.shape), dtype=torch.uint8)
+    for state in range(masked.LENGTH):
+        row = np.zeros(space.shape, np.uint8)
+        row[:8] = np.frombuffer(np.int64(state).tobytes(), np.uint8)
+        space.put_mask(row, np.array(masked.allowed(state)))
+        rows[:, state] = torch.from_numpy(row)
+    free = QValues(network, head, Compiler("none"))(rows)
+    values = QValues(network, head, Compiler("none"), space.allowed)(rows)
+    allowed = torch.tensor([masked.allowed(state) for state in range(masked.LENGTH)]).expand_as(values)
+    assert torch.equal(values[allowed], free[allowed])
+    assert (values[~allowed] == -torch.inf).all()
+    states = torch.arange(masked.LENGTH)
+    inner = CohortNetwork(network_maker(node, spaces.Discrete(masked.LENGTH), masked.ACTIONS, head), [0, 1])
+    assert torch.equal(inner(states.expand(2, -1)).squeeze(-1), free)
 
 
 # Acting

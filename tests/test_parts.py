@@ -239,7 +239,7 @@ class TakesTheDictionary(nn.Module):
         self.shape = (actions, atoms)
 
     def forward(self, observation: Any) -> Tensor:
-        room = nn.functional.one_hot(observation["room"], 2).float()
+        room = (observation["room"].unsqueeze(-1) == torch.arange(2)).float()
         image = observation["camera"].float().flatten(1) / 255
         values: Tensor = self.output(self.hidden(torch.cat([room, image], 1)).relu())
         return values.unflatten(1, self.shape)

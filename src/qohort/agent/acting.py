@@ -147,7 +147,7 @@ class Actor:
 
 
 def _environments(
-    env: EnvironmentConfig, seeds: Sequence[int], compiler: Compiler, info_metrics: Sequence[str]
+    env: EnvironmentConfig, seeds: Sequence[int], compiler: Compiler, info_metrics: Sequence[str] = ()
 ) -> EpisodicVectorEnv | WorkerVectorEnv | TensorVectorEnv:
     """Make the environments of all members."""
     tensor = tensor_environment(env)
