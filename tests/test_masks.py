@@ -264,9 +264,11 @@ def test_a_mask_is_packed_with_its_observation(where: str) -> None:
     env = make_environment(config(where=where))
     space = masks_of(env.observation_space)
     assert space is not None
+    chain: Any = env.unwrapped
     assert space.unpacked == spaces.Discrete(masked.LENGTH)  # the only other value of a Dict is as it is
     row, _ = env.reset(seed=1)
-    state = space.unpack(torch.from_numpy(row).unsqueeze(0)).item()
+    state = chain._state
+    assert space.unpack(torch.from_numpy(row).unsqueeze(0)).item() == state
     assert space.allowed_array(row).tolist() == masked.allowed(state)
     row, *_ = env.step(masked.RIGHT)
     assert space.unpack(torch.from_numpy(row).unsqueeze(0)).item() == state + 1

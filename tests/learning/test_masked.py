@@ -19,7 +19,7 @@ SETTINGS = (
     "logger=none",
     "trainer.progress_bar=false",
     f"gamma={GAMMA}",
-    "budget=5_000",
+    "budget=3_000",
     "learning_starts=200",
     "train_every=2",
     "batch_size=32",
@@ -28,7 +28,7 @@ SETTINGS = (
     "lr_schedule=linear",
     "exploration.epsilon.start=0.5",
     "exploration.epsilon.end=0.5",
-    "evaluation.every=5_000",
+    "evaluation.every=3_000",
     "evaluation.episodes=2",
     "network.hidden=[16]",
     "network.layer_norm=false",
@@ -42,7 +42,7 @@ AGENTS = {
     "rainbow": (*(one for one in SETTINGS if not one.startswith("exploration")), *C51, "network.noisy_sigma=0.3"),
     "pqn": (
         *(one for one in SETTINGS if not one.startswith(("train_every", "learning_starts", "target_network"))),
-        *("exploration.epsilon.end=0.02", "train_every=64", "gradient_steps=8", "budget=30_000"),
+        *("exploration.epsilon.end=0.02", "train_every=64", "gradient_steps=8", "budget=16_000"),
     ),
 }
 
