@@ -13,7 +13,7 @@ from matrix import matrix
 from qohort.agent.learner import QLearning
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, RunsFailed
-from qohort.runs.evaluating import evaluate
+from qohort.runs.evaluations import evaluate
 from qohort.runs.training import train
 
 ID = "locks:QohortLocks-v0"
@@ -105,7 +105,7 @@ def test_a_run_can_be_loaded_evaluated_and_filmed(tmp_path: Path) -> None:
     assert all(policy.action_space.contains(one) for one in (*actions, policy.act(1)))
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         config = compose("evaluate", [f"run={path}", "episodes=3", "epsilon=0.5", "video=true"])
-    outcome = evaluate(config)
+    (outcome,) = evaluate(config)
     assert len(outcome["returns"]) == 3
     assert (path / outcome["video"]).is_file()
 
