@@ -66,7 +66,7 @@ VARIANTS = {
 }
 
 
-FAST = ("three environments", "minatar")
+FAST = ("three environments",)
 
 
 @pytest.mark.parametrize("name", matrix(VARIANTS, FAST))
@@ -79,8 +79,9 @@ def test_a_member_is_the_same_alone_and_in_a_cohort(tmp_path: Path, name: str) -
     assert pair[0] == many[0] != alone[3]
 
 
-@pytest.mark.parametrize("mode", matrix(["inductor", "fx"], []))
-@pytest.mark.parametrize("name", matrix(["mlp, odd shapes", "layer norm, clipped"], ["mlp, odd shapes"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["inductor", "fx"])
+@pytest.mark.parametrize("name", [pytest.param("mlp, odd shapes", marks=pytest.mark.matrix), "layer norm, clipped"])
 def test_compiled_members_are_the_same_alone_in_five_and_in_thirty(tmp_path: Path, mode: str, name: str) -> None:
     overrides = (*VARIANTS[name], f"compile={mode}", "budget=200")
     alone = run(tmp_path / "alone", [3], *overrides)
@@ -205,7 +206,7 @@ SMALL = (
 WITH_ENVIRONMENTS = ("env.num_envs=4", "batch_size=8", "train_every=80")
 
 
-@pytest.mark.parametrize("name", matrix(sorted(IMAGES), ["minatar/pqn"]))
+@pytest.mark.parametrize("name", matrix(sorted(IMAGES), ["minatar/dqn", "minatar/pqn"]))
 def test_every_experiment_of_images_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Alone and in a cohort of three, and resumed."""
     if name.startswith("atari"):

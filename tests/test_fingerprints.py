@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 import fingerprints
+from matrix import MARKS
 
 CONTENT = fingerprints.load()
-FAST = "portable_lambda"
+FAST, IN_CI = "portable_eager", "portable_lambda"  # uncompiled and compiled
 
 
 def test_every_command_has_a_fingerprint_and_the_list_covers_every_agent():
@@ -17,9 +18,13 @@ def test_every_command_has_a_fingerprint_and_the_list_covers_every_agent():
         assert f"agent={file.stem}" in used, file.stem
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == FAST else pytest.param(name, marks=pytest.mark.slow) for name in CONTENT["commands"]]
-)
+def marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    if name == FAST:
+        return ()
+    return MARKS if name == IN_CI else (pytest.mark.slow,)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in CONTENT["commands"]])
 def test_a_command_ends_with_its_recorded_fingerprint(name: str) -> None:
     if not fingerprints.comparable(name):
         pytest.skip("other bits on this CPU")

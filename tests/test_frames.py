@@ -232,6 +232,8 @@ def test_final_frames_take_no_more_room_than_there_are() -> None:
     assert replay.storage.finals.shape[1] == 16  # for 10, doubled
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_hundred_thousand_atari_transitions_are_in_memory_once() -> None:
     """A million take ten times as much: 7.1 GB."""
     program = """

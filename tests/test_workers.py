@@ -8,10 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 
 from matrix import matrix
 from qohort.agent.acting import _environments
@@ -22,40 +20,6 @@ from qohort.environments.workers import WorkerEnded
 from test_exactness import run
 
 SMALL = ("compile=none", "env.backend=gymnasium", "env.num_envs=3")
-
-
-class Grumpy(gym.Env):
-    """Counts its steps; where the seed is a multiple of `every`, the fifth raises an error, or ends the process."""
-
-    observation_space = spaces.Box(-10, 10, (2,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, every=3, dies=False):
-        self.every, self.dies = every, dies
-
-    def reset(self, *, seed=None, options=None):
-        self.seed, self.time = seed, 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.time += 1
-        if self.time == 5 and self.every and self.seed % self.every == 0:
-            if self.dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise LookupError("no fifth step")
-        return np.full(2, self.time, np.float32), 1.0, self.time == 7, False, {}
-
-
-class Lively(Grumpy):
-    """Loses a life at its second step."""
-
-    def step(self, action):
-        *rest, info = super().step(action)
-        return *rest, {"life_lost": True} if self.time == 2 else info
-
-
-gym.register("Grumpy-v0", Grumpy)
-gym.register("Lively-v0", Lively)
 
 
 def environments(workers, seeds=(0, 1, 2), num_envs=3, id="CartPole-v1", **kwargs):
@@ -77,7 +41,7 @@ def played(vector, steps, rng):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_lost_life_is_told(workers):
-    vector = environments(workers, seeds=(0,), num_envs=3, id="test_workers:Lively-v0", every=0)
+    vector = environments(workers, seeds=(0,), num_envs=3, id="grumpy:Lively-v0", every=0)
     try:
         vector.reset()
         told = [vector.step(np.zeros(3, np.int64))[4]["life_lost"].tolist() for _ in range(9)]
@@ -103,11 +67,12 @@ def test_processes_return_what_one_process_returns(workers):
             resumed.close()
     finally:
         ours.close()
+    assert not any(process.is_alive() for process in ours._processes)
 
 
 @pytest.mark.parametrize("workers", matrix([2, 4], [4]))
 def test_a_member_whose_environment_fails_stands_still_in_all_processes(workers):
-    every = f"{__name__}:Grumpy-v0"
+    every = "grumpy:Grumpy-v0"
     ours, theirs = environments(workers, id=every, every=9), environments(0, id=every, every=9)
     try:
         assert np.array_equal(ours.reset()[0], theirs.reset()[0])
@@ -130,20 +95,13 @@ def test_a_member_whose_environment_fails_stands_still_in_all_processes(workers)
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_a_process_that_ends_is_told():
-    vector = environments(2, id=f"{__name__}:Grumpy-v0", dies=True, every=1)
+    vector = environments(2, id="grumpy:Grumpy-v0", dies=True, every=1)
     try:
         vector.reset()
         with pytest.raises(WorkerEnded, match=r"of the environments 0 to 3 has ended with exit code -9"):
             played(vector, 5, np.random.default_rng(0))
     finally:
         vector.close()
-
-
-def test_no_process_is_left():
-    vector = environments(2)
-    vector.reset()
-    vector.close()
-    assert not any(process.is_alive() for process in vector._processes)
 
 
 @pytest.mark.slow
@@ -170,7 +128,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_an_episode_that_does_not_repeat_is_told():
-    ours = environments(2, id=f"{__name__}:Grumpy-v0", every=0)
+    ours = environments(2, id="grumpy:Grumpy-v0", every=0)
     try:
         ours.reset()
         state = ours.state_dict()

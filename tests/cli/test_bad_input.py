@@ -337,10 +337,10 @@ def assert_told(ended: Ended, directory: Path, line: str, told: tuple[str, ...],
     assert [path.name for path in directory.iterdir()] == list(left)
 
 
-def cases(*tables: list[Any]) -> Any:
-    """Parametrize with the lines of all tables, of which every third one is not slow."""
+def cases(*tables: list[Any], every: int = 3) -> Any:
+    """Parametrize with the lines of all tables, of which the first and every third one (or fewer) are not slow."""
     lines = [
-        pytest.param(line, told, id=line, marks=MARKS if number % 3 else ())
+        pytest.param(line, told, id=line, marks=MARKS if number % every else ())
         for table in tables
         for number, (line, *told) in enumerate(table)
     ]
@@ -357,6 +357,7 @@ def cases(*tables: list[Any]) -> Any:
     MALFORMED,
     TARGETS,
     SWEEPS,
+    every=6,
 )
 @pytest.mark.usefixtures("no_training", "no_environment")
 def test_told_in_one_line_before_any_environment(run: Run, tmp_path: Path, line: str, told: list[str]) -> None:

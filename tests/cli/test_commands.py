@@ -251,18 +251,22 @@ def test_runs_are_deleted_but_not_those_that_are_running(tmp_path, project, qoho
     assert Path(two).is_dir()
 
 
-def test_a_new_project_trains_and_its_tests_pass(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capsys):
+    """A new project."""
     lab = tmp_path / "My-lab"
     monkeypatch.setattr(sys, "argv", ["qohort", "new", str(lab)])
     monkeypatch.setattr(sys, "path", list(sys.path))
     main()
     assert capsys.readouterr().out.endswith(f"cd {lab} && qohort train experiment=mine\n")
+    return lab
+
+
+def test_a_new_project_has_its_files_and_is_in_style(lab, tmp_path, monkeypatch, capsys):
     assert (lab / "my_lab" / "heads.py").is_file()
     assert not list(lab.rglob("*.j2"))
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,UP,B", "--line-length", "120", "."]
     assert subprocess.run(ruff, cwd=lab, capture_output=True, text=True).returncode == 0
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=lab, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
     for name, message in (
         (str(lab), "exists and is not an empty directory"),
         (str(tmp_path / "3d"), "cannot be the name"),
@@ -271,6 +275,13 @@ def test_a_new_project_trains_and_its_tests_pass(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main()
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_a_new_project_trains_and_its_tests_pass(lab):
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=lab, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_seeds_ages_and_sizes_in_words():

@@ -159,7 +159,7 @@ def warm() -> None:
     warm_up()
 
 
-@pytest.mark.parametrize("number", matrix(range(100), range(10)))
+@pytest.mark.parametrize("number", matrix(range(100), range(8), in_ci=range(40)))
 def test_trains_or_is_told_in_one_line(number: int, tmp_path: Path) -> None:
     assert not check(number, tmp_path / "case")
 

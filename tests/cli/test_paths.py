@@ -65,7 +65,7 @@ NAMES = ("ü", "a b", "a=b", "a,b", "(a", "[a", "{a", "#a", "a'b", 'a"b', "a$b",
 
 @pytest.mark.slow
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", matrix(NAMES, ["a=b"]))
+@pytest.mark.parametrize("name", matrix(NAMES, ["a=b"], in_ci=["ü", "{a", 'a"b']))
 def test_a_directory_of_configurations_may_have_any_name(name, tmp_path):
     conf = tmp_path / name
     (conf / "experiment").mkdir(parents=True)

@@ -71,20 +71,20 @@ class SlowAtari:
 
 
 @pytest.mark.parametrize(
-    ("env", "game", "noops", "kwargs"),
+    ("env", "game", "noops", "seeds", "kwargs"),
     [
-        ("atari_2015", "Breakout", 30, {"repeat_action_probability": 0.0}),
-        ("atari", "Pong", 0, {"repeat_action_probability": 0.25, "full_action_space": True}),
+        ("atari_2015", "Breakout", 30, (3, 4), {"repeat_action_probability": 0.0}),
+        ("atari", "Pong", 0, (3,), {"repeat_action_probability": 0.25, "full_action_space": True}),
     ],
 )
-def test_the_network_sees_what_the_paper_says(env, game, noops, kwargs):
+def test_the_network_sees_what_the_paper_says(env, game, noops, seeds, kwargs):
     pytest.importorskip("ale_py", reason="needs pip install 'qohort[atari]'")
     config = configured(f"env={env}", f"env.id=ale_py:ALE/{game}-v5").env
     ours, slow = make_environment(config), SlowAtari(f"ale_py:ALE/{game}-v5", noops, **kwargs)
     assert ours.action_space == slow.game.action_space
     generator = np.random.default_rng(0)
     scored = lost_lives = ended = 0
-    for seed in (3, 4):
+    for seed in seeds:
         ours.reset(
             seed=seed
         )  # what is shown first after no-ops is only a single frame: compared from the first step on
