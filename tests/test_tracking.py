@@ -193,14 +193,17 @@ def test_wandb_needs_no_account_and_asks_nothing(tmp_path, monkeypatch, capfd):
 
 def test_rows_wait_for_wandb_together(tmp_path):
     class Handed(list):
-        def log(self, row):
+        settings = SimpleNamespace(sync_dir=str(tmp_path / "none"))
+
+        def log(self, row, step):
+            assert step == row["n"]
             self.append(row)
 
         def finish(self, exit_code):
             self.append(exit_code)
 
     sink = WandbSink.__new__(WandbSink)
-    sink._run, sink._waiting, sink._handed_on = Handed(), [], float("inf")
+    sink._run, sink._known, sink._next, sink._waiting, sink._handed_on = Handed(), 0, 0, [], float("inf")
     for n in range(99):
         sink.log({"n": n})
     assert sink._run == []

@@ -104,6 +104,8 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
     target = locate(node["_target_"], name)
     if role is None and node.get("_partial_") is True:
         return dict(node)  # a function, as a wrapper's argument: it gets its other arguments later
+    if role and role.instead and inspect.isclass(target) and issubclass(target, locate(role.instead, name)):
+        return _check_parameters(node, target, _with_optional_directory(target), (), path)
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
     try:
@@ -118,6 +120,13 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
         if role:
             _check_kind(made, role, name, made=True)
     return checked
+
+
+def _with_optional_directory(target: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a logger, of which `save_dir` may be omitted: it is the run directory's then."""
+    found = inspect.signature(target).parameters
+    required = {key for key, one in found.items() if key == "save_dir" and one.default is inspect.Parameter.empty}
+    return {key: one.replace(default="") if key in required else one for key, one in found.items()}
 
 
 def locate(target: Any, name: str) -> Any:

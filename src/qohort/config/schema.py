@@ -119,7 +119,7 @@ NOT_FOR_COHORTS = {
     "max_time": "a run ends with its budget: set budget",
     "min_epochs": "a run is one epoch: set budget",
     "min_steps": "the budget decides: set budget",
-    "logger": "loggers are chosen by logger=wandb,csv,tensorboard,none",
+    "logger": "loggers are chosen by logger=wandb,csv,tensorboard,mlflow,none",
     "callbacks": "callbacks are chosen by callbacks=NAME, a file in conf/callbacks",
     "gradient_clip_val": "each member's gradient is clipped to max_grad_norm",
     "gradient_clip_algorithm": "each member's gradient is clipped to max_grad_norm",
@@ -183,7 +183,9 @@ class TrainConfig:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     trainer: TrainerConfig
-    logger: Mapping[str, Annotated[Node, Role("qohort.runs.loggers.Sink", ("directory", "run"))]]
+    logger: Mapping[
+        str, Annotated[Node, Role("qohort.runs.loggers.Sink", ("directory", "run"), "pytorch_lightning.loggers.Logger")]
+    ]
     callbacks: Mapping[str, Annotated[Node, Role("pytorch_lightning.Callback")]]
     output_dir: str
     overwrite: bool

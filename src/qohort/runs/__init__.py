@@ -10,6 +10,9 @@ Files, in reading order:
     code: The hash of the sources that a run was made with.
     metrics: The definitions of all metrics, and `metrics.jsonl`.
     loggers: W&B, CSV and TensorBoard, which get the rows of `metrics.jsonl`.
+    wandb_runs: Starts W&B's runs, and continues them without a row twice.
+    wandb_agent: The run of a W&B agent, which gets the evaluations of the whole cohort.
+    trackers: Loggers of Lightning by their `_target_`, as MLflow's.
     checkpoints: The files of checkpoints: their names, which of them are whole, reading one.
     checkpointing: Saves checkpoints, one file per member: at intervals, and when training is asked to stop.
     interruption: Signals that ask training to stop.

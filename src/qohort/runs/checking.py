@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -32,8 +31,9 @@ from qohort.environments.making import make_environment
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.networks.branches import branches_of
 from qohort.networks.layers import Features
-from qohort.runs.loggers import WANDB_MODES, WANDB_ONLINE
 from qohort.runs.metrics import METRICS
+from qohort.runs.trackers import check_lightning_loggers
+from qohort.runs.wandb_runs import WANDB_MODES, WANDB_ONLINE, wandb_agent, wandb_mode
 
 
 def check_jobs(firsts: Sequence[TrainConfig]) -> None:
@@ -44,8 +44,13 @@ def check_jobs(firsts: Sequence[TrainConfig]) -> None:
             again.
 
     Raises:
-        ConfigError: On the first mistake.
+        ConfigError: On the first mistake, or if an agent of W&B has started the sweep.
     """
+    if wandb_agent() is not None and any("wandb" in first.logger for first in firsts):
+        raise ConfigError(
+            "WANDB_SWEEP_ID is set, and an agent of W&B trains one experiment at a time: leave out -m, and give the "
+            "seeds as a list, seed=[0,1,2]"
+        )
     for first in firsts:
         # Jobs that are equal in these keys are checked once.
         network = (first.network, first.head, first.optimizer, first.exploration)
@@ -244,9 +249,11 @@ def check_tracking(config: TrainConfig) -> None:
     Raises:
         ConfigError: If `WANDB_MODE` is unknown, W&B refuses a setting, or online there is no key or no server.
     """
+    check_lightning_loggers(config.logger)
     if "wandb" not in config.logger:
         return
-    mode = os.environ.get("WANDB_MODE", "offline")
+    wandb_agent()  # takes its variables out of the environment, before W&B reads them
+    mode = wandb_mode()
     if mode not in WANDB_MODES:
         raise ConfigError(f"WANDB_MODE={mode} is not one of W&B's modes: {nearest(mode, WANDB_MODES)}")
     if mode == "disabled":

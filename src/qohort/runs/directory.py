@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
 from qohort.runs.checkpoints import FINAL, drop_unused_blocks, load, newest_step, step_name
-from qohort.runs.code import uncommitted_changes
+from qohort.runs.code import code_hash, uncommitted_changes
 from qohort.runs.files import TEMPORARY, write_atomically
 from qohort.runs.manifest import manifest
 
@@ -181,6 +182,7 @@ class RunDirectory:
             command: The command line.
             step: The env_steps of the checkpoint to resume from; 0 empties the directory.
         """
+        run_id = self._run_id(config, step)
         if step == 0:
             self.clear()
         for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
@@ -189,9 +191,23 @@ class RunDirectory:
         self.tidy()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
-        self._write_json("manifest.json", {**manifest(config, command), "resumed": self._resumed(step)})
+        made = {"run_id": run_id, **manifest(config, command)}
+        self._write_json("manifest.json", {**made, "resumed": self._resumed(step)})
         if patch := uncommitted_changes():
             write_atomically(self.path / "code.patch", patch.encode())
+
+    @property
+    def run_id(self) -> str:
+        """The id that trackers know the run by; it moves with the directory. Empty for runs of earlier versions."""
+        return str((self._earlier_manifest() or {}).get("run_id", ""))
+
+    def _run_id(self, config: TrainConfig, step: int) -> str:
+        """Return the run's id, a new one for a run that starts over or starts again with other code.
+
+        A run that was killed before its first checkpoint keeps it, since it repeats the rows that it had.
+        """
+        same = step > 0 or self.code() == code_hash(config_tree(config))
+        return (same and self.run_id) or f"{config_hash(config)}-{config.seed}-{secrets.token_hex(4)}"
 
     def _resumed(self, step: int) -> list[dict[str, Any]]:
         """Return one entry per resume: its env_steps, and the manifest before it."""

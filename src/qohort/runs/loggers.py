@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from qohort.runs.interruption import STOP
+from qohort.runs.wandb_runs import note_rows, start_wandb
 
 
 class RunInfo:
@@ -24,10 +24,14 @@ class RunInfo:
         job_type: The agent.
         config: The resolved configuration.
         alone: Whether the command trains this run only.
+        id: An id that the run keeps for life, also when it is resumed or moved; empty if it has none.
     """
 
-    def __init__(self, name: str, group: str, job_type: str, config: Mapping[str, Any], alone: bool = True) -> None:
+    def __init__(
+        self, name: str, group: str, job_type: str, config: Mapping[str, Any], alone: bool = True, id: str = ""
+    ) -> None:
         self.name, self.group, self.job_type, self.config, self.alone = name, group, job_type, config, alone
+        self.id = id
 
 
 class Sink(Protocol):
@@ -48,16 +52,12 @@ class Sink(Protocol):
         """
 
 
-WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-"""Valid values of `WANDB_MODE`; `dryrun` and `run` are old names of `offline` and `online`."""
-WANDB_ONLINE = ("online", "shared", "run")
-"""Those of them that need a server."""
-
-
 class WandbSink:
     """Logs to a W&B run with `env_steps` as the x-axis. It is offline unless `WANDB_MODE` is set.
 
-    Rows are sent in batches, since waking W&B's service for each row costs as much as several updates.
+    A member has one W&B run for life. The index of a row in `metrics.jsonl` is its step in W&B, so a resumed run sends
+    only the rows that W&B does not have yet. Rows are sent in batches, since waking W&B's service for each row costs as
+    much as several updates.
 
     Args:
         directory: The run directory; W&B writes to `wandb/` in it.
@@ -77,44 +77,37 @@ class WandbSink:
         group: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
-        import wandb
-
-        atexit.unregister(_end_wandb)
-        atexit.register(_end_wandb)
-        shutil.rmtree(directory / "wandb", ignore_errors=True)
-        given = os.environ.get("WANDB_RUN_ID")
-        if given and not run.alone:  # one id for several runs, which would overwrite each other
-            given += "-" + hashlib.sha256(f"{run.group}/{run.name}".encode()).hexdigest()[:8]
-        self._run = wandb.init(
-            id=given,
+        identity = f"{run.group}/{run.name}"
+        id = os.environ.get("WANDB_RUN_ID") or run.id or None
+        if id is not None and id != run.id and not run.alone:  # one id for several runs, which would mix their rows
+            id += "-" + hashlib.sha256(identity.encode()).hexdigest()[:8]
+        self._run, self._known = start_wandb(
+            directory,
+            id,
             project=project,
             entity=entity,
-            name=f"{run.group}/{run.name}",
+            name=identity,
             group=group or run.group,
             job_type=run.job_type,
             tags=list(tags),
             config=dict(run.config),
-            dir=directory,
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
-            reinit="create_new",
-            # The members of a cohort share a machine and a terminal, so its load and output belong to none of them.
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
-        self._run.define_metric("env_steps")
-        self._run.define_metric("*", step_metric="env_steps")
-        self._waiting: list[dict[str, Any]] = []
+        self._next = 0
+        self._waiting: list[tuple[int, dict[str, Any]]] = []
         self._handed_on = time.monotonic()
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row. Rows are sent to W&B after 100 rows, or with the first row after 5 seconds."""
-        self._waiting.append(dict(row))
+        if self._next >= self._known:
+            self._waiting.append((self._next, dict(row)))
+        self._next += 1
         if len(self._waiting) >= 100 or time.monotonic() - self._handed_on > 5:
             self._hand_on()
 
     def _hand_on(self) -> None:
         with _unless_stopped():
-            for row in self._waiting:
-                self._run.log(row)
+            for step, row in self._waiting:
+                self._run.log(row, step=step)
         self._waiting.clear()
         self._handed_on = time.monotonic()
 
@@ -123,23 +116,16 @@ class WandbSink:
         with _unless_stopped():
             try:
                 self._hand_on()
+                note_rows(self._run, max(self._next, self._known))
             finally:
                 self._run.finish(exit_code=int(failed))
-
-
-def _end_wandb() -> None:
-    """End W&B's service before W&B does at the end of the process, where a service that has died would be an error."""
-    import wandb
-
-    with contextlib.suppress(Exception):
-        wandb.teardown()
 
 
 @contextlib.contextmanager
 def _unless_stopped() -> Iterator[None]:
     """Suppress errors of W&B if training was asked to stop, since SLURM's signal also ends W&B's service.
 
-    Nothing is lost: the resumed run logs all rows to a new W&B run.
+    Nothing is lost: the resumed run sends the rows that W&B does not have.
     """
     try:
         yield

@@ -24,7 +24,7 @@ PACKAGES = (
 )
 
 
-HISTORY = ("command", "slurm_job", "resumed")
+HISTORY = ("command", "run_id", "slurm_job", "resumed")
 """Keys of `manifest.json` about how a run was started, which do not affect its result."""
 
 

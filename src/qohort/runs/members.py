@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qohort.cohort.program import usable_mode
@@ -12,6 +12,7 @@ from qohort.config.identity import config_tree
 from qohort.config.schema import TrainConfig
 from qohort.runs.code import code_hash
 from qohort.runs.directory import RunDirectory
+from qohort.runs.loggers import Sink
 
 
 @dataclass
@@ -20,6 +21,8 @@ class Member:
 
     config: TrainConfig
     directory: RunDirectory
+    sinks: list[Sink] = field(default_factory=list)
+    """What gets the member's rows besides its loggers."""
 
 
 def members_of(configs: Sequence[TrainConfig]) -> list[Member]:

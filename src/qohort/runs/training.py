@@ -34,6 +34,8 @@ from qohort.runs.metrics import CohortRecorder
 from qohort.runs.progress_bar import CohortProgress
 from qohort.runs.room import check_room
 from qohort.runs.summary import run_title, summarise
+from qohort.runs.trackers import open_sink
+from qohort.runs.wandb_agent import agent_follows
 
 
 def train(config: DictConfig) -> list[dict[str, Any]]:
@@ -54,7 +56,8 @@ def train(config: DictConfig) -> list[dict[str, Any]]:
         RunsFailed: If members have failed; the others are finished.
     """
     members = prepare(config)
-    finish(members)
+    with agent_follows(members):
+        finish(members)
     finished = [member for member in members if member.directory.result() is not None]
     summarise([(member.config, member.directory) for member in finished])
     failures = [(member, member.directory.failure()) for member in members]
@@ -281,9 +284,12 @@ def open_loggers(members: Sequence[Member], recorder: CohortRecorder) -> None:
     for member, log in zip(members, recorder.logs, strict=True):
         path, config = member.directory.path, member.config
         group = f"{path.parent.parent.name}/{path.parent.name}"
-        run = RunInfo(path.name, group, config.agent, config_tree(config), alone=len(members) == 1 and not in_sweep())
-        for node in config.logger.values():
-            log.open_sink(instantiate(node, _partial_=True, _convert_="all")(directory=path, run=run))
+        alone = len(members) == 1 and not in_sweep()
+        run = RunInfo(path.name, group, config.agent, config_tree(config), alone, member.directory.run_id)
+        for key, node in config.logger.items():
+            log.open_sink(open_sink(key, node, path, run))
+        for sink in member.sinks:
+            log.open_sink(sink)
 
 
 def make_trainer(members: Sequence[Member], checkpoints: MemberCheckpointIO) -> pl.Trainer:
