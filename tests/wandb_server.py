@@ -1,4 +1,4 @@
-"""A small stand-in of W&B's server: runs, their history, files and artifacts, and one sweep's agent, kept in memory."""
+"""A small stand-in of W&B's server: runs, their history and files, and one sweep's agent, kept in memory."""
 
 import gzip
 import json
@@ -50,14 +50,12 @@ class WandbServer:
         runs: The runs by id.
         jobs: The parameters of each run that an agent will be asked to start.
         sweep: The configuration that `wandb sweep` sent.
-        artifacts: Type, name and aliases of each artifact.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
         self.jobs: list[dict[str, Any]] = []
         self.sweep = ""
-        self.artifacts: list[dict[str, Any]] = []
         self.unknown: list[str] = []
         self.url = ""
         self._given = 0

@@ -346,6 +346,11 @@ def test_wandb_has_the_tables_and_the_figures(report, monkeypatch):
     logged = {key.split(".")[0] for key in row}
     assert {f"figure/{name}" for name in figures} <= logged
     assert sum(key.startswith("table/") for key in logged) == 9
+    artifacts = [one.artifact for one in wandb_file.records(file) if one.WhichOneof("record_type") == "artifact"]
+    (artifact,) = [one for one in artifacts if one.type == "report"]
+    held = {entry.path for entry in artifact.manifest.contents}
+    assert {"report.html", "table.md", "table.tex", "scores.csv"} <= held
+    assert {f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")} <= held
     assert wandb_file.exit_code(file) == 0
 
 

@@ -38,6 +38,7 @@ def experiment_tree(config: TrainConfig) -> dict[str, Any]:
     tree = {key: value for key, value in config_tree(config).items() if key not in NOT_HASHED}
     del tree["env"]["deterministic"]  # a check, which does not change what is learned
     del tree["env"]["workers"]  # processes, which change no bit
+    del tree["evaluation"]["video_at"]  # videos, which change no bit
     for key, default in (("env", {}), ("still_steps", None)):
         if tree["evaluation"][key] == default:
             del tree["evaluation"][key]

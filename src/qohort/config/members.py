@@ -162,6 +162,10 @@ def _check_together(config: TrainConfig) -> None:
     steps = config.budget // config.env.num_envs * config.env.num_envs
     if steps == 0:
         raise ConfigError(f"budget={config.budget} is less than one step of env.num_envs={config.env.num_envs}")
+    if late := [at for at in config.evaluation.video_at if at > steps]:
+        raise ConfigError(
+            f"evaluation.video_at={late[0]} is after the last of {steps} env_steps: lower it, or raise budget"
+        )
     components = {
         group: locate(node["_target_"], f"{group}._target_")
         for group, node in vars(config).items()

@@ -61,6 +61,7 @@ class EvaluationConfig:
         still_steps: env_steps without a reward and without a change of the observation after which an episode ends;
             None for never. Not for tensor environments.
         env: Keys of `env` that have another value in evaluation. Those of `kwargs` are set one by one.
+        video_at: env_steps; at the first evaluation at or after each of them, an episode is filmed.
     """
 
     every: PositiveInt
@@ -69,6 +70,7 @@ class EvaluationConfig:
     max_episode_steps: PositiveInt
     still_steps: PositiveInt | None = None
     env: Mapping[str, Any] = field(default_factory=dict)
+    video_at: Sequence[PositiveInt] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -193,7 +194,7 @@ def write(
 
 
 def log_to_wandb(name: str, directory: Path, tables: Sequence[Table], figures: Mapping[str, str]) -> None:
-    """Put a report's tables and figures in a W&B run, offline unless `WANDB_MODE` says otherwise.
+    """Put a report's tables, figures and files in a W&B run, offline unless `WANDB_MODE` says otherwise.
 
     Args:
         name: The ablation's.
@@ -221,6 +222,10 @@ def log_to_wandb(name: str, directory: Path, tables: Sequence[Table], figures: M
         for key, title in figures.items():
             media[f"figure/{key}"] = wandb.Image(str(directory / "figures" / f"{key}.png"), caption=title)
         run.log(media)
+        artifact = wandb.Artifact(f"report-{re.sub('[^A-Za-z0-9_.-]+', '-', name)}", type="report")
+        for file in (*directory.glob("*.*"), *directory.glob("figures/*.*")):
+            artifact.add_file(str(file), str(file.relative_to(directory)))
+        run.log_artifact(artifact)
     finally:
         run.finish()
 

@@ -21,6 +21,7 @@ Files, in reading order:
     summary: The table that is printed after training.
     evaluating: Loads a trained member and plays episodes.
     evaluations: Evaluates one run, several or a cohort, and writes their files.
+    evaluation_videos: Films evaluations while training, where `evaluation.video_at` asks for it.
     video: Records a video of an episode, and puts videos side by side.
     plan: What a command would train, for a dry run.
 """

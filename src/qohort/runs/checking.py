@@ -33,6 +33,7 @@ from qohort.networks.branches import branches_of
 from qohort.networks.layers import Features
 from qohort.runs.metrics import METRICS
 from qohort.runs.trackers import check_lightning_loggers
+from qohort.runs.video import check_rendering
 from qohort.runs.wandb_runs import WANDB_MODES, WANDB_ONLINE, wandb_agent, wandb_mode
 
 
@@ -54,7 +55,8 @@ def check_jobs(firsts: Sequence[TrainConfig]) -> None:
     for first in firsts:
         # Jobs that are equal in these keys are checked once.
         network = (first.network, first.head, first.optimizer, first.exploration)
-        key = repr((first.env, first.info_metrics, network, first.trainer, first.logger))
+        evaluation = (first.evaluation.env, first.evaluation.video_at)
+        key = repr((first.env, evaluation, first.info_metrics, network, first.trainer, first.logger))
         if key in _CHECKED:
             continue
         check_accelerator(first)
@@ -112,6 +114,8 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
     if evaluation != config.env:
         check_contract(evaluation)
         _check_same_spaces(config.env, evaluation)
+    if config.evaluation.video_at:
+        check_rendering(evaluation, 0, f"evaluation.video_at={list(config.evaluation.video_at)}")
     tensor_environment(config.env)  # raises an error if it is asked for and there is none
     env = make_environment(config.env)
     try:

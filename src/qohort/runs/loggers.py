@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from qohort.runs.interruption import STOP
 from qohort.runs.wandb_runs import note_rows, start_wandb
@@ -49,6 +49,18 @@ class Sink(Protocol):
 
         Args:
             failed: Whether the run failed or was interrupted.
+        """
+
+
+@runtime_checkable
+class VideoSink(Protocol):
+    """A logger of one member that takes videos, too."""
+
+    def video(self, file: Path) -> None:
+        """Log a video that belongs to the newest row.
+
+        Args:
+            file: An `.mp4` or `.gif` file.
         """
 
 
@@ -103,6 +115,13 @@ class WandbSink:
         self._next += 1
         if len(self._waiting) >= 100 or time.monotonic() - self._handed_on > 5:
             self._hand_on()
+
+    def video(self, file: Path) -> None:
+        """Log a video of the newest row's evaluation as `eval/video`."""
+        import wandb
+
+        if self._next > self._known:
+            self._waiting.append((self._next - 1, {"eval/video": wandb.Video(str(file))}))
 
     def _hand_on(self) -> None:
         with _unless_stopped():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qohort.cohort.schedules import Progress
-from qohort.runs.loggers import Sink
+from qohort.runs.loggers import Sink, VideoSink
 
 METRICS = {
     "env_steps": "environment steps of this member so far, summed over its environments; the x-axis of every plot",
@@ -47,6 +47,11 @@ def read_evaluations(metrics: Path) -> tuple[NDArray[np.int64], NDArray[np.float
         rows = [json.loads(line) for line in file if '"eval/return"' in line]
     env_steps = np.array([row["env_steps"] for row in rows], dtype=np.int64)
     return env_steps, np.array([row["eval/return"] for row in rows], dtype=np.float64)
+
+
+def video_file(directory: Path, env_steps: int) -> Path:
+    """Return the path of the video of an evaluation in a run directory, `.mp4` or, without ffmpeg, `.gif`."""
+    return directory / "videos" / f"evaluation-{env_steps:012d}.mp4"
 
 
 class MemberLog:
@@ -97,13 +102,26 @@ class MemberLog:
         self._file.truncate(offset)
         self._file.seek(offset)
 
+    def video(self, file: Path) -> None:
+        """Hand the video of the newest evaluation to the loggers that take videos."""
+        for sink in list(self.sinks):
+            if isinstance(sink, VideoSink):
+                with self._or_without(sink):
+                    sink.video(file)
+
     def open_sink(self, sink: Sink) -> None:
-        """Add a logger. It gets all rows so far and all later ones."""
+        """Add a logger. It gets all rows and videos so far and all later ones."""
         self.sinks.append(sink)
         self._file.flush()
         with self._or_without(sink), self._path.open() as file:
             for line in file:
-                sink.log(json.loads(line))
+                row = json.loads(line)
+                sink.log(row)
+                if isinstance(sink, VideoSink) and "eval/return" in row:
+                    made = video_file(self._path.parent, row["env_steps"])
+                    for video in (made, made.with_suffix(".gif")):
+                        if video.exists():
+                            sink.video(video)
 
     def finish(self, failed: bool) -> None:
         """Close the file and all loggers, even if one of them raises an error.

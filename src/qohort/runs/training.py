@@ -25,6 +25,7 @@ from qohort.environments.checked import in_words
 from qohort.runs.checking import check_accelerator, check_bits, check_environment, check_tracking
 from qohort.runs.checkpointing import Checkpointing, MemberCheckpointIO
 from qohort.runs.checkpoints import FINAL, is_whole, load, step_name
+from qohort.runs.evaluation_videos import EvaluationVideos
 from qohort.runs.interruption import STOP
 from qohort.runs.learning_curve import draw_run
 from qohort.runs.loggers import RunInfo
@@ -179,7 +180,8 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
             at_the_end.callback(module.close)  # after the results: closing an environment may take for ever
             torch.set_num_threads(config.trainer.threads)  # an environment may have set another number
             trainer = make_trainer(members, checkpoints)
-            trainer.callbacks.append(opened)  # type: ignore[attr-defined]
+            videos = [EvaluationVideos(members, recorder)] if config.evaluation.video_at else []
+            trainer.callbacks.extend([opened, *videos])  # type: ignore[attr-defined]
             trainer.fit(module, ckpt_path=step_name(step) if step else None)
             if module.evaluated_at != module.progress.env_steps:
                 raise RuntimeError("training ended without its final evaluation")

@@ -129,12 +129,13 @@ def has_ffmpeg() -> bool:
     return True
 
 
-def check_rendering(env: EnvironmentConfig, seed: int) -> None:
+def check_rendering(env: EnvironmentConfig, seed: int, asked: str = "video=true") -> None:
     """Check that an environment can render frames.
 
     Args:
         env: The environment.
         seed: The seed of its first episode.
+        asked: The setting that asks for a video.
 
     Raises:
         ConfigError: If it cannot be made, or does not render arrays `[height, width, 3]`.
@@ -156,4 +157,4 @@ def check_rendering(env: EnvironmentConfig, seed: int) -> None:
         except Exception as error:  # an environment's renderer may raise anything
             problem = str(error) or type(error).__name__
     if problem:
-        raise ConfigError(f"video=true: env.id={env.id} cannot render with render_mode=rgb_array: {problem}")
+        raise ConfigError(f"{asked}: env.id={env.id} cannot render with render_mode=rgb_array: {problem}")

@@ -1,0 +1,124 @@
+"""Videos of evaluation episodes while training, at the env_steps that `evaluation.video_at` names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+
+from qohort.agent.callbacks import CohortCallback, Learner
+from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
+from qohort.agent.learner import QLearning
+from qohort.agent.q_values import QValues
+from qohort.cohort.program import Compiler
+from qohort.config.members import evaluation_environment
+from qohort.config.schema import EnvironmentConfig, EvaluationConfig
+from qohort.environments.checked import in_words
+from qohort.environments.making import make_environment
+from qohort.runs.interruption import STOP
+from qohort.runs.members import Member
+from qohort.runs.metrics import CohortRecorder, video_file
+from qohort.runs.video import FrameRecorder, has_ffmpeg, open_writer
+
+
+class FilmedEvaluator(Evaluator):
+    """An evaluator that records the first episode of each member.
+
+    Args:
+        env: The environment.
+        evaluation: The number of episodes and ε.
+        seeds: The members' seeds.
+        device: The device of the networks.
+        paths: The video file of each member, `.mp4` or `.gif`; None for a member that is not filmed.
+    """
+
+    def __init__(
+        self,
+        env: EnvironmentConfig,
+        evaluation: EvaluationConfig,
+        seeds: Sequence[int],
+        device: torch.device,
+        paths: Sequence[Path | None],
+    ) -> None:
+        super().__init__(env, evaluation, seeds, device)
+        self._writers = ExitStack()
+        for envs, path in zip(self._envs, paths, strict=True):
+            if path is None:
+                continue
+            envs[0].close()
+            filmed = make_environment(env, render_mode="rgb_array")
+            writer = open_writer(path, float(filmed.metadata.get("render_fps") or 30))
+            self._writers.callback(writer.close)
+            envs[0] = FrameRecorder(filmed, writer)
+
+    def close(self) -> None:
+        """Close all environments and finish the videos."""
+        super().close()
+        self._writers.close()
+
+
+class EvaluationVideos(CohortCallback):
+    """Films one more episode of each member at the first evaluation at or after each of some env_steps.
+
+    The episode has the seed of the evaluation's first one. It is played in Gymnasium's environment, and it changes
+    nothing in the run: a video that cannot be made is reported in a line, and training goes on.
+
+    Args:
+        members: The members.
+        recorder: Hands the videos on to the loggers.
+    """
+
+    def __init__(self, members: Sequence[Member], recorder: CohortRecorder) -> None:
+        self._members, self._recorder = members, recorder
+        self._at = members[0].config.evaluation.video_at
+        self._last = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Continue after the last evaluation."""
+        self._last = cast(QLearning, pl_module).evaluated_at
+
+    def on_evaluation_end(self, trainer: pl.Trainer, module: Learner, scores: EpisodeScores) -> None:
+        """Film an episode of each member if this is due."""
+        now = module.progress.env_steps
+        due = any(self._last < at <= now for at in self._at)
+        self._last = now
+        if not due:
+            return
+        try:
+            self._film(cast(QLearning, module), now)
+        except EvaluationStopped:
+            pass
+        except Exception as error:
+            print(f"qohort: no video of the evaluation at {now:,} env_steps: {in_words(error)}", file=sys.stderr)
+
+    def _film(self, module: QLearning, now: int) -> None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no screen to render frames
+        suffix = ".mp4" if has_ffmpeg() else ".gif"
+        files = [video_file(member.directory.path, now).with_suffix(suffix) for member in self._members]
+        partial = [
+            None if m in module.failed else file.with_name(f".partial-{file.name}") for m, file in enumerate(files)
+        ]
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+        config = module.config
+        settings = dataclasses.replace(config.evaluation, episodes=1)
+        values = module.actor.preprocessing.before(QValues(module.online, module.head, Compiler("none")))
+        arguments: Any = (evaluation_environment(config), settings, module.seeds, module.device, partial)
+        try:
+            with closing(FilmedEvaluator(*arguments)) as evaluator:
+                scores = evaluator(values, now, module.failed, lambda: STOP.signal)
+            for m, (part, file) in enumerate(zip(partial, files, strict=True)):
+                if part is not None and m not in scores.failures:
+                    part.replace(file)
+                    self._recorder.logs[m].video(file)
+        finally:
+            for part in partial:
+                if part is not None:
+                    part.unlink(missing_ok=True)
