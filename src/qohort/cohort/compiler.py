@@ -6,6 +6,7 @@ program in another mode.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -13,10 +14,11 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,10 +26,9 @@ from torch._C._functorch import TransformType
 from torch._dynamo.source import ConstantSource
 from torch._functorch.autograd_function import custom_function_call
 from torch._guards import TracingContext, tracing
+from torch._inductor import compile_fx, cpp_builder, exc
 from torch._inductor import config as inductor_config
-from torch._inductor import cpp_builder, exc
 from torch._inductor.codegen.cpp import CppScheduling
-from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -304,6 +305,26 @@ def build(
     return run
 
 
+@contextlib.contextmanager
+def telling(tell: Callable[[], None]) -> Iterator[None]:
+    """Within this context, call `tell` when inductor compiles a program, but not when it finds it on the disk.
+
+    Whether it is there is known after it was traced. A torch whose inductor has no such function tells at once.
+    """
+    compiles = getattr(compile_fx, "fx_codegen_and_compile", None)
+    if compiles is None:
+        tell()
+        yield
+        return
+
+    def told(*arguments: Any, **options: Any) -> Any:
+        tell()
+        return compiles(*arguments, **options)
+
+    with mock.patch.object(compile_fx, "fx_codegen_and_compile", told):
+        yield
+
+
 def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
     """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
@@ -347,7 +368,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
     # With a tracing context, inductor keeps compiled programs on disk, for the next start.
     with inductor_config.patch(settings), tracing(TracingContext(mode)):
         options: dict[str, Any] = {"cpp_wrapper": True} if native else {}
-        return compile_fx_inner(unrolled, stand_ins, **options)
+        return compile_fx.compile_fx_inner(unrolled, stand_ins, **options)
 
 
 def _parts(state: Sequence[Tensor]) -> list[slice]:

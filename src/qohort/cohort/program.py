@@ -50,9 +50,9 @@ class Compiler:
         self.seconds = 0.0
         """The seconds spent compiling so far."""
         self.on_start: Callable[[str], None] = lambda name: None
-        """Called with the name of a program before it is compiled."""
+        """Called with the name of a program before it is compiled, unless it is on the disk, compiled already."""
         self.on_end: Callable[[], None] = lambda: None
-        """Called after a program was compiled."""
+        """Called after a program was compiled, or loaded from the disk."""
         self.fallbacks: dict[str, str] = {}
         """The mode of each program that could not be compiled in the requested mode, by program name."""
 
@@ -82,10 +82,11 @@ class Compiler:
             if mode == "none":
                 break
             try:
-                with self._compiling(program):
-                    from qohort.cohort.compiler import build
+                with self._timed():
+                    from qohort.cohort.compiler import build, telling
 
-                    built = build(mode, program.function, program.state, inputs, program.in_parts)
+                    with telling(lambda: self.on_start(program.name)):
+                        built = build(mode, program.function, program.state, inputs, program.in_parts)
                 self._check_signal(program)
                 return built
             except Interrupted:
@@ -116,10 +117,11 @@ class Compiler:
         if self.mode != "inductor" or any(leaf.device.type != "cpu" for leaf in tree_leaves((program.state, inputs))):
             return None  # on a GPU, the player records the calls
         try:
-            with self._compiling(program):
-                from qohort.cohort.compiler import NativeProgram
+            with self._timed():
+                from qohort.cohort.compiler import NativeProgram, telling
 
-                native = NativeProgram(program.function, program.state, inputs, program.in_parts)
+                with telling(lambda: self.on_start(program.name)):
+                    native = NativeProgram(program.function, program.state, inputs, program.in_parts)
         except Exception as error:  # a compiler may raise anything
             self._check_signal(program)
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -129,10 +131,9 @@ class Compiler:
         return native.bind
 
     @contextlib.contextmanager
-    def _compiling(self, program: Program) -> Iterator[None]:
-        """Tell that a program is compiled, and count the seconds."""
+    def _timed(self) -> Iterator[None]:
+        """Count the seconds, and tell that a program was compiled."""
         began = time.perf_counter()
-        self.on_start(program.name)
         try:
             yield
         finally:

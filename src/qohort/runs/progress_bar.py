@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -12,11 +14,15 @@ from tqdm import tqdm
 
 from qohort.agent.callbacks import CohortCallback, Learner
 
+BAR = 46
+"""The columns that a bar takes beside its status: percentage, a short bar, counts and times."""
+
 
 class CohortProgress(CohortCallback):
-    """Shows env_steps, env_steps per second and the recent return of a cohort.
+    """Shows the recent return, the last evaluation and the speed of a cohort.
 
     In a terminal it is a progress bar. Elsewhere it prints one line per evaluation, so that log files stay readable.
+    Speed and time left do not count what compiling took. The speed is that of each member, as in `metrics.jsonl`.
     """
 
     by_rounds = True
@@ -26,15 +32,16 @@ class CohortProgress(CohortCallback):
         module = cast(Learner, pl_module)
         self._live = sys.stderr.isatty()
         self._evaluated = self._seen = module.progress.env_steps
-        self._start = (time.perf_counter() - module.compiler.seconds, module.progress.env_steps)
+        self._compiled_s = module.compiler.seconds
+        self._start = (time.perf_counter() - self._compiled_s, module.progress.env_steps)
         self._bar = tqdm(
             total=module.progress.budget,
             initial=module.progress.env_steps,
-            unit=" env_steps",
             unit_scale=True,
             disable=not self._live,
             dynamic_ncols=True,
-            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} env_steps [{elapsed}<{remaining}] {postfix}",
+            smoothing=0,  # the time left by the mean speed, of which compiling is no part
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
         )
         self._told = False
         module.compiler.on_start = self._compiling
@@ -42,7 +49,6 @@ class CohortProgress(CohortCallback):
 
     def _compiling(self, name: str) -> None:
         """Say that a program is compiled; without a terminal only once."""
-        self._began = time.perf_counter()
         if self._live:
             self._bar.set_postfix_str(f"compiling {name}", refresh=True)
         elif not self._told:
@@ -52,8 +58,9 @@ class CohortProgress(CohortCallback):
     def _compiled(self, module: Learner) -> None:
         """Count the time left without what compiling took."""
         if self._live:
-            self._bar.start_t += time.perf_counter() - self._began
-            self._bar.set_postfix_str(self._status(module), refresh=True)
+            self._bar.start_t += module.compiler.seconds - self._compiled_s
+            self._compiled_s = module.compiler.seconds
+            self._show(module, refresh=True)
 
     def on_env_step(self, trainer: pl.Trainer, module: Learner) -> None:
         """Update the bar every 100 env_steps, or print a line if there was an evaluation."""
@@ -63,7 +70,7 @@ class CohortProgress(CohortCallback):
 
     def _update(self, module: Learner) -> None:
         if self._live:
-            self._bar.set_postfix_str(self._status(module), refresh=False)
+            self._show(module, refresh=False)
             self._bar.update(module.progress.env_steps - self._bar.n)
         elif module.evaluated_at > self._evaluated:
             self._print_line(module)
@@ -72,22 +79,53 @@ class CohortProgress(CohortCallback):
         """Close the bar after the module's last evaluation."""
         module = cast(Learner, pl_module)
         self._update(module)
+        if self._live:
+            self._show(module, refresh=True)
         self._bar.close()
 
     def _print_line(self, module: Learner) -> None:
         self._evaluated = module.evaluated_at
-        print(f"{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {self._status(module)}", flush=True)
+        status = ", ".join(self._status(module))
+        print(f"{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {status}", flush=True)
 
-    def _status(self, module: Learner) -> str:
+    def _show(self, module: Learner, refresh: bool) -> None:
+        self._bar.set_postfix_str(fitting(self._status(module), _columns() - BAR), refresh=refresh)
+
+    def _status(self, module: Learner) -> list[str]:
+        """Return the parts of the status, the most important first."""
         then, steps = self._start
         members = len(module.members)
         seconds = time.perf_counter() - module.compiler.seconds - then
-        speed = (module.progress.env_steps - steps) * members / max(seconds, 1e-9)
+        speed = (module.progress.env_steps - steps) / max(seconds, 1e-9)
         recent = module.recent_returns
         seen = recent[~np.isnan(recent)]
-        parts = [f"{speed:,.0f} env_steps/s" + (f" over {members} members" if members > 1 else "")]
-        if seen.size:
-            parts.append(f"recent return {seen.mean():.1f}")
+        parts = [f"recent return {seen.mean():.1f}"] if seen.size else []
         if not np.isnan(module.last_evaluation).any():
             parts.append(f"evaluation {module.last_evaluation.mean():.1f}")
-        return ", ".join(parts)
+        return [*parts, f"{speed:,.0f} env_steps/s" + (f" of each of {members} members" if members > 1 else "")]
+
+
+SHORT = (
+    *(("recent return", "return"), ("evaluation", "eval"), (" env_steps/s", "/s")),
+    *((" of each of ", " × "), (" members", "")),
+)
+"""The words of a status, and the shorter ones for a narrow terminal."""
+
+
+def fitting(parts: Sequence[str], columns: int) -> str:
+    """Return a status in at most so many columns: with short words, or without its last parts, if need be."""
+    text = ", ".join(parts)
+    if len(text) > columns:
+        for word, short in SHORT:
+            parts = [part.replace(word, short) for part in parts]
+        while len(text := ", ".join(parts)) > columns and len(parts) > 1:
+            parts = parts[:-1]
+    return text
+
+
+def _columns() -> int:
+    """Return the width of the terminal."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
