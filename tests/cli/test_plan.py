@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -164,3 +165,26 @@ def test_an_invalid_choice_of_instructions_is_one_line(train, monkeypatch):
     refused = train("--dry-run")
     said = "the environment variable QOHORT_BITS=all is not a choice: set it to portable or native"
     assert (refused.code, refused.err) == (2, f"qohort: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("qohort ev", {"evaluate"}),
+        ("qohort train env=acr", {"env=acrobot"}),
+        ("qohort train agent=dqn gam", {"gamma="}),
+    ],
+)
+@pytest.mark.slow
+def test_words_are_completed_in_bash(line, expected, tmp_path):
+    words = line.split(" ")
+    (tmp_path / "qohort").write_text(f'#!/bin/sh\nexec {sys.executable} -m qohort "$@"\n')
+    (tmp_path / "qohort").chmod(0o755)
+    script = (
+        'eval "$(qohort completion)"\n'
+        f"COMP_WORDS=({line}) COMP_CWORD={len(words) - 1} COMP_LINE='{line}' COMP_POINT={len(line)}\n"
+        '_qohort; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert {*done.stdout.split()} == expected, done.stderr

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "tables and figures of an ablation",
     "verify": "train some runs of a report again, and compare",
     "tune": "search for hyperparameters with Optuna",
+    "completion": "print the tab completion for bash",
     "benchmark": "measure speed beside Stable-Baselines3 and JAX (in a clone of the repository)",
 }
 """The commands, each a module of this folder with a function `main`."""
