@@ -6,6 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from qohort.cli.entry_point import _options_first
 from qohort.config.composition import CONFIG_DIRECTORY, Composer, without_hydra
 
 JOBS = [
@@ -51,3 +52,9 @@ def test_what_hydra_refuses_is_refused():
             compose("train", job)
         with pytest.raises(HydraException):
             composer(job)
+
+
+def test_options_may_stand_between_settings():
+    words = ["seed=0,1", "-m", "gamma=0.5", "--config-dir", "mine", "env=acrobot"]
+    settings = ["seed=0,1", "gamma=0.5", "env=acrobot"]
+    assert _options_first(words, settings) == ["-m", "--config-dir", "mine", *settings]

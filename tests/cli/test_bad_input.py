@@ -205,7 +205,6 @@ MALFORMED = [
     ("-m --cfg hydra", "--multirun", "--cfg"),
     ("--dry-run --cfg job", "--dry-run", "--cfg"),
     ("-m seed=0,1 hydra/sweeper=basic --dry-run", "--dry-run", "hydra/sweeper=cohort"),
-    ("gamma=0.5 -m seed=0,1", "unrecognized arguments: seed=0,1", "before all settings"),
     (f"--config-dir {SCRIPT}", "--config-dir", "no such directory"),
     ("hydra.searchpath=[pkg://nope]", "nope is not available"),
     ("gamma=2 hydra.searchpath=[pkg://nope]", "nope is not available"),

@@ -241,8 +241,6 @@ def _read_options(can_plan: bool = False) -> Namespace:
         parser.set_defaults(dry_run=False)
 
     def error(message: str) -> NoReturn:
-        if re.fullmatch(r"unrecognized arguments:( [^-]\S*=.*)+", message):
-            raise ConfigError(f"{message}; write options such as -m before all settings, not between them")
         words = "write settings as key=value; --help lists the options"
         if unknown := re.match(r"unrecognized arguments: (--?([\w./-]+))", message):
             options = [one for one in parser._option_string_actions if one.startswith("--")]
@@ -251,7 +249,8 @@ def _read_options(can_plan: bool = False) -> Namespace:
         raise ConfigError(f"{message}; {words}")
 
     parser.error = error  # type: ignore[method-assign]
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    sys.argv[1:] = _options_first(sys.argv[1:], arguments.overrides)
     names = ("run", "multirun", "cfg", "info", "shell_completion", "dry_run")
     modes = [name.replace("_", "-") for name in names if getattr(arguments, name)]
     planned = can_plan and arguments.cfg in (None, "job") and {*modes} in PLANNED
@@ -315,6 +314,14 @@ def _as_sweeps(texts: Sequence[str], sources: Sources) -> Sequence[str]:
             except Exception:
                 alone[text] = f"{one.get_key_element()}=choice({one.get_value_element_as_str()})"
     return [alone.get(text, text) for text in texts]
+
+
+def _options_first(words: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """Return the words of a command line with the settings last, as Hydra's own parser wants them."""
+    options = list(words)
+    for setting in settings:
+        options.remove(setting)
+    return [*options, *settings]
 
 
 def _replaced(argument: str, old: str, new: str) -> str:
