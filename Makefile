@@ -96,11 +96,11 @@ benchmark: $(VENV)/.benchmark build/jax/.installed ## measure speed beside Stabl
 lock: ## re-make requirements.lock with the newest versions (TORCH=... for another torch)
 	@$(PYTHON) -m venv --clear $(LOCK)
 	@$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel 'torch==$(TORCH)' \
-		--editable '.[atari,dev,box2d,joblib,minatar,slurm,tensorboard,tune]' $(RAY)
+		--editable '.[atari,dev,box2d,export,joblib,minatar,slurm,tensorboard,tune]' $(RAY)
 	@$(LOCK)/bin/python -m pip check
 	@{ printf '%s\n' \
 		"# Every package that Qohort was tested with. Re-made with: make lock" \
-		"# For: the base dependencies, the extras atari, dev, box2d, joblib, minatar, slurm, tensorboard and tune, and an editable install." \
+		"# For: the base dependencies, the extras atari, dev, box2d, export, joblib, minatar, slurm, tensorboard and tune, and an editable install." \
 		"# Its versions fit the extra ray too: pip install --constraint requirements.lock --editable '.[ray]'"; \
 		$(LOCK)/bin/python -m pip --disable-pip-version-check freeze --all --exclude-editable --exclude pip | \
 		grep -viE '^(cuda-|nvidia-|triton)' | sed -E 's/^([^+ ]+)[+].*/\1/'; } > $(LOCK)/requirements.lock

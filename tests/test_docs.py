@@ -26,7 +26,7 @@ def commands() -> list[tuple[str, str]]:
                 if following.startswith("qohort: "):  # a mistake, shown with its message
                     continue
                 line = line.removeprefix("$ ").strip()
-                line = re.sub(r"^qohort (train|evaluate|report|verify|tune)\b", r"python scripts/\1.py", line)
+                line = re.sub(r"^qohort (train|evaluate|export|report|verify|tune)\b", r"python scripts/\1.py", line)
                 if line.startswith(("python scripts/", "python benchmarks/", "make ")):
                     found.append((str(page.relative_to(ROOT)), line))
     return found

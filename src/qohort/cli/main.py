@@ -16,6 +16,7 @@ COMMANDS = {
     "new": "make a project of your own",
     "train": "train a cohort, or a sweep with -m",
     "evaluate": "play episodes with trained runs",
+    "export": "write a trained policy as plain files: safetensors, torch.export, ONNX, a model card",
     "runs": "list runs: what is finished, running, interrupted, failed",
     "diff": "the keys in which two runs differ",
     "rm": "delete runs",

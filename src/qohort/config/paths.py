@@ -11,8 +11,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
 
-PATH_KEYS = ("output_dir", "reports_dir", "run")
+PATH_KEYS = ("output_dir", "reports_dir", "run", "to")
 """Keys that are paths."""
+HUB = "hub:"
+"""What `to` begins with if it is not a path but the name of a repository of the Hugging Face Hub."""
 
 
 def expand_paths(config: DictConfig) -> None:
@@ -28,7 +30,7 @@ def expand_paths(config: DictConfig) -> None:
     for key in PATH_KEYS:
         value = OmegaConf.select(config, key)
         start = Path(HydraConfig.get().runtime.cwd) if moved else Path()
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and not value.startswith(HUB):
             config[key] = str(start / Path(value).expanduser())
         elif isinstance(value, ListConfig) and all(isinstance(one, str) for one in value):
             config[key] = [str(start / Path(one).expanduser()) for one in value]

@@ -23,5 +23,11 @@ Files, in reading order:
     evaluations: Evaluates one run, several or a cohort, and writes their files.
     evaluation_videos: Films evaluations while training, where `evaluation.video_at` asks for it.
     video: Records a video of an episode, and puts videos side by side.
+    policy: A trained policy as an ordinary object, and its network without a member axis.
+    exporting: Exports a policy to a directory or to the Hugging Face Hub.
+    formats: The formats of an exported policy, and how each is compared with the policy.
+    exported: What rebuilds a policy without its run.
+    model_card: The model card of an exported policy.
+    hub: The upload to the Hugging Face Hub.
     plan: What a command would train, for a dry run.
 """

@@ -165,7 +165,7 @@ class RunDirectory:
         """Return whether this process is a requeued SLURM job that started this run itself before."""
         if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
             return False
-        return (self._earlier_manifest() or {}).get("slurm_job") == os.environ.get("SLURM_JOB_ID")
+        return self.manifest().get("slurm_job") == os.environ.get("SLURM_JOB_ID")
 
     def config(self) -> dict[str, Any]:
         """Return the content of `config.yaml`."""
@@ -221,9 +221,13 @@ class RunDirectory:
         except ConfigError:
             return None
 
+    def manifest(self) -> dict[str, Any]:
+        """Return the content of `manifest.json`; nothing if it is missing or damaged."""
+        return self._earlier_manifest() or {}
+
     def code(self) -> str | None:
         """Return the hash of the code that made the run; None if the manifest has none."""
-        code: str | None = (self._earlier_manifest() or {}).get("code")
+        code: str | None = self.manifest().get("code")
         return code
 
     def note_fallbacks(self, fallbacks: Mapping[str, str]) -> None:
@@ -233,9 +237,7 @@ class RunDirectory:
             fallbacks: The mode that was used instead, by name of the program.
         """
         if fallbacks:
-            self._write_json(
-                "manifest.json", {**(self._earlier_manifest() or {}), "compile_fallbacks": dict(fallbacks)}
-            )
+            self._write_json("manifest.json", {**self.manifest(), "compile_fallbacks": dict(fallbacks)})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `metrics.jsonl`."""

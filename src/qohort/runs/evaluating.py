@@ -150,17 +150,18 @@ class StoredMember(NamedTuple):
         return ConfigError(f"run={directory.path}: the network does not fit {self.checkpoint.name}: {error}")
 
 
-def read_member(directory: RunDirectory, config: TrainConfig) -> StoredMember:
-    """Read the network of a member from its final checkpoint, or else from its newest undamaged one.
+def read_member(directory: RunDirectory, config: TrainConfig, name: str | None = None) -> StoredMember:
+    """Read the network of a member from a checkpoint.
 
     Args:
         directory: The member's run directory.
         config: Its configuration.
+        name: The checkpoint, a file in `checkpoints/`; None for the final one, or else the newest undamaged one.
 
     Raises:
         ConfigError: If there is no undamaged checkpoint, or the environment cannot be made.
     """
-    path, checkpoint = _newest_checkpoint(directory)
+    path, checkpoint = _newest_checkpoint(directory) if name is None else _named_checkpoint(directory, name)
     env = make_environment(config.env)
     try:
         check_spaces(config.env, env)
@@ -195,6 +196,18 @@ def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
         return path, checkpoint
     reason = ", ".join(broken) if broken else "one is saved every checkpoint.every env_steps and at the end"
     raise ConfigError(f"run={directory.path} has no {'whole checkpoint' if broken else 'checkpoint yet'}: {reason}")
+
+
+def _named_checkpoint(directory: RunDirectory, name: str) -> tuple[Path, dict[str, Any]]:
+    folder = directory.final_checkpoint.parent
+    names = sorted(file.name for file in folder.glob("*.ckpt"))
+    if name not in names:
+        there = f"it has {', '.join(names)}" if names else "it has none yet"
+        raise ConfigError(f"checkpoint={name} is not a checkpoint of run={directory.path}: {there}")
+    try:
+        return folder / name, load(folder / name)
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise ConfigError(f"checkpoint={name} cannot be read ({type(error).__name__}): take another one") from error
 
 
 def evaluation_device(accelerator: str) -> torch.device:

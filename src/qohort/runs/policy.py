@@ -20,7 +20,7 @@ from qohort.environments.preprocessing import EPSILON, Preprocessing
 from qohort.networks.branches import greedy_actions
 from qohort.networks.packing import PackedSpace, Unpacked, without_masked
 from qohort.runs.directory import RunDirectory
-from qohort.runs.evaluating import read_member, stored_config
+from qohort.runs.evaluating import StoredMember, read_member, stored_config
 
 
 class PolicyNetwork(nn.Module):
@@ -44,7 +44,7 @@ class PolicyNetwork(nn.Module):
         self, network: nn.Module, head: Head, mean: Tensor | None = None, variance: Tensor | None = None
     ) -> None:
         super().__init__()
-        self.network, self._head = network, head
+        self.network, self.head = network, head
         count = 0 if head.fractions is None else head.fractions["policy"]
         self.register_buffer("fractions", (torch.arange(count, dtype=torch.float32) + 0.5) / max(count, 1))
         self.register_buffer("mean", mean)
@@ -56,7 +56,7 @@ class PolicyNetwork(nn.Module):
             scaled = (observation.double() - self.mean) / (self.variance + EPSILON).sqrt()
             observation = scaled.to(observation.dtype)
         fractions = [self.fractions.expand(observation.shape[0], -1)] if self.fractions.numel() else []
-        values: Tensor = self._head.mean(self._head.distribution(self.network(observation, *fractions)))
+        values: Tensor = self.head.mean(self.head.distribution(self.network(observation, *fractions)))
         return values
 
 
@@ -84,6 +84,11 @@ class Policy:
     ) -> None:
         self.network, self.config, self.env_steps = network.eval(), config, env_steps
         self.observation_space, self.action_space = observation_space, action_space
+
+    @property
+    def scalar(self) -> bool:
+        """Whether the network has one value for each action, not a distribution of the return."""
+        return self.network.head.scalar
 
     def values(self, observation: Any, action_mask: Any = None) -> NDArray[np.float32]:
         """Return the action values `[A]` of an observation, or `[B, A]` of several.
@@ -143,18 +148,39 @@ class Policy:
         return int(action[0]) if action.ndim == 1 else action[0]
 
 
-def load(run: str | Path) -> Policy:
-    """Load the policy of a run, from its final checkpoint or else from its newest undamaged one.
+def load(run: str | Path, checkpoint: str | None = None) -> Policy:
+    """Load the policy of a run, from its final checkpoint or else from its newest undamaged one; or an exported policy.
+
+    Loading imports and calls the classes that the configuration names, so load only what you trust.
 
     Args:
-        run: A run directory, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>`.
+        run: A run directory, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>`, or a directory that `qohort export` wrote.
+        checkpoint: A file in the run's `checkpoints/`; None for that choice.
 
     Raises:
         ConfigError: If it is not a run directory, has no checkpoint, or its environment cannot be made.
     """
-    directory = RunDirectory(Path(run).expanduser())
+    from qohort.runs.exported import is_exported, read_exported
+
+    path = Path(run).expanduser()
+    if is_exported(path):
+        return read_exported(path)
+    directory = RunDirectory(path)
     config = stored_config(directory)
-    stored = read_member(directory, config)
+    return policy_of(read_member(directory, config, checkpoint), directory, config)
+
+
+def policy_of(stored: StoredMember, directory: RunDirectory, config: TrainConfig) -> Policy:
+    """Return the policy of a member.
+
+    Args:
+        stored: The member.
+        directory: Its run directory, for messages.
+        config: Its configuration.
+
+    Raises:
+        ConfigError: If its weights do not fit its network.
+    """
     prefix = "network."
     weights = {name.removeprefix(prefix): value[0] for name, value in stored.weights.items() if name.startswith(prefix)}
     try:
