@@ -166,6 +166,8 @@ IMPOSSIBLE = [
     ("agent=stream_q gradient_steps=2", "gradient_steps=2", "optimizer=obgd", "use gradient_steps=1"),
 ]
 MISSING = [
+    ("sequential.margin=0.1", "sequential.margin=0.1 is for ablations"),
+    ("until=seeds", "until=seeds is for ablations", "add -m ablation=NAME"),
     ("seed=", "seed=''", "an integer"),
     ("env.id=null", "env.id=null", "text"),
     ("output_dir=", "output_dir=''", "some text"),
@@ -238,6 +240,11 @@ SWEEPS = [
     ("-m gamma=0.1,range(3)", "gamma=0.1,range(3) is not a sweep", "gamma=A,B"),
     ("-m gamma=range(0)", "gamma=range(0)", "no values"),
     ("-m seed=0,1 trainer={a:1}", "trainer={a:1}", "one of cpu, gpu"),
+    ("-m seed=0,1 until=decided", "until=decided is for ablations", "-m ablation=NAME"),
+    ("-m seed=0,1 until=decidd", "until=decidd is for ablations"),
+    ("-m ablation=cartpole_components until=decidd", "until=decidd", "decided, seeds"),
+    ("-m ablation=cartpole_components until=decided sequential.alpha=2", "sequential.alpha=2", "below 1"),
+    ("-m ablation=cartpole_components sequential.groups=2", "sequential.groups", "seeds_per_group"),
 ]
 # What only the environment can tell.
 AFTER_A_LOOK = [
@@ -264,6 +271,7 @@ AFTER_A_LOOK = [
     ("-m seed=0,1 hydra.sweeper.max_members=0", "hydra.sweeper.max_members=0", "at least 1"),
     ("-m seed=0,1 'hydra.sweeper.foldable=[gama]'", "gama", "did you mean gamma?"),
     ("-m 'gamma=interval(0.5,0.9)'", "interval", "gamma=1,2,3"),
+    ("-m ablation=cartpole_components until=decided sequential.max_seeds=31", "max_seeds=31", "more than the 30 seeds"),
     ("hydra.run.dir=/proc/nope", "hydra.run.dir", "/proc/nope"),
 ]
 JARGON = ("struct", "full_key", "object_type", "Traceback", "Error executing", "HYDRA_FULL_ERROR", "search path:")

@@ -38,8 +38,7 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     expand_paths(plain)
     if plain.pop("ablation", None) is not None:
         raise ConfigError("ablation is a sweep: add -m to run it (and leave hydra/sweeper as it is)")
-    if (until := plain.pop("until", None)) is not None:
-        raise ConfigError(f"until={format_value(until)} is for ablations: add -m ablation=NAME, or leave it out")
+    _check_not_stopping(plain.pop("until", None), plain.pop("sequential", None) or {})
     arm = plain.pop("arm", None)
     plain.agent = label_of(config) if arm is None else _check_arm(arm)
     fold = plain.pop("fold", None)
@@ -68,6 +67,13 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     if len(set(runs)) < len(runs):
         raise ConfigError("fold has the same seed with the same numbers twice: each member must be a different run")
     return members
+
+
+def _check_not_stopping(until: Any, sequential: Mapping[str, Any]) -> None:
+    """Refuse keys that say when the arms of an ablation stop: a run has none of them."""
+    for key, value in {"until": until, **{f"sequential.{key}": value for key, value in sequential.items()}}.items():
+        if value is not None:
+            raise ConfigError(f"{key}={format_value(value)} is for ablations: add -m ablation=NAME, or leave it out")
 
 
 EVALUATION_KEYS = ("kwargs", "wrappers")

@@ -57,11 +57,12 @@ def train_until_decided(
     failures: list[str] = []
 
     def train(number: int, going_on: Sequence[Cell], seeds: Sequence[int]) -> None:
-        print(f"group {number + 1} of {len(design.stages)}: seeds {seeds[0]} to {seeds[-1]} of {_listed(going_on)}")
+        title = f"group {number + 1} of {len(design.stages)}"
+        print(f"{title}: seeds {seeds[0]} to {seeds[-1]} of {_listed(going_on)}")
         texts = [_with_seeds(cells[cell], seeds) for cell in going_on]
         cohorts = [cohort for own in texts for cohort in fold(own, loader, master, only, max_members)]
         try:
-            returns.extend(launch(cohorts, launcher, name))
+            returns.extend(launch(cohorts, launcher, name, title))
         except SweepFailed as error:
             failures.append(str(error))
 

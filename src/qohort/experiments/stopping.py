@@ -46,7 +46,7 @@ def with_stopping(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dic
         overrides: Overrides of the command line; others are ignored.
 
     Raises:
-        ConfigError: If an override of these keys does not have the form key=value.
+        ConfigError: If an override of these keys does not have the form key=value, with one value.
     """
     until, own = tree.get(UNTIL), tree.get(GROUP, {})
     if not isinstance(own, Mapping):
@@ -54,10 +54,10 @@ def with_stopping(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dic
     settings = {**DEFAULTS, **own}
     for override in filter(is_stopping_key, overrides):
         key = override.key_or_group.partition(".")[2]
-        if override.is_delete() or override.is_add() or override.key_or_group == GROUP:
-            keys = ", ".join(DEFAULTS)
+        if override.is_delete() or override.is_add() or override.is_sweep_override() or override.key_or_group == GROUP:
             raise ConfigError(
-                f"{override.input_line} is not a setting: write {GROUP}.KEY=VALUE, with KEY one of {keys}"
+                f"{override.input_line} has not the right form: write {UNTIL}=decided, {UNTIL}=seeds or "
+                f"{GROUP}.KEY=VALUE with KEY one of {', '.join(DEFAULTS)}"
             )
         if key:
             settings[key] = override.value()

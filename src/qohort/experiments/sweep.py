@@ -278,13 +278,16 @@ def show(cohorts: Sequence[Cohort], what: str) -> list[Sequence[JobReturn]]:
     return [[]]
 
 
-def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> list[Sequence[JobReturn]]:
+def launch(
+    cohorts: Sequence[Cohort], launcher: Launcher, name: str | None, title: str = "the whole sweep"
+) -> list[Sequence[JobReturn]]:
     """Print the plan, launch the jobs that are not finished, and report failures.
 
     Args:
         cohorts: The jobs.
         launcher: Hydra's launcher.
         name: The sweep's name. It is the W&B group of the runs unless `logger.wandb.group` is set.
+        title: Title of the table at the end.
 
     Returns:
         A list with one element, the launcher's results, as Hydra's sweepers return it.
@@ -325,7 +328,7 @@ def launch(cohorts: Sequence[Cohort], launcher: Launcher, name: str | None) -> l
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: run the same command to continue") from error
             raise SweepFailed(f"the launcher failed: {_reason(error)}") from error
-    summarise_sweep([(member.config, member.directory) for member in members])
+    summarise_sweep([(member.config, member.directory) for member in members], title)
     _report_failures(left, returns)
     return [returns]
 

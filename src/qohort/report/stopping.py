@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from qohort.config.composition import override
 from qohort.experiments.ablation import Ablation
 from qohort.experiments.sequential import Cell, Comparison, Progress, SequentialAblation, as_begun, comparisons
 from qohort.experiments.stopping import GROUP, UNTIL
@@ -44,7 +45,10 @@ class Stopping:
         own = asdict(ablation.manifest.sequential)
         if own["max_seeds"] is None and kept["max_seeds"] == len(next(iter(self.sequential.runs.values()))):
             own["max_seeds"] = kept["max_seeds"]
-        return [f"{UNTIL}=decided", *(f"{GROUP}.{key}={value}" for key, value in kept.items() if value != own[key])]
+        return [
+            f"{UNTIL}=decided",
+            *(override(f"{GROUP}.{key}", value) for key, value in kept.items() if value != own[key]),
+        ]
 
     def tables(self) -> list[Table]:
         """Return the table of decisions in each environment."""

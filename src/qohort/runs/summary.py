@@ -36,13 +36,14 @@ def summarise(finished: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
         _summarise_alike(parent, runs)
 
 
-def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
+def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: str = "the whole sweep") -> None:
     """Print one table over all experiments of a sweep, also those that were finished before.
 
     Each row is named by the keys in which it differs from others. Nothing is printed for a single experiment.
 
     Args:
         planned: The configuration and directory of each run of the sweep.
+        title: Title of the table.
     """
     alike: dict[Path, list[tuple[TrainConfig, RunDirectory]]] = defaultdict(list)
     for config, directory in planned:
@@ -53,7 +54,7 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]]) -> None
     trees = {parent: flat(experiment_tree(config)) for parent, config in firsts.items()}
     keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in ("agent", "env.id"))
     differing = [key for key in keys if len({repr(tree.get(key)) for tree in trees.values()}) > 1]
-    table = Table(title="the whole sweep", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for heading in ("env", "agent", "differs in", "finished", "final return"):
         table.add_column(heading, overflow="fold")
     for parent, runs in alike.items():
