@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
@@ -89,6 +90,11 @@ def export(config: DictConfig) -> dict[str, Check]:
             "qohort.load"
         )
     policy = policy_of(stored, directory, trained)
+    if not isinstance(policy.action_space, spaces.Discrete):
+        raise ConfigError(
+            f"run={directory.path} has actions of several numbers, {policy.action_space}, which cannot be exported: use "
+            "qohort.load"
+        )
     with tempfile.TemporaryDirectory(prefix="qohort-export-") as temporary:
         made = Path(temporary)
         (made / CONFIG).write_text(json.dumps(description(policy), indent=2, allow_nan=False) + "\n")
@@ -175,7 +181,9 @@ def observations_of(policy: Policy, count: int) -> NDArray[Any]:
         RunsFailed: If the environment fails.
     """
     config, generator = policy.config, np.random.default_rng(0)
-    first, actions = int(policy.action_space.start), int(policy.action_space.n)
+    space = policy.action_space
+    assert isinstance(space, spaces.Discrete)
+    first, actions = int(space.start), int(space.n)
     found: list[NDArray[Any]] = []
     episode = 0
     with closing(make_environment(evaluation_environment(config))) as made:

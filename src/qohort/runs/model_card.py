@@ -57,7 +57,7 @@ def model_card(
         license: An identifier of a licence; None if none is named.
         repository: The repository of the Hub; None for a directory.
     """
-    config, manifest = policy.config, directory.manifest()
+    config, manifest, actions = policy.config, directory.manifest(), _discrete(policy)
     result = directory.result()
     if result is not None and result["env_steps"] != policy.env_steps:
         result = None  # that of other weights
@@ -78,8 +78,8 @@ def model_card(
         version=qohort.__version__,
         video=None if video is None else video.name,
         usage=_usage(policy, checks, repository),
-        actions=int(policy.action_space.n),
-        first=int(policy.action_space.start),
+        actions=int(actions.n),
+        first=int(actions.start),
         facts=[*_facts(policy)],
         environment=_yaml(_environment(config)),
         scores=[*_scores(config, result, seeds, policy.env_steps)],
@@ -91,6 +91,11 @@ def model_card(
         formats=FORMATS,
     )
     return text
+
+
+def _discrete(policy: Policy) -> spaces.Discrete:
+    assert isinstance(policy.action_space, spaces.Discrete)  # others are not exported
+    return policy.action_space
 
 
 def _seeds(directory: RunDirectory, code: str | None) -> Seeds:
@@ -134,7 +139,7 @@ def _metadata(config: TrainConfig, seeds: Seeds, checks: Mapping[str, Check], li
 
 def _usage(policy: Policy, checks: Mapping[str, Check], repository: str | None) -> dict[str, str]:
     """Return the lines of Python that use each file, by package."""
-    dtype, first = policy.observation_space.dtype, int(policy.action_space.start)
+    dtype, first = policy.observation_space.dtype, int(_discrete(policy).start)
     batch, action = f"np.asarray(observation, np.{dtype})[None]", f".argmax(){f' + {first}' if first else ''}"
     place, imports, here = '"."', "", "  # this directory"
     if repository is not None:
