@@ -256,7 +256,7 @@ def test_update_equals_gradients_clipping_adam_and_polyak_one_after_the_other(mo
     [
         (spaces.Discrete(4), TableNetwork, "huber"),
         (spaces.Box(-1, 1, (4,)), LinearNetwork, "squared"),
-        (spaces.Box(0, 255, (2, 2), np.uint8), MLP, "huber"),
+        pytest.param(spaces.Box(0, 255, (2, 2), np.uint8), MLP, "huber", marks=MARKS),
         (spaces.Box(-1, 1, (4,)), partial(MLP, hidden=(7, 5), layer_norm=True), "squared"),
         pytest.param(
             spaces.Box(-1, 1, (4,)),

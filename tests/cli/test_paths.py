@@ -63,9 +63,7 @@ def test_a_run_directory_may_be_a_link_to_another_disk(tmp_path):
 NAMES = ("ü", "a b", "a=b", "a,b", "(a", "[a", "{a", "#a", "a'b", 'a"b', "a$b", r"a\b")
 
 
-@pytest.mark.slow
-@pytest.mark.matrix
-@pytest.mark.parametrize("name", matrix(NAMES, ["a=b"], in_ci=["ü", "{a", 'a"b']))
+@pytest.mark.parametrize("name", matrix(NAMES, [], in_ci=["a=b", "ü", "{a", 'a"b']))
 def test_a_directory_of_configurations_may_have_any_name(name, tmp_path):
     conf = tmp_path / name
     (conf / "experiment").mkdir(parents=True)

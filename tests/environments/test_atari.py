@@ -1,5 +1,6 @@
 """Atari's pipeline beside an independent, slow one, frame by frame; lost lives; games that wait for a button."""
 
+import functools
 from dataclasses import replace
 
 import gymnasium as gym
@@ -27,6 +28,7 @@ def configured(*overrides):
         return check_config(compose("train", list(overrides)))[0]
 
 
+@functools.cache
 def shrinking(length, to):
     """A matrix `[to, length]`, whose product with an axis has the means over the pixels of each cell."""
     edges = np.arange(to + 1) * length / to
