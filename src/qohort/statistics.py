@@ -166,12 +166,48 @@ def bounds(
     if min(runs) < MIN_RUNS:
         nothing = np.full(drawn.shape[:-1], np.nan)
         return nothing, nothing
-    quantile = t.ppf((1 + confidence) / 2, sum(runs) - len(runs))
-    if statistic is not interquartile_mean or len(runs) > 1:  # the variance of a resample is (n - 1)/n of the sample's
-        quantile *= math.sqrt(min(runs) / (min(runs) - 1))
+    quantile = t.ppf((1 + confidence) / 2, sum(runs) - len(runs)) * _widening(runs, statistic)
     tail = norm.cdf(-quantile)
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=-1)
     return low, high
+
+
+def _widening(runs: Sequence[int], statistic: Statistic) -> float:
+    """Return the factor by which intervals are wider than the draws say."""
+    if statistic is interquartile_mean and len(runs) == 1:
+        return 1.0
+    return math.sqrt(min(runs) / (min(runs) - 1))  # the variance of a resample is (n - 1)/n of the sample's
+
+
+def p_value(difference: float, drawn: Array, runs: Sequence[int], statistic: Statistic) -> float:
+    """Return the two-sided p-value of a difference, which agrees with the interval that `bounds` returns.
+
+    It is the larger of two. The first inverts the interval: it is the smallest level at which the interval excludes 0.
+    So a p-value below 5% implies that the 95% interval excludes 0. Alone it is far too small for few runs, since no
+    draw is on the other side of 0 as soon as all runs agree. The second is that of Student's t, with the standard
+    deviation of the draws as standard error. It needs no draws in the tails, so it resolves the small p-values that a
+    correction for many comparisons asks for.
+
+    Args:
+        difference: The observed difference.
+        drawn: Its bootstrap draws, `[resamples]`.
+        runs: Number of runs in each environment.
+        statistic: The statistic whose difference it is.
+
+    Returns:
+        A number between 0 and 1; NaN if an environment has fewer than `MIN_RUNS` runs.
+    """
+    from scipy.stats import norm, t
+
+    if min(runs) < MIN_RUNS:
+        return math.nan
+    freedom, widening = sum(runs) - len(runs), _widening(runs, statistic)
+    beyond = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
+    inverted = 2 * t.sf(-norm.ppf(min(beyond, 0.5)) / widening, freedom)
+    spread = float(drawn.std()) * widening
+    if spread <= 1e-12 * abs(difference):  # all draws are equal, but for rounding
+        return float(max(inverted, 1.0 if difference == 0 else 0.0))
+    return float(max(inverted, 2 * t.sf(abs(difference) / spread, freedom)))
 
 
 def estimate(statistic: Statistic, strata: Strata, resamples: int = RESAMPLES) -> Estimate:
@@ -199,6 +235,8 @@ class Comparison(NamedTuple):
     """Probability that a run of the arm scores higher than a run of the other arm. Ties count half."""
     seeds_needed: float
     """Seeds with which a test at level 5% detects this difference with power 80%; infinite for no difference."""
+    p: float
+    """Two-sided p-value of the difference by itself, from `p_value`; NaN for too few runs."""
 
 
 def compare(
@@ -221,7 +259,8 @@ def compare(
     difference = Estimate(value, float(low), float(high))
 
     improvement = probability_of_improvement(arm, other)
-    return Comparison(difference, improvement, seeds_needed(value, float(drawn.std()), float(np.mean(runs))))
+    needed = seeds_needed(value, float(drawn.std()), float(np.mean(runs)))
+    return Comparison(difference, improvement, needed, p_value(value, drawn, runs, statistic))
 
 
 def _draw_both(arm: Strata, other: Strata, paired: Sequence[bool], resamples: int) -> tuple[list[Array], list[Array]]:

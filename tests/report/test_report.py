@@ -5,6 +5,7 @@ import csv
 import functools
 import http.server
 import json
+import math
 import re
 import resource
 import runpy
@@ -21,7 +22,11 @@ import pytest
 import synthetic
 
 from matrix import MARKS
-from qohort.report.tables import Cell, Table, latex, markdown, number
+from qohort.experiments.ablation import Arm
+from qohort.report.analysis import ArmSummary, Place, with_verdicts
+from qohort.report.tables import Cell, Table, _comparison, comparisons_csv, latex, markdown, number
+from qohort.report.tables import family as tables_family
+from qohort.statistics import Comparison, Estimate
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ENVIRONMENTS = {"cartpole": (0, 500), "mountaincar": (-200, -100)}
@@ -99,9 +104,20 @@ def test_a_report_has_the_known_answers(report):
     )
     assert re.search(r"\| better \| 6 \| 325\.0 \[", text)
     assert re.search(
-        r"\| better \| dqn \| 6 \| \+200\.0 \[\+200\.0, \+200\.0\] higher \| 1\.00 \[0\.6\d, 1\.00\] \|", text
+        r"\| better \| dqn \| 6 \| \+200\.0 \[\+200\.0, \+200\.0\] \| < 0\.001 \| < 0\.001 \| higher \| "
+        r"1\.00 \[0\.6\d, 1\.00\] \|",
+        text,
     )
-    assert re.search(r"\| same \| dqn \| 6 \| 0\.0 \[0\.0, 0\.0\] \| 0\.50 \[.*\] \| no difference seen \|", text)
+    same = r"\| same \| dqn \| 6 \| 0\.0 \[0\.0, 0\.0\] \| 1\.00 \| 1\.00 \| not told apart \| "
+    assert re.search(same + r"0\.50 \[.*\] \| no difference seen \|", text)
+    # Two arms in two environments and over both.
+    assert text.count("| p, uncorrected | p, Holm (6 comparisons) | verdict (Holm) |") == 3
+    assert "for all 6 comparisons of this report" in (report.path / "report.html").read_text()
+    with (report.path / "comparisons.csv").open(newline="") as file:
+        compared = list(csv.DictReader(file))
+    assert [row["verdict"] for row in compared] == ["higher", "not told apart"] * 3
+    assert {row["comparisons"] for row in compared} == {"6"}
+    assert all(float(row["p_holm"]) >= float(row["p_uncorrected"]) for row in compared)
     # Normalised: 100 to 150 of 500 are .2 to .3, -150 to -145 are .5 to .55; of the twelve, the middle six.
     middle = np.mean([0.26, 0.28, 0.30, 0.50, 0.51, 0.52])
     assert f"| dqn | 12 | {middle:.3f} [" in text
@@ -272,7 +288,8 @@ def test_few_runs_tell_nothing_apart(report):
     assert code == 0, err
     text = (report.path / "table.md").read_text()
     # No interval of so few runs would hold what it says: the runs themselves are given.
-    assert "| better | dqn | 4 of 6 | +200.0 | 1.00 |" in text
+    assert "| better | dqn | 4 of 6 | +200.0 | – | – | too few runs | 1.00 |" in text
+    assert "p, Holm (0 comparisons)" in text
     assert re.search(r"\| better \| 4 of 6 \| [\d.]+ runs: [\d.]+, [\d.]+, [\d.]+, [\d.]+ \|", text)
     assert "<b>Here some arms have 4 runs</b>" in (report.path / "report.html").read_text()
 
@@ -285,7 +302,7 @@ def test_no_arm_drops_out_silently(report):
     assert code == 0, err
     text = (report.path / "table.md").read_text()
     assert "| better | 0 of 6 | – | – | – | – |" in text
-    assert "| better | dqn | 0 of 6, 6 | – | – | – |" in text
+    assert "| better | dqn | 0 of 6, 6 | – | – | – | – | – | – |" in text
 
 
 def test_with_no_run_at_all_there_is_no_report(report):
@@ -361,6 +378,35 @@ def test_tables_are_escaped():
     assert r"a|b\_c & $-$1.0 [$-$2, $\epsilon$] \\" in text
     assert r"100\% of a\_b" in text
     assert r"x \& y" in text
+
+
+@pytest.mark.parametrize(
+    ("sequential", "word", "p_values", "family"),
+    [(False, "probably higher", "| 0.0100 | 0.0200 |", 2), (True, "see decisions", "| – | – |", 0)],
+)
+def test_verdicts_of_all_places_are_one_family_and_none_is_given_if_arms_stopped_early(
+    sequential, word, p_values, family
+):
+    nothing = Estimate(1.0, math.nan, math.nan)
+    arms = tuple(
+        ArmSummary(
+            Arm(label, label, (), "a", ()),
+            (9, 9),
+            {"mean": nothing},
+            {},
+            Comparison(Estimate(1.0, 0.5, 1.5), nothing, 9.0, 0.01) if label == "b" else None,
+            None,
+            (),
+        )
+        for label in "ab"
+    )
+    places = with_verdicts([Place("one", ("one",), arms), Place("two", ("two",), arms)], sequential)
+    assert [place.of("b").verdict.word for place in places] == [word] * 2
+    assert places[0].of("a").verdict is None
+    assert tables_family(places) == family
+    row = " | ".join(map(str, _comparison(places[1].of("b"), places[1])))
+    assert p_values in f"| {row} |"
+    assert [line.split(",")[2] for line in comparisons_csv(places).splitlines()] == ["environment", "one", "two"]
 
 
 def test_numbers():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qohort.experiments.ablation import Ablation, Arm
+from qohort.multiple_comparisons import DECIDED_BEFORE, Verdict, decide
 from qohort.report.scores import SCORES, Scores
 from qohort.statistics import (
     Array,
@@ -43,10 +44,8 @@ class ArmSummary:
         columns: The IQM of each score in `SCORES`.
         comparison: The comparison with the other arm; None for the baseline, or if either arm has no runs. If arms
             stopped when they were decided, it is of the seeds that both arms have.
-        fewest: Smallest number of runs of either arm in an environment.
+        verdict: What is decided on the comparison, corrected for all of the report; None without comparison.
         scores: The manifest's `show.score` of each run, `[n]` for each environment.
-        sequential: Whether arms stopped when they were decided. Then no interval tells them apart: its level would
-            hold for a fixed number of runs only.
     """
 
     arm: Arm
@@ -54,9 +53,8 @@ class ArmSummary:
     aggregates: dict[str, Estimate]
     columns: dict[str, Estimate]
     comparison: Comparison | None
-    fewest: int
+    verdict: Verdict | None
     scores: tuple[Array, ...]
-    sequential: bool
 
     @property
     def name(self) -> str:
@@ -110,7 +108,27 @@ def analyse(ablation: Ablation, scores: Scores, resamples: int) -> list[Place]:
     places = [_place(ablation, scores, one, (one,), resamples) for one in environments]
     if len(environments) > 1:
         places.append(_place(ablation, scores, ACROSS, environments, resamples))
-    return places
+    return with_verdicts(places, scores.sequential)
+
+
+def with_verdicts(places: Sequence[Place], sequential: bool) -> list[Place]:
+    """Return places with a verdict on each comparison. All comparisons of all places are one family.
+
+    Args:
+        places: The places.
+        sequential: Whether arms stopped when they were decided. Then the p-values, which are of a fixed number of runs,
+            do not hold, and every verdict refers to the table of decisions.
+    """
+    comparisons = [one.comparison for place in places for one in place.arms if one.comparison is not None]
+    decided = decide([one.difference.value for one in comparisons], [one.p for one in comparisons])
+    verdicts = iter([DECIDED_BEFORE] * len(comparisons) if sequential else decided)
+    return [
+        replace(
+            place,
+            arms=tuple(one if one.comparison is None else replace(one, verdict=next(verdicts)) for one in place.arms),
+        )
+        for place in places
+    ]
 
 
 def _place(ablation: Ablation, scores: Scores, name: str, environments: tuple[str, ...], resamples: int) -> Place:
@@ -132,7 +150,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     ours = _strata(ablation, scores, arm.label, environments, shown)
     theirs = _strata(ablation, scores, arm.against, environments, shown)
     if not all(map(len, ours)):
-        return ArmSummary(arm, count, {}, {}, None, 0, (), scores.sequential)
+        return ArmSummary(arm, count, {}, {}, None, None, ())
     raw = [scores.column(arm.label, one, shown) for one in environments]
     normalised = [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
     aggregates = {
@@ -146,8 +164,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     comparison = None
     if arm.label != arm.against and all(map(len, theirs)):
         comparison = _compare(scores, arm, environments, ours, theirs, resamples)
-    fewest = min(map(len, (*ours, *theirs)))
-    return ArmSummary(arm, count, aggregates, columns, comparison, fewest, tuple(ours), scores.sequential)
+    return ArmSummary(arm, count, aggregates, columns, comparison, None, tuple(ours))
 
 
 def _compare(

@@ -8,7 +8,7 @@ from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
 from qohort.report.figures import Chart, Forest, Pair
 from qohort.report.scores import Scores
-from qohort.report.tables import column_name, significance
+from qohort.report.tables import column_name, family
 from qohort.statistics import Estimate
 
 BOOTSTRAP = "95% bootstrap intervals"
@@ -47,7 +47,9 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
             panels = [_forest(place, axis, value, line(place), compared) for place in places]
             if any(panel.rows for panel in panels):
                 intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
-                diamonds = "orange diamonds: the difference's interval excludes 0"
+                diamonds = (
+                    f"diamonds: told apart after Holm's correction for {family(places)} comparisons; empty: probably"
+                )
                 made.append(Chart(key, title, f"{shown}, {count(places)}; {intervals}; {diamonds}", panels))
     if "curves" in selected:
         for place in places:
@@ -97,7 +99,7 @@ def _forest(
     arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
     words = axis.replace("returns", "normalised scores").replace("return", "normalised score")
     words = words if place.name == ACROSS else axis
-    rows = [(_row_name(one, place, compared), value(one), bool(significance(one))) for one in arms]
+    rows = [(_row_name(one, place, compared), value(one), one.verdict.strength if one.verdict else 0) for one in arms]
     return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
 
 

@@ -52,14 +52,15 @@ class Forest:
     Attributes:
         title: Title of the panel.
         axis: Label of the x-axis.
-        rows: Name and estimate (None for none) of each row, and whether it differs significantly from its reference.
+        rows: Name and estimate (None for none) of each row, and the `strength` of the verdict on it: 0 is drawn as a
+            blue circle, 1 as an empty orange diamond, 2 as a filled one.
         line: Position of the reference line; None for no line.
         limits: Limits of the x-axis; None to fit the data.
     """
 
     title: str
     axis: str
-    rows: Sequence[tuple[str, Estimate | None, bool]]
+    rows: Sequence[tuple[str, Estimate | None, int]]
     line: float | None
     limits: tuple[float, float] | None = None
 
@@ -147,15 +148,16 @@ def _draw_forests(figure: Figure, panels: Sequence[Forest], columns: int) -> Non
 def _draw_forest(axes: Axes, panel: Forest) -> None:
     if panel.line is not None and math.isfinite(panel.line):
         axes.axvline(panel.line, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
-    for y, (_, estimate, apart) in enumerate(panel.rows):
+    for y, (_, estimate, strength) in enumerate(panel.rows):
         if estimate is None:
             continue
-        color = ORANGE if apart else BLUE
+        color = ORANGE if strength else BLUE
         if math.isfinite(estimate.low):
             axes.plot(
                 (estimate.low, estimate.high), (y, y), color=color, linewidth=2.2, alpha=0.55, solid_capstyle="butt"
             )
-        axes.plot(estimate.value, y, "D" if apart else "o", color=color, markersize=4)
+        face = "white" if strength == 1 else color
+        axes.plot(estimate.value, y, "D" if strength else "o", color=color, markerfacecolor=face, markersize=4)
     axes.set_yticks(range(len(panel.rows)), [name for name, _, _ in panel.rows])
     axes.set_ylim(len(panel.rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -12,10 +12,12 @@ from typing import Any
 from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.messages import format_value
 from qohort.experiments.ablation import Ablation, Arm
+from qohort.multiple_comparisons import CONFIRMED_LEVEL, LEVEL
+from qohort.report.analysis import Place
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.stopping import Stopping
-from qohort.report.tables import Table
+from qohort.report.tables import Table, family
 from qohort.runs.manifest import HISTORY
 from qohort.statistics import MIN_RUNS
 
@@ -97,6 +99,7 @@ def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, i
 def page(
     ablation: Ablation,
     scores: Scores,
+    places: Sequence[Place],
     tables: Sequence[Table],
     pictures: Sequence[Picture],
     commands: Sequence[str],
@@ -108,6 +111,7 @@ def page(
     Args:
         ablation: The ablation.
         scores: The scores of its runs.
+        places: The statistics of its arms.
         tables: The tables.
         pictures: The figures.
         commands: The commands that reproduce the report.
@@ -133,6 +137,9 @@ def page(
         "finished": len(runs),
         "planned": len(scores.planned),
         "told_from": MIN_RUNS,
+        "family": family(places),
+        "level": LEVEL,
+        "confirmed_level": CONFIRMED_LEVEL,
         "fewest": min(map(len, scores.finished.values())),
         "problems": problems,
         "stopping": stopping,

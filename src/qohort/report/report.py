@@ -163,7 +163,7 @@ def write(
     from qohort.report.charts import charts
     from qohort.report.figures import draw
     from qohort.report.page import Picture, page
-    from qohort.report.tables import latex, markdown, tables
+    from qohort.report.tables import comparisons_csv, latex, markdown, tables
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
     places = analyse(ablation, scores, settings.resamples)
@@ -173,12 +173,13 @@ def write(
         for chart in charts(ablation, scores, places, settings.resamples)
     ]
     pictures = [Picture.of(chart, png) for chart, png, _ in drawn]
-    html = page(ablation, scores, made, pictures, commands(ablation, settings, directory), problems, stopping)
+    html = page(ablation, scores, places, made, pictures, commands(ablation, settings, directory), problems, stopping)
 
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     files: dict[Path, Any] = {
         directory / "scores.csv": scores_csv(ablation, scores),
+        directory / "comparisons.csv": comparisons_csv(places),
         directory / "table.md": "\n".join(markdown(table) for table in made),
         directory / "table.tex": "\n".join(latex(table) for table in made),
         directory / "report.html": html,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -69,7 +71,7 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
             Table(
                 f"comparison_{_key(place)}",
                 f"{place.name}: comparisons of arms, {shown}{remark}",
-                ("arm", "compared with", "runs", "difference of IQM", "probability of improvement", "seeds needed"),
+                comparison_columns(places),
                 tuple(_comparison(one, place) for one in place.arms if one.arm.label != one.arm.against),
             ),
             Table(
@@ -117,27 +119,60 @@ def _comparison(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
     other = place.of(one.arm.against)
     runs = Cell(f"{_runs(one)}, {_runs(other)}") if _runs(one) != _runs(other) else _runs(one)
     first = (Cell(one.arm.title), Cell(other.arm.title), runs)
-    if one.comparison is None:
-        return (*first, Cell(NOTHING), Cell(NOTHING), Cell(NOTHING))
-    difference = estimate_cell(one.comparison.difference, decimals(place), sign=True)
+    if one.comparison is None or one.verdict is None:
+        return (*first, *[Cell(NOTHING)] * 6)
     return (
         *first,
-        Cell(difference.text, f"{difference.note} {significance(one)}".strip()),
+        estimate_cell(one.comparison.difference, decimals(place), sign=True),
+        Cell(p_text(one.verdict.p)),
+        Cell(p_text(one.verdict.corrected)),
+        Cell(one.verdict.word),
         estimate_cell(one.comparison.improvement, 2),
         Cell(seeds(one.comparison.seeds_needed)),
     )
 
 
-def significance(one: ArmSummary) -> str:
-    """Return `higher` or `lower` if the interval of an arm's difference excludes 0, otherwise an empty string.
+def comparison_columns(places: Sequence[Place]) -> tuple[str, ...]:
+    """Return the headings of the comparisons. That of the corrected p-value has the size of its family."""
+    return (
+        "arm",
+        "compared with",
+        "runs",
+        "difference of IQM",
+        "p, uncorrected",
+        f"p, Holm ({family(places)} comparisons)",
+        "verdict (Holm)",
+        "probability of improvement",
+        "seeds needed",
+    )
 
-    It is also empty for fewer than `MIN_RUNS` runs, for which intervals are too narrow, and if arms stopped when they
-    were decided: then the table of decisions tells arms apart.
-    """
-    if one.comparison is None or one.fewest < MIN_RUNS or one.sequential:
-        return ""
-    _, low, high = one.comparison.difference
-    return "higher" if low > 0 else "lower" if high < 0 else ""
+
+def family(places: Sequence[Place]) -> int:
+    """Return the number of comparisons that verdicts are corrected for."""
+    return next((one.verdict.family for place in places for one in place.arms if one.verdict is not None), 0)
+
+
+def comparisons_csv(places: Sequence[Place]) -> str:
+    """Return the comparisons as CSV, unrounded. A row for each one that was made, in every environment and over all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    interval = ("difference", "difference_low", "difference_high", "p_uncorrected", "p_holm", "comparisons", "verdict")
+    improvement = ("improvement", "improvement_low", "improvement_high", "seeds_needed")
+    writer.writerow(("arm", "compared_with", "environment", *interval, *improvement))
+    for place in places:
+        for one in place.arms:
+            if one.comparison is not None and one.verdict is not None:
+                tested = (*one.comparison.difference, *one.verdict, *one.comparison.improvement)
+                values = (*tested, one.comparison.seeds_needed)
+                writer.writerow((one.arm.label, one.arm.against, place.name, *values))
+    return text.getvalue()
+
+
+def p_text(p: float) -> str:
+    """Return a p-value as text, with as many decimals as its verdict depends on."""
+    if math.isnan(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{math.floor(p * 10_000) / 10_000:.4f}" if p < 0.1 else f"{p:.2f}"
 
 
 def seeds(needed: float) -> str:
@@ -211,8 +246,8 @@ def latex_text(text: str) -> str:
 
 def _latex_heading(text: str) -> str:
     """Return a heading in LaTeX, on several lines if it is long."""
-    lines = r" \\ ".join(latex_text(line) for line in textwrap.wrap(text, 22))
-    return rf"\shortstack[r]{{{lines}}}" if len(text) > 22 else lines
+    lines = r" \\ ".join(latex_text(line) for line in textwrap.wrap(text, 12))
+    return rf"\shortstack[r]{{{lines}}}" if len(text) > 12 else lines
 
 
 def latex(table: Table) -> str:
@@ -220,7 +255,7 @@ def latex(table: Table) -> str:
     body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
     head = " & ".join(map(_latex_heading, table.columns))
     return (
-        "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{4pt}\n"
+        "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
         f"  \\caption{{{latex_text(table.title)}.}}\n"
         f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}\n"
         f"    \\toprule\n    {head} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
