@@ -92,8 +92,8 @@ def export(config: DictConfig) -> dict[str, Check]:
     policy = policy_of(stored, directory, trained)
     if not isinstance(policy.action_space, spaces.Discrete):
         raise ConfigError(
-            f"run={directory.path} has actions of several numbers, {policy.action_space}, which cannot be exported: use "
-            "qohort.load"
+            f"run={directory.path} has actions of several numbers, {policy.action_space}, which cannot be exported: "
+            "use qohort.load"
         )
     with tempfile.TemporaryDirectory(prefix="qohort-export-") as temporary:
         made = Path(temporary)
