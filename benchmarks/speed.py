@@ -276,9 +276,10 @@ def measure_replay(settings: BenchmarkConfig) -> dict[str, float]:
 
     from qohort.cohort.program import Compiler
     from qohort.cohort.schedules import LinearSchedule, Progress
-    from qohort.replay.base import ReplaySpec, Transition
+    from qohort.replay.base import ReplaySpec
     from qohort.replay.prioritized import PrioritizedReplay
     from qohort.replay.ring import UniformReplay
+    from qohort.replay.transition import Transition
 
     torch.set_num_threads(1)
     members, rng = settings.replay_members, np.random.default_rng(0)

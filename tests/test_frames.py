@@ -20,12 +20,13 @@ from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.frames import FrameStack
 from qohort.environments.making import make_environment
-from qohort.replay.base import Frames, ReplaySpec, Transition
+from qohort.replay.base import ReplaySpec
 from qohort.replay.frames import FrameStorage
 from qohort.replay.lambda_returns import LambdaReplay
 from qohort.replay.prioritized import PrioritizedReplay
 from qohort.replay.ring import Ring, UniformReplay
 from qohort.replay.storage import Storage
+from qohort.replay.transition import Frames, Transition
 
 FRAME = spaces.Box(0, 255, (2, 3), np.uint8)
 NOW = Progress(100, np.zeros(1, dtype=np.int64))
@@ -240,7 +241,8 @@ def test_a_hundred_thousand_atari_transitions_are_in_memory_once() -> None:
 import resource, numpy as np, torch
 from gymnasium import spaces
 from qohort.cohort.program import Compiler
-from qohort.replay.base import Frames, ReplaySpec, Transition
+from qohort.replay.base import ReplaySpec
+from qohort.replay.transition import Frames, Transition
 from qohort.replay.ring import UniformReplay
 from qohort.cohort.schedules import Progress
 

@@ -72,7 +72,7 @@ def test_a_command_starts_itself_anew_for_other_bits(tmp_path: Path) -> None:
 
 def test_a_process_with_other_bits_says_how_to_start_it() -> None:
     from qohort.config.errors import ConfigError
-    from qohort.runs.training import prepare
+    from qohort.runs.preparing import prepare
 
     with hydra.initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         config = hydra.compose("train", [f"bits={'native' if qohort.BITS == 'portable' else 'portable'}"])

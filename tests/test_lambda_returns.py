@@ -11,8 +11,9 @@ import reference as ref
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Progress
 from qohort.cohort.state import merge_states, split_state
-from qohort.replay.base import ReplaySpec, Transition
+from qohort.replay.base import ReplaySpec
 from qohort.replay.lambda_returns import LambdaReplay, Rollout, in_rows, lambda_returns, traces
+from qohort.replay.transition import Transition
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 NOW = Progress(100, np.zeros(2, dtype=np.int64))

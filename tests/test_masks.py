@@ -30,7 +30,7 @@ from qohort.environments.making import make_environment
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.networks.packing import PackedSpace, masks_of, without_masked
 from qohort.replay.lambda_returns import lambda_returns
-from qohort.runs.policy import load
+from qohort.runs.loading import load
 from qohort.runs.training import train
 
 GAMMA = 0.9

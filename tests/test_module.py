@@ -18,7 +18,8 @@ from qohort.cohort.streams import member_seed
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
-from qohort.runs.training import prepare, train
+from qohort.runs.preparing import prepare
+from qohort.runs.training import train
 
 
 class Recorder:

@@ -16,8 +16,9 @@ from qohort.agent.bootstrap import Greedy
 from qohort.agent.heads import Expected
 from qohort.agent.learner import QLearning
 from qohort.agent.optimizers import MemberAdam, MemberOptimizer, MemberRMSprop, ObGD, clip_by_norm, mixes_members
+from qohort.agent.results import LossTerms
 from qohort.agent.target_networks import HardTarget, NoTarget, PolyakTarget
-from qohort.agent.td_loss import LossTerms, TDLoss
+from qohort.agent.td_loss import TDLoss
 from qohort.agent.update import Update
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork

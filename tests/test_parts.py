@@ -22,7 +22,7 @@ from qohort.environments.making import make_environment
 from qohort.networks.packing import PackedSpace, Unpacked
 from qohort.networks.parts import MultiInputNetwork
 from qohort.networks.vectors import MLP, LinearNetwork
-from qohort.runs.policy import load
+from qohort.runs.loading import load
 from test_masks import resumed, run
 
 SHORT = (

@@ -16,10 +16,11 @@ from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import ConstantSchedule, LinearSchedule, Progress
 from qohort.cohort.state import merge_states, split_state
 from qohort.cohort.streams import member_seed
-from qohort.replay.base import ReplaySpec, Transition
+from qohort.replay.base import ReplaySpec
 from qohort.replay.prioritized import PrioritizedReplay
 from qohort.replay.ring import UniformReplay
 from qohort.replay.sum_tree import FAN, SumTree
+from qohort.replay.transition import Transition
 from test_exactness import run
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)

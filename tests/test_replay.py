@@ -21,9 +21,10 @@ from qohort.cohort.schedules import Progress
 from qohort.cohort.state import merge_states, split_state
 from qohort.cohort.streams import member_seed
 from qohort.config.members import check_config
-from qohort.replay.base import ReplaySpec, Transition
+from qohort.replay.base import ReplaySpec
 from qohort.replay.newest import NewestTransition
 from qohort.replay.ring import UniformReplay
+from qohort.replay.transition import Transition
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 NOW = Progress(100, np.zeros(1, dtype=np.int64))

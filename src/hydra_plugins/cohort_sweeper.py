@@ -21,7 +21,7 @@ class CohortSweeper(Sweeper):
         foldable: Keys, besides the seed, in which the members of a cohort may differ; None for all that their
             components declare.
         params: A sweep defined in a configuration: values by key, as on the command line.
-        show: What to print instead of launching the jobs, see `qohort.experiments.sweep.show`; None to launch them.
+        show: What to print instead of launching the jobs, see `qohort.experiments.showing.show`; None to launch them.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class CohortSweeper(Sweeper):
         """Fold the sweep into cohorts, print the plan and launch the jobs."""
         from qohort.experiments.ablation import ablations_in
         from qohort.experiments.groups import train_until_decided
-        from qohort.experiments.sweep import fold, fold_ablation, launch, show, sweep_name
+        from qohort.experiments.showing import show
+        from qohort.experiments.sweep import fold, fold_ablation, launch, sweep_name
 
         assert self.hydra_context is not None
         assert self.config is not None

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from qohort.config.composition import Sources, parser_of, project_directory
 from qohort.config.errors import ConfigError
 from qohort.config.mistakes import plain
-from qohort.runs.policy import Policy, load
+from qohort.runs.loading import load
+from qohort.runs.policy import Policy
 
 __all__ = ["Policy", "compose", "load", "train"]
 

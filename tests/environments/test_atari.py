@@ -19,8 +19,9 @@ from qohort.config.schema import EvaluationConfig
 from qohort.environments.atari import FireOnReset, LifeLoss
 from qohort.environments.making import make_environment
 from qohort.environments.vector import EpisodicVectorEnv
-from qohort.replay.base import Frames, ReplaySpec, Transition
+from qohort.replay.base import ReplaySpec
 from qohort.replay.ring import UniformReplay
+from qohort.replay.transition import Frames, Transition
 
 
 def configured(*overrides):

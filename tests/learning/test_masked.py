@@ -8,7 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import masked
-from qohort.runs.policy import Policy, load
+from qohort.runs.loading import load
+from qohort.runs.policy import Policy
 from test_masks import run
 
 pytestmark = pytest.mark.slow

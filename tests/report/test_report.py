@@ -24,7 +24,8 @@ import synthetic
 from matrix import MARKS
 from qohort.experiments.ablation import Arm
 from qohort.report.analysis import ArmSummary, Place, with_verdicts
-from qohort.report.tables import Cell, Table, _comparison, comparisons_csv, latex, markdown, number
+from qohort.report.cells import Cell, Table, latex, markdown, number
+from qohort.report.tables import _comparison, comparisons_csv
 from qohort.report.tables import family as tables_family
 from qohort.statistics import Comparison, Estimate
 

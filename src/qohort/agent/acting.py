@@ -31,7 +31,7 @@ from qohort.environments.vector import EpisodicVectorEnv, episode_seeds
 from qohort.environments.workers import WorkerVectorEnv
 from qohort.networks.branches import branches_of
 from qohort.networks.packing import masks_of
-from qohort.replay.base import Transition
+from qohort.replay.transition import Transition
 
 
 class Actor:

@@ -33,7 +33,7 @@ from qohort.agent.exploration import Exploration
 from qohort.agent.td_loss import TDLoss, at_action
 from qohort.cohort.schedules import Floats
 from qohort.networks.branches import BranchedActions
-from qohort.replay.base import Batch
+from qohort.replay.transition import Batch
 
 
 def draws_of(exploration: Exploration, branches: BranchedActions) -> int:

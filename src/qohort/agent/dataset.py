@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import IterableDataset
 
-from qohort.replay.base import Batch
+from qohort.replay.transition import Batch
 
 
 class EnvironmentLoop(Protocol):

@@ -26,7 +26,7 @@ from qohort.environments.checked import (
 from qohort.environments.making import make_environment
 from qohort.networks.branches import branches_of, greedy_actions
 from qohort.networks.packing import masks_of
-from qohort.replay.base import Values
+from qohort.replay.transition import Values
 
 
 class EpisodeScores(NamedTuple):

@@ -32,12 +32,13 @@ from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
 from qohort.agent.heads import Head
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import QValues, network_maker
+from qohort.agent.results import UpdateResult
 from qohort.agent.rounds import Block, Rounds, Steps, Updates, is_current, stepwise
 from qohort.agent.rows import Fail, Recorder, Rows
 from qohort.agent.target_networks import TargetNetwork, unit_of
 from qohort.agent.td_loss import TDLoss
 from qohort.agent.tensor_evaluation import TensorEvaluator
-from qohort.agent.update import Update, UpdateResult
+from qohort.agent.update import Update
 from qohort.agent.update_plan import UpdatePlan
 from qohort.cohort.held import across_members, per_member
 from qohort.cohort.noise import Noise
@@ -53,8 +54,9 @@ from qohort.environments.frames import stored_frames
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.environments.tensor.vector import TensorVectorEnv
 from qohort.networks.packing import masks_of
-from qohort.replay.base import Batch, Replay, ReplaySpec
+from qohort.replay.base import Replay, ReplaySpec
 from qohort.replay.ring import StoredSteps, UniformReplay
+from qohort.replay.transition import Batch
 
 STATE_FORMAT = 4
 """The format version of the entry `qohort` of a checkpoint."""

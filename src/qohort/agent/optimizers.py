@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qohort.agent.td_loss import LossTerms
+from qohort.agent.results import LossTerms
 from qohort.config.annotations import Range
 from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch
+from qohort.replay.transition import Batch
 
 Tensors = dict[str, Tensor]
 

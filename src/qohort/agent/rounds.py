@@ -28,7 +28,8 @@ from qohort.agent.acting import Actor
 from qohort.agent.callbacks import CohortCallback, has_hook
 from qohort.agent.optimizers import MemberOptimizer
 from qohort.agent.q_values import MemberValues
-from qohort.agent.update import Update, UpdateResult
+from qohort.agent.results import UpdateResult
+from qohort.agent.update import Update
 from qohort.cohort.noise import Noise
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Floats, Progress

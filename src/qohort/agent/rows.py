@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qohort.agent.evaluation import EpisodeScores
 from qohort.agent.exploration import Exploration
-from qohort.agent.update import UpdateResult
+from qohort.agent.results import UpdateResult
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Progress
 from qohort.cohort.state import Stateful

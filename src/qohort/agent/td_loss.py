@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from qohort.agent.bootstrap import Bootstrap
 from qohort.agent.heads import Head
+from qohort.agent.results import LossTerms
 from qohort.networks.packing import without_masked
-from qohort.replay.base import Batch
+from qohort.replay.transition import Batch
 
 Parameters = Mapping[str, Tensor]
 
@@ -31,19 +32,6 @@ class Forward(Protocol):
         self, parameters: Parameters, observation: Tensor, normal: Tensor | None, fractions: Tensor | None
     ) -> Tensor:
         """Map observations `[B, ...]` to outputs `[B, A, atoms]`, or to `[B, A, N]` given fractions `[B, N]`."""
-
-
-class LossTerms(NamedTuple):
-    """Statistics of one loss evaluation, detached from the graph."""
-
-    loss: Tensor
-    """The mean loss, a scalar."""
-    td_error: Tensor
-    """The TD error of each sample, `[B]`."""
-    q_mean: Tensor
-    """The mean value of the actions taken in the batch, a scalar."""
-    greedy: Tensor
-    """Whether the action of each sample is greedy under the online network, `[B]`."""
 
 
 @dataclass(frozen=True)

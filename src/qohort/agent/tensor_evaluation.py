@@ -18,7 +18,7 @@ from qohort.cohort.tape import Player, Slots
 from qohort.config.schema import EvaluationConfig
 from qohort.environments.tensor.base import TensorEnvironment
 from qohort.environments.tensor.vector import advance, episode_keys, start
-from qohort.replay.base import Values
+from qohort.replay.transition import Values
 
 AHEAD = 64
 """The steps that are played before Python looks whether every episode has ended."""

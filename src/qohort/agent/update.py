@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from qohort.agent.optimizers import GradientsOnly, MemberOptimizer, Tensors, clip_by_norm
+from qohort.agent.results import UpdateResult
 from qohort.agent.target_networks import TargetNetwork
 from qohort.agent.td_loss import TDLoss
 from qohort.cohort.held import with_numbers
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.tape import Call
-from qohort.replay.base import Batch
-
-
-class UpdateResult(NamedTuple):
-    """The statistics of an update, per member."""
-
-    loss: Tensor
-    """The mean loss of the batch, `[M]`."""
-    grad_norm: Tensor
-    """The gradient's 2-norm before clipping, `[M]`."""
-    td_error: Tensor
-    """The TD error of each sample, `[M, B]`."""
-    q_mean: Tensor
-    """The mean value of the actions taken in the batch, `[M]`."""
+from qohort.replay.transition import Batch
 
 
 class Update:

@@ -4,6 +4,7 @@ The files in reading order:
 
 - `frames.py`: stacks the newest frames into one observation.
 - `making.py`: creates one environment from its configuration and checks its spaces.
+- `observations.py`: Whether an observation fits its space.
 - `checked.py`: `CheckedEnv` steps one environment and checks what it returns.
 - `contract.py`: checks before a run that an environment keeps its contract.
 - `vector.py`: `EpisodicVectorEnv` steps all environments of a cohort and restores them exactly.

@@ -19,8 +19,9 @@ from gymnasium import spaces
 from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.actions import random_actions_of
-from qohort.environments.checked import CheckedEnv, EnvironmentFailure, close_all, outside
+from qohort.environments.checked import CheckedEnv, EnvironmentFailure, close_all
 from qohort.environments.making import check_spaces, make_environment
+from qohort.environments.observations import outside
 from qohort.environments.packed import gives_mask
 from qohort.networks.packing import PackedSpace, masks_of
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qohort.config.schema import TrainConfig
 from qohort.networks.packing import PackedSpace
-from qohort.replay.base import Frames
+from qohort.replay.transition import Frames
 
 
 class FrameStack(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):

@@ -1,12 +1,15 @@
-"""Creates one environment from its configuration, and checks its spaces."""
+"""Creates one environment from its configuration, and checks its spaces and its rendering."""
 
 from __future__ import annotations
 
 import copy
+import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -18,7 +21,7 @@ from qohort.environments.checked import in_words
 from qohort.environments.frames import FrameStack
 from qohort.environments.packed import PackedEnv, packed_space
 from qohort.networks.packing import UnsupportedPart
-from qohort.replay.base import Frames
+from qohort.replay.transition import Frames
 
 
 def make_environment(config: EnvironmentConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -116,3 +119,34 @@ def check_spaces(config: EnvironmentConfig, env: gym.Env[Any, Any]) -> None:
         )
     if 0 in (observation.shape or ()):
         raise ConfigError(f"env.id={config.id} has the observation space {observation}, which has no numbers")
+
+
+def check_rendering(env: EnvironmentConfig, seed: int, asked: str = "video=true") -> None:
+    """Check that an environment can render frames.
+
+    Args:
+        env: The environment.
+        seed: The seed of its first episode.
+        asked: The setting that asks for a video.
+
+    Raises:
+        ConfigError: If it cannot be made, or does not render arrays `[height, width, 3]`.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no screen to render frames
+    make_environment(env).close()  # an environment that cannot be made at all raises its own error
+    problem = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = make_environment(env, render_mode="rgb_array")
+            try:
+                made.reset(seed=seed)
+                frame: Any = made.render()
+            finally:
+                made.close()
+            if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[-1] != 3:
+                problem = f"render() returns {type(frame).__name__}, not frames"
+        except Exception as error:  # an environment's renderer may raise anything
+            problem = str(error) or type(error).__name__
+    if problem:
+        raise ConfigError(f"{asked}: env.id={env.id} cannot render with render_mode=rgb_array: {problem}")

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from qohort.environments.checked import Misfit, fitted, kind_of, unusable
+from qohort.environments.observations import Misfit, fitted, kind_of, unusable
 from qohort.networks.packing import Leaf, PackedSpace
 
 ACTION_MASK = "action_mask"

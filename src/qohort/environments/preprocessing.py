@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qohort.cohort.schedules import Floats
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Values
+from qohort.replay.transition import Values
 
 EPSILON = 1e-8
 """Added to variances before the square root."""

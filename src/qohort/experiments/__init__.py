@@ -2,6 +2,7 @@
 
 Files, in reading order:
     sweep: Folds a sweep into cohorts, launches them and reports failures.
+    showing: Prints what a sweep would train.
     ablation: Reads an ablation manifest and makes its arms and their overrides.
     stopping: The keys that say when the arms of an ablation stop.
     sequential: Decides the comparisons of an ablation group by group.

@@ -31,13 +31,9 @@ from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check
 from qohort.runs.checking import check_jobs
 from qohort.runs.interruption import STOP
 from qohort.runs.members import Member, check_code, members_of, other_code
-from qohort.runs.plan import print_plan
 from qohort.runs.summary import summarise_sweep
 
 Fold = Mapping[str, float]
-
-SHOWN = ("plan", "job", "resolved")
-"""What `show` can print."""
 
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -249,33 +245,6 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
         raise ConfigError(f"seed={format_value(value)} is not an integer of at least 0 or a list of such integers")
     return tuple(seeds)
-
-
-def show(cohorts: Sequence[Cohort], what: str) -> list[Sequence[JobReturn]]:
-    """Print what a sweep would train, after the checks that it would make. No job is launched.
-
-    Args:
-        cohorts: The jobs.
-        what: `plan` for the directories and the state of the runs, `job` for the configuration of each job, `resolved`
-            for the same with interpolations resolved.
-
-    Returns:
-        A list without results.
-
-    Raises:
-        ConfigError: If a cohort's configuration or `what` is invalid.
-    """
-    if what not in SHOWN:
-        raise ConfigError(f"hydra.sweeper.show={what} is not one of the choices: {nearest(what, SHOWN)}")
-    planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
-    check_jobs([some[0].config for some in planned])
-    if what == "plan":
-        print_plan(planned)
-        return [[]]
-    for number, (cohort, some) in enumerate(zip(cohorts, planned, strict=True)):
-        print(f"---\n# {number}: {some[0].directory.path.parent}")
-        print(OmegaConf.to_yaml(without_hydra(cohort.config), resolve=what == "resolved"), end="", flush=True)
-    return [[]]
 
 
 def launch(

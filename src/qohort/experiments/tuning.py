@@ -49,7 +49,8 @@ from qohort.runs.files import write_atomically
 from qohort.runs.interruption import STOP
 from qohort.runs.manifest import as_typed, command_line
 from qohort.runs.members import Member, members_of
-from qohort.runs.training import finish, prepare
+from qohort.runs.preparing import prepare
+from qohort.runs.training import finish
 from qohort.statistics import format_returns, iqm
 
 STUDY = "study.db"

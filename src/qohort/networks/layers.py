@@ -21,18 +21,12 @@ from torch import Tensor, nn
 
 from qohort.config.annotations import Range, Sized
 from qohort.networks.branches import branches_of
+from qohort.networks.packing import parts_of
 
 
 def pixel_scale(space: spaces.Space[Any]) -> float:
     """Return 1/255 for a `Box` whose largest values are all 255, as those of images, and 1 for other spaces."""
     return 1 / 255 if isinstance(space, spaces.Box) and bool((space.high == 255).all()) else 1.0
-
-
-def parts_of(space: spaces.Space[Any]) -> list[tuple[Any, spaces.Space[Any]]]:
-    """Return the parts of a `Dict` or `Tuple` with their keys or indices; none of another space."""
-    if isinstance(space, spaces.Dict):
-        return list(space.items())
-    return list(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else []
 
 
 class Features(nn.Module):

@@ -17,8 +17,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qohort.networks.layers import parts_of
-
 KEPT = {
     "uint8": torch.uint8,
     "int8": torch.int8,
@@ -30,6 +28,13 @@ KEPT = {
 
 Key = str | int
 """A key of a `Dict`, or an index of a `Tuple`."""
+
+
+def parts_of(space: spaces.Space[Any]) -> list[tuple[Any, spaces.Space[Any]]]:
+    """Return the parts of a `Dict` or `Tuple` with their keys or indices; none of another space."""
+    if isinstance(space, spaces.Dict):
+        return list(space.items())
+    return list(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else []
 
 
 class UnsupportedPart(ValueError):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from qohort.config.annotations import Range
 from qohort.networks.images import Convolutions, ConvTorso
-from qohort.networks.layers import ActionValues, Features, LayerNorm, QNetwork, Widths, layer_maker, parts_of
+from qohort.networks.layers import ActionValues, Features, LayerNorm, QNetwork, Widths, layer_maker
+from qohort.networks.packing import parts_of
 from qohort.networks.vectors import Perceptron
 
 

@@ -12,7 +12,8 @@ The files in reading order:
 - `newest.py`: no replay; learns from the newest transition only.
 """
 
-from qohort.replay.base import Batch, Frames, Replay, ReplaySpec, Transition
+from qohort.replay.base import Replay, ReplaySpec
 from qohort.replay.ring import Ring, UniformReplay
+from qohort.replay.transition import Batch, Frames, Transition
 
 __all__ = ["Batch", "Frames", "Replay", "ReplaySpec", "Ring", "Transition", "UniformReplay"]

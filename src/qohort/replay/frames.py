@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qohort.replay.base import Batch, ReplaySpec, Transition
-from qohort.replay.storage import stored_dtype, windows
+from qohort.replay.base import ReplaySpec
+from qohort.replay.transition import Batch, Transition
+from qohort.replay.windows import stored_dtype, windows
 
 LARGE = 1024
 """The bytes of an observation from which on it is stored once. Pairs of smaller ones are drawn faster."""

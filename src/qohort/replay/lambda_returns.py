@@ -19,9 +19,10 @@ from qohort.config.annotations import PositiveInt, Range
 from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
 from qohort.networks.branches import BranchedActions
-from qohort.replay.base import Batch, ReplaySpec, Values
+from qohort.replay.base import ReplaySpec
 from qohort.replay.ring import Ring, StoredSteps
 from qohort.replay.storage import Storage
+from qohort.replay.transition import Batch, Values
 
 ROWS = 512
 """The maximum number of observations per member in one call of the networks."""

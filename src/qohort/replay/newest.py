@@ -6,9 +6,10 @@ import numpy as np
 
 from qohort.cohort.schedules import Progress
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch, ReplaySpec
+from qohort.replay.base import ReplaySpec
 from qohort.replay.ring import StoredSteps
 from qohort.replay.storage import Storage
+from qohort.replay.transition import Batch
 
 
 class NewestTransition(StoredSteps):

@@ -13,9 +13,10 @@ from qohort.cohort.held import across_members
 from qohort.cohort.schedules import Progress, Schedule
 from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt, Range
-from qohort.replay.base import Batch, ReplaySpec
+from qohort.replay.base import ReplaySpec
 from qohort.replay.ring import Ring
 from qohort.replay.sum_tree import SumTree
+from qohort.replay.transition import Batch
 
 
 class PrioritizedReplay(Ring):

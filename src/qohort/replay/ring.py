@@ -15,9 +15,10 @@ from qohort.cohort.schedules import Progress
 from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt
 from qohort.config.schema import TrainConfig
-from qohort.replay.base import Batch, Replay, ReplaySpec, Transition
+from qohort.replay.base import Replay, ReplaySpec
 from qohort.replay.frames import FrameStorage, stores_frames
 from qohort.replay.storage import Storage
+from qohort.replay.transition import Batch, Transition
 
 
 class StoredSteps(Replay):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
+from qohort.report.cells import column_name
 from qohort.report.figures import Chart, Forest, Pair
 from qohort.report.scores import Scores
-from qohort.report.tables import column_name, family
+from qohort.report.tables import family
 from qohort.statistics import Estimate
 
 BOOTSTRAP = "95% bootstrap intervals"

@@ -14,10 +14,11 @@ from qohort.config.messages import format_value
 from qohort.experiments.ablation import Ablation, Arm
 from qohort.multiple_comparisons import CONFIRMED_LEVEL, LEVEL
 from qohort.report.analysis import Place
+from qohort.report.cells import Table
 from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.stopping import Stopping
-from qohort.report.tables import Table, family
+from qohort.report.tables import family
 from qohort.runs.manifest import HISTORY
 from qohort.statistics import MIN_RUNS
 

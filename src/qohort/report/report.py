@@ -26,6 +26,7 @@ from qohort.config.members import check_config
 from qohort.config.paths import check_directory
 from qohort.experiments.ablation import GROUP, Ablation, read_ablation
 from qohort.experiments.sweep import fold_ablation
+from qohort.report.cells import Table
 from qohort.report.scores import (
     PlannedRun,
     Scores,
@@ -37,7 +38,6 @@ from qohort.report.scores import (
     scores_csv,
 )
 from qohort.report.stopping import Stopping, stopping_of
-from qohort.report.tables import Table
 from qohort.runs.files import write_atomically
 from qohort.runs.members import members_of
 
@@ -160,10 +160,11 @@ def write(
         settings: The report's.
     """
     from qohort.report.analysis import analyse
+    from qohort.report.cells import latex, markdown
     from qohort.report.charts import charts
     from qohort.report.figures import draw
     from qohort.report.page import Picture, page
-    from qohort.report.tables import comparisons_csv, latex, markdown, tables
+    from qohort.report.tables import comparisons_csv, tables
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
     places = analyse(ablation, scores, settings.resamples)

@@ -10,9 +10,9 @@ from qohort.config.composition import override
 from qohort.experiments.ablation import Ablation
 from qohort.experiments.sequential import Cell, Comparison, Progress, SequentialAblation, as_begun, comparisons
 from qohort.experiments.stopping import GROUP, UNTIL
+from qohort.report.cells import NOTHING, Table, column_name, number
+from qohort.report.cells import Cell as TableCell
 from qohort.report.scores import PlannedRun
-from qohort.report.tables import NOTHING, Table, column_name, number
-from qohort.report.tables import Cell as TableCell
 from qohort.runs.directory import RunDirectory
 
 

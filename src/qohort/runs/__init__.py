@@ -1,6 +1,7 @@
 """Runs: training members, and everything that a run directory contains.
 
 Files, in reading order:
+    preparing: Checks a configuration before anything is made of it.
     training: Trains the members of a configuration, from their checkpoints if they have any.
     members: The members of a cohort with their run directories, and the check for results of other code.
     checking: Checks the environment, network, optimiser, device and loggers before training.
@@ -27,6 +28,7 @@ Files, in reading order:
     exporting: Exports a policy to a directory or to the Hugging Face Hub.
     formats: The formats of an exported policy, and how each is compared with the policy.
     exported: What rebuilds a policy without its run.
+    loading: Loads policies of runs, and exported ones.
     model_card: The model card of an exported policy.
     hub: The upload to the Hugging Face Hub.
     plan: What a command would train, for a dry run.

@@ -27,13 +27,12 @@ from qohort.config.schema import EnvironmentConfig, TrainConfig
 from qohort.environments.actions import actions_of
 from qohort.environments.checked import close_all, in_words
 from qohort.environments.contract import check_contract
-from qohort.environments.making import make_environment
+from qohort.environments.making import check_rendering, make_environment
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.networks.branches import branches_of
 from qohort.networks.layers import Features
 from qohort.runs.metrics import METRICS
 from qohort.runs.trackers import check_lightning_loggers
-from qohort.runs.video import check_rendering
 from qohort.runs.wandb_runs import WANDB_MODES, WANDB_ONLINE, wandb_agent, wandb_mode
 
 

@@ -172,7 +172,7 @@ class RunDirectory:
         tree: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
         return tree
 
-    def prepare(self, config: TrainConfig, command: list[str], step: int) -> None:
+    def prepare(self, config: TrainConfig, command: list[str], step: int, environments: str) -> None:
         """Create the directory and write `config.yaml` and `manifest.json`.
 
         The manifest of a resumed run contains the manifests of its earlier sessions.
@@ -181,6 +181,7 @@ class RunDirectory:
             config: The run's configuration.
             command: The command line.
             step: The env_steps of the checkpoint to resume from; 0 empties the directory.
+            environments: `tensor` or `gymnasium`.
         """
         run_id = self._run_id(config, step)
         if step == 0:
@@ -191,7 +192,7 @@ class RunDirectory:
         self.tidy()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())
-        made = {"run_id": run_id, **manifest(config, command)}
+        made = {"run_id": run_id, **manifest(config, command, environments)}
         self._write_json("manifest.json", {**made, "resumed": self._resumed(step)})
         if patch := uncommitted_changes():
             write_atomically(self.path / "code.patch", patch.encode())

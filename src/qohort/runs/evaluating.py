@@ -34,7 +34,7 @@ from qohort.environments.actions import actions_of
 from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
 from qohort.networks.packing import masks_of
-from qohort.replay.base import Values
+from qohort.replay.transition import Values
 from qohort.runs.checkpoints import load
 from qohort.runs.directory import RunDirectory
 from qohort.runs.video import FrameRecorder, has_ffmpeg, open_writer

@@ -15,7 +15,6 @@ import torch
 
 from qohort.agent.callbacks import CohortCallback, Learner
 from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
-from qohort.agent.learner import QLearning
 from qohort.agent.q_values import QValues
 from qohort.cohort.program import Compiler
 from qohort.config.members import evaluation_environment
@@ -82,7 +81,7 @@ class EvaluationVideos(CohortCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continue after the last evaluation."""
-        self._last = cast(QLearning, pl_module).evaluated_at
+        self._last = cast(Any, pl_module).evaluated_at
 
     def on_evaluation_end(self, trainer: pl.Trainer, module: Learner, scores: EpisodeScores) -> None:
         """Film an episode of each member if this is due."""
@@ -92,13 +91,13 @@ class EvaluationVideos(CohortCallback):
         if not due:
             return
         try:
-            self._film(cast(QLearning, module), now)
+            self._film(module, now)
         except EvaluationStopped:
             pass
         except Exception as error:
             print(f"qohort: no video of the evaluation at {now:,} env_steps: {in_words(error)}", file=sys.stderr)
 
-    def _film(self, module: QLearning, now: int) -> None:
+    def _film(self, module: Any, now: int) -> None:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no screen to render frames
         suffix = ".mp4" if has_ffmpeg() else ".gif"
         files = [video_file(member.directory.path, now).with_suffix(suffix) for member in self._members]

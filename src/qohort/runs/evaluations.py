@@ -20,6 +20,7 @@ from rich.table import Table
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.schema import TrainConfig
+from qohort.environments.making import check_rendering
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import (
     EvaluateConfig,
@@ -31,7 +32,7 @@ from qohort.runs.evaluating import (
     summary,
 )
 from qohort.runs.files import write_atomically
-from qohort.runs.video import check_rendering, tile_videos
+from qohort.runs.video import tile_videos
 from qohort.statistics import format_returns
 
 

@@ -25,7 +25,7 @@ from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.members import evaluation_environment
 from qohort.config.paths import HUB, check_directory
 from qohort.environments.checked import CheckedEnv, EnvironmentFailure
-from qohort.environments.making import make_environment
+from qohort.environments.making import check_rendering, make_environment
 from qohort.networks.packing import PackedSpace
 from qohort.runs import hub
 from qohort.runs.directory import RunDirectory
@@ -34,7 +34,7 @@ from qohort.runs.exported import CONFIG, description, is_exported, require
 from qohort.runs.formats import FORMATS, Check, chosen, compare
 from qohort.runs.model_card import CARD, model_card
 from qohort.runs.policy import Policy, policy_of
-from qohort.runs.video import check_rendering, has_ffmpeg
+from qohort.runs.video import has_ffmpeg
 
 OBSERVATIONS = 1000
 """The number of observations on which exported networks are compared with the policy."""

@@ -28,16 +28,15 @@ HISTORY = ("command", "run_id", "slurm_job", "resumed")
 """Keys of `manifest.json` about how a run was started, which do not affect its result."""
 
 
-def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
+def manifest(config: TrainConfig, command: list[str], environments: str) -> dict[str, Any]:
     """Return the content of `manifest.json`, except the earlier sessions of a resumed run.
 
     Args:
         config: The run's configuration.
         command: The command line.
+        environments: `tensor` or `gymnasium`.
     """
-    import torch  # slow to import, and so is the next one; lists of runs do without them
-
-    from qohort.environments.tensor.registry import tensor_environment
+    import torch  # slow to import; lists of runs do without it
 
     commit, dirty = repository()
     return {
@@ -56,7 +55,7 @@ def manifest(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "bits": config.bits,
         "compile": config.compile,
         "compile_fallbacks": {},
-        "environments": "gymnasium" if tensor_environment(config.env) is None else "tensor",
+        "environments": environments,
         "deterministic": config.env.deterministic,
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
     }

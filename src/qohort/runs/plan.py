@@ -12,8 +12,8 @@ from qohort.environments.making import make_environment
 from qohort.runs.checkpoints import KEPT
 from qohort.runs.listing import in_words, size, state_of
 from qohort.runs.members import Member, other_code
+from qohort.runs.preparing import prepare
 from qohort.runs.room import replay_bytes
-from qohort.runs.training import prepare
 
 
 def plan(config: DictConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from qohort.environments.preprocessing import EPSILON, Preprocessing
 from qohort.networks.branches import greedy_actions
 from qohort.networks.packing import PackedSpace, Unpacked, without_masked
 from qohort.runs.directory import RunDirectory
-from qohort.runs.evaluating import StoredMember, read_member, stored_config
+from qohort.runs.evaluating import StoredMember
 
 
 class PolicyNetwork(nn.Module):
@@ -146,28 +145,6 @@ class Policy:
         if values.ndim > 1:
             return action
         return int(action[0]) if action.ndim == 1 else action[0]
-
-
-def load(run: str | Path, checkpoint: str | None = None) -> Policy:
-    """Load the policy of a run, from its final checkpoint or else from its newest undamaged one; or an exported policy.
-
-    Loading imports and calls the classes that the configuration names, so load only what you trust.
-
-    Args:
-        run: A run directory, `<output_dir>/<env>/<agent>-<hash8>/seed-<n>`, or a directory that `qohort export` wrote.
-        checkpoint: A file in the run's `checkpoints/`; None for that choice.
-
-    Raises:
-        ConfigError: If it is not a run directory, has no checkpoint, or its environment cannot be made.
-    """
-    from qohort.runs.exported import is_exported, read_exported
-
-    path = Path(run).expanduser()
-    if is_exported(path):
-        return read_exported(path)
-    directory = RunDirectory(path)
-    config = stored_config(directory)
-    return policy_of(read_member(directory, config, checkpoint), directory, config)
 
 
 def policy_of(stored: StoredMember, directory: RunDirectory, config: TrainConfig) -> Policy:

@@ -20,9 +20,8 @@ from omegaconf import DictConfig
 from qohort.agent.learner import QLearning
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.identity import config_tree
-from qohort.config.members import check_config
 from qohort.environments.checked import in_words
-from qohort.runs.checking import check_accelerator, check_bits, check_environment, check_tracking
+from qohort.environments.tensor.registry import tensor_environment
 from qohort.runs.checkpointing import Checkpointing, MemberCheckpointIO
 from qohort.runs.checkpoints import FINAL, is_whole, load, step_name
 from qohort.runs.evaluation_videos import EvaluationVideos
@@ -30,10 +29,10 @@ from qohort.runs.interruption import STOP
 from qohort.runs.learning_curve import draw_run
 from qohort.runs.loggers import RunInfo
 from qohort.runs.manifest import command_line, in_sweep
-from qohort.runs.members import Member, check_code, members_of, other_code
+from qohort.runs.members import Member, other_code
 from qohort.runs.metrics import CohortRecorder
+from qohort.runs.preparing import prepare
 from qohort.runs.progress_bar import CohortProgress
-from qohort.runs.room import check_room
 from qohort.runs.summary import run_title, summarise
 from qohort.runs.trackers import open_sink
 from qohort.runs.wandb_agent import agent_follows
@@ -124,29 +123,6 @@ def _lock_unfinished(member: Member, locks: contextlib.ExitStack) -> bool:
     return True
 
 
-def prepare(config: DictConfig, resumes: bool = True) -> list[Member]:
-    """Check a configuration and its environment, and return its members. Nothing is written.
-
-    Args:
-        config: The composed configuration.
-        resumes: Whether to refuse interrupted runs that were made with other code.
-
-    Raises:
-        ConfigError: On the first mistake.
-    """
-    configs = check_config(config)
-    check_bits(configs[0])
-    check_accelerator(configs[0])
-    check_tracking(configs[0])
-    members = members_of(configs)
-    if resumes:
-        check_code(members)
-    space = check_environment(configs[0])
-    if unfinished := [member for member in members if member.config.overwrite or member.directory.result() is None]:
-        check_room(unfinished, space)
-    return members
-
-
 def train_cohort(members: Sequence[Member], step: int) -> None:
     """Train members that are at the same step until their budget is spent, and write their results.
 
@@ -157,8 +133,9 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     config = members[0].config
     torch.set_num_threads(config.trainer.threads)
     command = command_line()
+    environments = "gymnasium" if tensor_environment(config.env) is None else "tensor"
     for member in members:
-        member.directory.prepare(member.config, command, step)
+        member.directory.prepare(member.config, command, step, environments)
     recorder = CohortRecorder([member.directory.metrics for member in members])
     checkpoints = MemberCheckpointIO([member.directory.path for member in members])
     failed_members = checkpoints.failed_members

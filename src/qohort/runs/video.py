@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +11,6 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-
-from qohort.config.errors import ConfigError
-from qohort.config.schema import EnvironmentConfig
-from qohort.environments.making import make_environment
 
 
 class FrameWriter(Protocol):
@@ -127,34 +121,3 @@ def has_ffmpeg() -> bool:
     except (ImportError, RuntimeError, OSError):
         return False
     return True
-
-
-def check_rendering(env: EnvironmentConfig, seed: int, asked: str = "video=true") -> None:
-    """Check that an environment can render frames.
-
-    Args:
-        env: The environment.
-        seed: The seed of its first episode.
-        asked: The setting that asks for a video.
-
-    Raises:
-        ConfigError: If it cannot be made, or does not render arrays `[height, width, 3]`.
-    """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no screen to render frames
-    make_environment(env).close()  # an environment that cannot be made at all raises its own error
-    problem = ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            made = make_environment(env, render_mode="rgb_array")
-            try:
-                made.reset(seed=seed)
-                frame: Any = made.render()
-            finally:
-                made.close()
-            if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[-1] != 3:
-                problem = f"render() returns {type(frame).__name__}, not frames"
-        except Exception as error:  # an environment's renderer may raise anything
-            problem = str(error) or type(error).__name__
-    if problem:
-        raise ConfigError(f"{asked}: env.id={env.id} cannot render with render_mode=rgb_array: {problem}")

@@ -1,0 +1,105 @@
+"""A table of a report, and its formats Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from qohort.experiments.ablation import Ablation
+
+NOTHING = "–"
+"""Text of a cell without a value."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, and a note below or after it, such as an interval."""
+
+    text: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Return text and note on one line."""
+        return f"{self.text} {self.note}".rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        key: Identifier in files.
+        title: Title.
+        columns: Headings of the columns.
+        rows: The cells. The first one of a row is the arm.
+    """
+
+    key: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def column_name(ablation: Ablation, name: str) -> str:
+    """Return the heading of a column of `SCORES`."""
+    last = ablation.manifest.show.last
+    return {
+        "final": "final evaluation",
+        "last": f"mean of the last {last} evaluations",
+        "auc": "area under the curve",
+        "best": "best evaluation (with hindsight)",
+    }[name]
+
+
+def number(value: float, digits: int, sign: bool = False) -> str:
+    """Return a number as text with a typographic minus sign, and no minus before a zero."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", "−")
+
+
+def markdown(table: Table) -> str:
+    """Return a table in Markdown."""
+    head = f"| {' | '.join(table.columns)} |\n|{'---|' * len(table.columns)}\n"
+    rows = "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |\n" for row in table.rows)
+    return f"**{table.title}**\n\n{head}{rows}"
+
+
+GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "λ": "lambda", "τ": "tau"}
+
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    **{character: f"\\{character}" for character in "#$%&_"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "–": "--",
+    "×": r"$\times$",
+    **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
+}
+
+
+def latex_text(text: str) -> str:
+    """Return a text with LaTeX's special characters escaped."""
+    return "".join(SPECIAL.get(character, character) for character in text)
+
+
+def _latex_heading(text: str) -> str:
+    """Return a heading in LaTeX, on several lines if it is long."""
+    lines = r" \\ ".join(latex_text(line) for line in textwrap.wrap(text, 12))
+    return rf"\shortstack[r]{{{lines}}}" if len(text) > 12 else lines
+
+
+def latex(table: Table) -> str:
+    """Return a table in LaTeX. It needs the package booktabs."""
+    body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
+    head = " & ".join(map(_latex_heading, table.columns))
+    return (
+        "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
+        f"  \\caption{{{latex_text(table.title)}.}}\n"
+        f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}\n"
+        f"    \\toprule\n    {head} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
+        "  \\end{tabular}\n\\end{table}\n"
+    )
