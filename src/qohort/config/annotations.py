@@ -56,7 +56,7 @@ class Role:
     Attributes:
         kind: Import path of the class or protocol that the object made by `_target_` must have.
         given: Names of the parameters that the program passes, besides the node's keys.
-        instead: Import path of a class that does as well; the program passes it what is omitted. Empty for none.
+        instead: Module and name of a class that does as well; the program passes it what is omitted. Empty for none.
     """
 
     kind: str

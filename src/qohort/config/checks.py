@@ -104,7 +104,7 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
     target = locate(node["_target_"], name)
     if role is None and node.get("_partial_") is True:
         return dict(node)  # a function, as a wrapper's argument: it gets its other arguments later
-    if role and role.instead and inspect.isclass(target) and issubclass(target, locate(role.instead, name)):
+    if role and inspect.isclass(target) and role.instead in class_names(target):
         return _check_parameters(node, target, _with_optional_directory(target), (), path)
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
@@ -120,6 +120,11 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
         if role:
             _check_kind(made, role, name, made=True)
     return checked
+
+
+def class_names(kind: type[Any]) -> set[str]:
+    """Return the import paths of a class and of those that it derives from; they need not be imported for this."""
+    return {f"{one.__module__}.{one.__qualname__}" for one in kind.__mro__}
 
 
 def _with_optional_directory(target: Any) -> dict[str, inspect.Parameter]:

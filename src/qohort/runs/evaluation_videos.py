@@ -21,6 +21,7 @@ from qohort.config.members import evaluation_environment
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
 from qohort.environments.checked import in_words
 from qohort.environments.making import make_environment
+from qohort.networks.packing import masks_of
 from qohort.runs.interruption import STOP
 from qohort.runs.members import Member
 from qohort.runs.metrics import CohortRecorder, video_file
@@ -108,7 +109,9 @@ class EvaluationVideos(CohortCallback):
             file.parent.mkdir(exist_ok=True)
         config = module.config
         settings = dataclasses.replace(config.evaluation, episodes=1)
-        values = module.actor.preprocessing.before(QValues(module.online, module.head, Compiler("none")))
+        masks = masks_of(module.actor.space)
+        allowed = None if masks is None else masks.allowed
+        values = module.actor.preprocessing.before(QValues(module.online, module.head, Compiler("none"), allowed))
         arguments: Any = (evaluation_environment(config), settings, module.seeds, module.device, partial)
         try:
             with closing(FilmedEvaluator(*arguments)) as evaluator:

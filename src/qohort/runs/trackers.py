@@ -9,16 +9,17 @@ import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import instantiate
-from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 
-from qohort.config.checks import locate
+from qohort.config.checks import class_names, locate
 from qohort.config.errors import ConfigError
 from qohort.config.identity import flat
 from qohort.runs.loggers import RunInfo, Sink
+
+if TYPE_CHECKING:  # slow to import, and a report does without it
+    from pytorch_lightning.loggers import Logger
 
 CONTINUED_BY = ("run_id", "experiment_key", "run_hash", "id")
 """Arguments with which loggers continue an earlier run: MLflow's, Comet's, Aim's and others'."""
@@ -31,7 +32,8 @@ PACKAGES = {"MLFlowLogger": ("mlflow", "mlflow-skinny"), "CometLogger": ("comet_
 def lightning_logger(node: Mapping[str, Any]) -> type[Logger] | None:
     """Return the class of a node of `logger` if it is one of Lightning's; None if it is a `Sink`."""
     target = locate(node["_target_"], "logger")
-    return target if inspect.isclass(target) and issubclass(target, Logger) else None
+    fits = inspect.isclass(target) and "pytorch_lightning.loggers.logger.Logger" in class_names(target)
+    return cast("type[Logger]", target) if fits else None
 
 
 def check_lightning_loggers(loggers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -44,7 +46,7 @@ def check_lightning_loggers(loggers: Mapping[str, Mapping[str, Any]]) -> None:
         kind = lightning_logger(node)
         if kind is None:
             continue
-        if issubclass(kind, WandbLogger):
+        if "pytorch_lightning.loggers.wandb.WandbLogger" in class_names(kind):
             raise ConfigError(
                 f"logger.{key}._target_={node['_target_']} has one W&B run for a whole process, but each member needs "
                 "its own: use logger=wandb"
@@ -85,9 +87,11 @@ class TrackerSink:
     """
 
     def __init__(self, directory: Path, run: RunInfo, key: str, node: Mapping[str, Any]) -> None:
+        from pytorch_lightning.utilities import rank_zero_only
+
         # A single process, whatever SLURM_PROCID or RANK say; other ranks would write nothing.
         cast(Any, rank_zero_only).rank = 0
-        parameters = inspect.signature(lightning_logger(node) or Logger).parameters
+        parameters = inspect.signature(locate(node["_target_"], f"logger.{key}")).parameters
         place = directory / "loggers"
         place.mkdir(exist_ok=True)
         given: dict[str, Any] = {}
