@@ -186,7 +186,10 @@ class TrainConfig:
     checkpoint: CheckpointConfig
     trainer: TrainerConfig
     logger: Mapping[
-        str, Annotated[Node, Role("qohort.runs.loggers.Sink", ("directory", "run"), "pytorch_lightning.loggers.logger.Logger")]
+        str,
+        Annotated[
+            Node, Role("qohort.runs.loggers.Sink", ("directory", "run"), "pytorch_lightning.loggers.logger.Logger")
+        ],
     ]
     callbacks: Mapping[str, Annotated[Node, Role("pytorch_lightning.Callback")]]
     output_dir: str
