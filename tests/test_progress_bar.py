@@ -104,7 +104,7 @@ def test_speed_and_time_left_do_not_count_what_compiling_took(
     last = terminal.read().split("\r")[-1]
     # 10,000 of 100,000 env_steps in 40 seconds, and so 360 seconds more.
     assert last.startswith(" 10% |")
-    assert "10.0k/100k [00:40<06:00] " in last
+    assert "10.0k/100k [00:40<06:00], " in last
     assert last.rstrip().endswith(shown)
     assert len(last) <= columns
     bar._bar.close()
@@ -124,3 +124,12 @@ def test_without_a_terminal_there_is_a_line_for_each_evaluation(module, capsys) 
     assert said[0] == "compiling ..."
     assert len(said) == 2
     assert said[1].startswith("1,000/100,000 env_steps, evaluation 9.0, ")
+
+
+def test_a_run_that_is_too_short_for_its_compilation_is_told_what_is_faster(module, capsys) -> None:
+    module.progress.budget = 2_000
+    bar = CohortProgress()
+    bar.on_train_start(None, module)
+    for name in ("the update", "the evaluation"):
+        module.compiler.on_start(name)
+    assert capsys.readouterr().out.count("experiment=debug") == 1

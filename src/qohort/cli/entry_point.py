@@ -6,6 +6,7 @@ own words or after it has written files. Whatever else Hydra refuses is explaine
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import os
@@ -97,7 +98,7 @@ def entry_point(
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
-                with lenient_streams():  # also in a launcher's worker
+                with lenient_streams(), _output(process):  # also in a launcher's worker
                     return checked(config)
 
             def checked(config: DictConfig) -> Any:
@@ -148,6 +149,19 @@ def entry_point(
         return main
 
     return decorate
+
+
+def _output(process: int) -> contextlib.AbstractContextManager[None]:
+    """Return where a task prints: in a worker of a sweep that shows its progress, above that.
+
+    Args:
+        process: The process of the command.
+    """
+    if os.getpid() == process:
+        return contextlib.nullcontext()
+    from qohort.runs.sweep_display import output_for_display
+
+    return output_for_display()
 
 
 def _use_bits(firsts: Sequence[TrainConfig | None]) -> None:

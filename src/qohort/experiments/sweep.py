@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -32,6 +33,7 @@ from qohort.runs.checking import check_jobs
 from qohort.runs.interruption import STOP
 from qohort.runs.members import Member, check_code, members_of, other_code
 from qohort.runs.summary import summarise_sweep
+from qohort.runs.sweep_display import SweepDisplay
 
 Fold = Mapping[str, float]
 
@@ -290,7 +292,11 @@ def launch(
     with STOP.waiting():
         try:
             jobs = [_with_wandb_group(cohort, name) for cohort in left]
-            returns = launcher.launch(jobs, initial_job_idx=0) if left else []
+            if left:
+                with _display(launcher, [some for some in planned if any(map(_is_unfinished, some))]):
+                    returns = launcher.launch(jobs, initial_job_idx=0)
+            else:
+                returns = []
         except (ConfigError, HydraException, Interrupted):
             raise
         except Exception as error:  # a worker was killed, or could not be started
@@ -300,6 +306,14 @@ def launch(
     summarise_sweep([(member.config, member.directory) for member in members], title)
     _report_failures(left, returns)
     return [returns]
+
+
+def _display(launcher: Launcher, cohorts: Sequence[Sequence[Member]]) -> contextlib.AbstractContextManager[Any]:
+    """Return the display of a sweep that joblib's processes train; nothing for other launchers, or if it is off."""
+    quiet = not all(cohort[0].config.trainer.progress_bar for cohort in cohorts)
+    if quiet or type(launcher).__name__ != "JoblibLauncher":
+        return contextlib.nullcontext()
+    return SweepDisplay(cohorts, live=sys.stderr.isatty())
 
 
 def _is_unfinished(member: Member) -> bool:

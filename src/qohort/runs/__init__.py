@@ -18,6 +18,7 @@ Files, in reading order:
     checkpointing: Saves checkpoints, one file per member: at intervals, and when training is asked to stop.
     interruption: Signals that ask training to stop.
     progress_bar: The progress bar, or one line per evaluation without a terminal.
+    sweep_display: The progress of a sweep that several processes train.
     learning_curve: The learning curve of a run and of a cohort.
     summary: The table that is printed after training.
     evaluating: Loads a trained member and plays episodes.

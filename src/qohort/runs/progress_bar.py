@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,12 @@ import pytorch_lightning as pl
 from tqdm import tqdm
 
 from qohort.agent.callbacks import CohortCallback, Learner
+from qohort.runs.directory import RunDirectory
+from qohort.runs.interruption import SWEEP
+from qohort.runs.sweep_display import EVERY, display_directory, end_progress, write_progress
 
+SHORT_RUN = 5_000
+"""A budget up to which compiling takes longer than training, in env_steps."""
 BAR = 46
 """The columns that a bar takes beside its status: percentage, a short bar, counts and times."""
 
@@ -27,10 +33,19 @@ class CohortProgress(CohortCallback):
 
     by_rounds = True
 
+    def __init__(self) -> None:
+        self._display: Path | None = None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         module = cast(Learner, pl_module)
         self._live = sys.stderr.isatty()
+        self._display, self._displayed = display_directory(), 0.0
+        self._name = ""
+        if os.environ.get(SWEEP):
+            own = RunDirectory.of(module.members[0]).path.parent
+            self._name = f"{own.parent.name}/{own.name}"
+        self._budget = module.progress.budget
         self._evaluated = self._seen = module.progress.env_steps
         self._compiled_s = module.compiler.seconds
         self._start = (time.perf_counter() - self._compiled_s, module.progress.env_steps)
@@ -41,7 +56,7 @@ class CohortProgress(CohortCallback):
             disable=not self._live,
             dynamic_ncols=True,
             smoothing=0,  # the time left by the mean speed, of which compiling is no part
-            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
         )
         self._told = False
         module.compiler.on_start = self._compiling
@@ -51,8 +66,14 @@ class CohortProgress(CohortCallback):
         """Say that a program is compiled; without a terminal only once."""
         if self._live:
             self._bar.set_postfix_str(f"compiling {name}", refresh=True)
+        elif self._display is not None:
+            write_progress(self._display, self._name, self._bar.n / self._budget, f"compiling {name}")
         elif not self._told:
             print("compiling ...", flush=True)
+        if not self._told and self._budget <= SHORT_RUN:
+            self._bar.write(
+                "compiling takes longer than so short a run: compile=none or experiment=debug starts at once"
+            )
         self._told = True
 
     def _compiled(self, module: Learner) -> None:
@@ -72,6 +93,8 @@ class CohortProgress(CohortCallback):
         if self._live:
             self._show(module, refresh=False)
             self._bar.update(module.progress.env_steps - self._bar.n)
+        elif self._display is not None:
+            self._write(self._display, module)
         elif module.evaluated_at > self._evaluated:
             self._print_line(module)
 
@@ -82,11 +105,28 @@ class CohortProgress(CohortCallback):
         if self._live:
             self._show(module, refresh=True)
         self._bar.close()
+        if self._display is not None:
+            end_progress(self._display)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the display of a sweep."""
+        if self._display is not None:
+            end_progress(self._display)
+
+    def _write(self, display: Path, module: Learner) -> None:
+        """Write the progress for the display of a sweep, twice a second."""
+        if time.monotonic() - self._displayed < EVERY:
+            return
+        self._displayed = time.monotonic()
+        steps = module.progress.env_steps
+        words = fitting(self._status(module), 0, drop=False)
+        write_progress(display, self._name, steps / self._budget, words)
 
     def _print_line(self, module: Learner) -> None:
         self._evaluated = module.evaluated_at
         status = ", ".join(self._status(module))
-        print(f"{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {status}", flush=True)
+        name = f"{self._name}: " if self._name else ""
+        print(f"{name}{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {status}", flush=True)
 
     def _show(self, module: Learner, refresh: bool) -> None:
         self._bar.set_postfix_str(fitting(self._status(module), _columns() - BAR), refresh=refresh)
@@ -112,13 +152,13 @@ SHORT = (
 """The words of a status, and the shorter ones for a narrow terminal."""
 
 
-def fitting(parts: Sequence[str], columns: int) -> str:
-    """Return a status in at most so many columns: with short words, or without its last parts, if need be."""
+def fitting(parts: Sequence[str], columns: int, drop: bool = True) -> str:
+    """Return a status in at most so many columns: with short words, or if `drop`, without its last parts."""
     text = ", ".join(parts)
     if len(text) > columns:
         for word, short in SHORT:
             parts = [part.replace(word, short) for part in parts]
-        while len(text := ", ".join(parts)) > columns and len(parts) > 1:
+        while len(text := ", ".join(parts)) > columns and len(parts) > 1 and drop:
             parts = parts[:-1]
     return text
 
