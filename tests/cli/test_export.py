@@ -19,6 +19,7 @@ from gymnasium import spaces
 import qohort
 from qohort.cli.main import main
 from qohort.config.errors import ConfigError
+from qohort.networks.packing import PackedSpace
 from qohort.runs import exporting
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import load_config, load_member
@@ -290,6 +291,26 @@ def test_a_network_that_torch_cannot_trace_is_told_in_one_line(run, export, monk
     assert not (run / "export").exists()
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"space": PackedSpace(spaces.Discrete(3), 2)}, "has observations of several parts or action masks, which"),
+        (
+            {"actions": spaces.MultiDiscrete([2, 3])},
+            "has actions of several numbers, MultiDiscrete([2 3]), which cannot",
+        ),
+    ],
+    ids=["mask", "branches"],
+)
+def test_parts_masks_and_branches_are_refused(other, message, run, export, monkeypatch):
+    read = exporting.read_member
+    monkeypatch.setattr(exporting, "read_member", lambda *arguments: read(*arguments)._replace(**other))
+    code, output, errors = export(f"run={run}", "format=safetensors")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert message in errors
+    assert not (run / "export").exists()
+
+
 def test_an_export_that_cannot_be_loaded_is_told_in_one_line(run, export):
     assert export(f"run={run}", "format=safetensors")[0] == 0
     made = run / "export"
@@ -393,7 +414,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A server that stands for the Hub; `files` are those of the repository `me/it`."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files, server.requests, server.working = {}, [], True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
