@@ -20,7 +20,7 @@ SETTINGS = (
     "logger=none",
     "trainer.progress_bar=false",
     f"gamma={GAMMA}",
-    "budget=3_000",
+    "budget=5_000",
     "learning_starts=200",
     "train_every=2",
     "batch_size=32",
@@ -29,7 +29,7 @@ SETTINGS = (
     "lr_schedule=linear",
     "exploration.epsilon.start=0.5",
     "exploration.epsilon.end=0.5",
-    "evaluation.every=3_000",
+    "evaluation.every=5_000",
     "evaluation.episodes=2",
     "network.hidden=[16]",
     "network.layer_norm=false",
@@ -43,7 +43,7 @@ AGENTS = {
     "rainbow": (*(one for one in SETTINGS if not one.startswith("exploration")), *C51, "network.noisy_sigma=0.3"),
     "pqn": (
         *(one for one in SETTINGS if not one.startswith(("train_every", "learning_starts", "target_network"))),
-        *("exploration.epsilon.end=0.02", "train_every=64", "gradient_steps=8", "budget=16_000"),
+        *("exploration.epsilon.end=0.02", "train_every=64", "gradient_steps=8", "budget=30_000"),
     ),
 }
 
@@ -60,9 +60,10 @@ def test_values_under_masks_are_those_of_the_optimal_policy(agent: str, tmp_path
     policy = learned(tmp_path, agent, "env.id=masked:MaskedChain-v0", "env.action_mask=true")
     masks = np.array([masked.allowed(state) for state in range(masked.LENGTH)])
     values, known = policy.values(np.arange(masked.LENGTH), action_mask=masks), masked.optimal(GAMMA)
-    assert values.argmax(1).tolist() == known.argmax(1).tolist()
+    assert (values[~masks] == -np.inf).all()
     np.testing.assert_allclose(values.max(1), known.max(1), atol=0.12)
     if agent in ("dqn", "c51", "iqn"):  # which have explored enough, and whose targets are of one step
+        assert values.argmax(1).tolist() == known.argmax(1).tolist()
         np.testing.assert_allclose(values[masks], known[masks], atol=0.12)
 
 
