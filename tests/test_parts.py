@@ -15,6 +15,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 import masked
 from qohort.agent.evaluation import Evaluator
+from qohort.agent.heads import ImplicitQuantile
 from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.schema import EnvironmentConfig, EvaluationConfig
 from qohort.environments.contract import check_contract
@@ -23,6 +24,7 @@ from qohort.networks.packing import PackedSpace, Unpacked
 from qohort.networks.parts import MultiInputNetwork
 from qohort.networks.vectors import MLP, LinearNetwork
 from qohort.runs.loading import load
+from qohort.runs.policy import PolicyNetwork
 from test_masks import resumed, run
 
 SHORT = (
@@ -293,6 +295,12 @@ def test_a_policy_takes_what_the_environment_returns(tmp_path: Path) -> None:
     np.testing.assert_allclose(policy.values(several), np.stack(one_by_one), rtol=1e-5, atol=1e-6)
     assert policy.act(several).tolist() == [policy.act(one) for one in observations]
     assert not isinstance(policy.network.network, Unpacked)
+
+
+def test_the_network_of_a_policy_takes_parts_with_fractions() -> None:
+    head, space = ImplicitQuantile(), masked.Rooms().observation_space
+    network = PolicyNetwork(head.network(MultiInputNetwork(space, 2, 1, [(3, 3, 2)], [8])), head)
+    assert network(batch_of(space, 3)).shape == (3, 2)
 
 
 def test_a_failing_environment_of_parts_is_one_line(tmp_path: Path) -> None:

@@ -54,9 +54,16 @@ class PolicyNetwork(nn.Module):
         if self.mean is not None:
             scaled = (observation.double() - self.mean) / (self.variance + EPSILON).sqrt()
             observation = scaled.to(observation.dtype)
-        fractions = [self.fractions.expand(observation.shape[0], -1)] if self.fractions.numel() else []
+        fractions = [self.fractions.expand(_rows(observation), -1)] if self.fractions.numel() else []
         values: Tensor = self.head.mean(self.head.distribution(self.network(observation, *fractions)))
         return values
+
+
+def _rows(observation: Any) -> int:
+    """Return the number of observations, B, of a tensor `[B, ...]` or of a dict or tuple of such."""
+    while not isinstance(observation, Tensor):
+        observation = next(iter(observation.values() if isinstance(observation, Mapping) else observation))
+    return observation.shape[0]
 
 
 class Policy:
