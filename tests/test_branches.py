@@ -102,17 +102,18 @@ def test_importance_weights_apply_to_the_mean_of_the_branches():
 
 def test_a_soft_target_is_the_mean_of_those_of_the_branches_by_hand():
     online, target, batch = hand_made()
-    target["values"][0, :, 0] = torch.tensor([1.0, 0.0, 2.0, 0.0, 1.0])
-    single = {name: one[:1] for name, one in batch.items()}
+    target["values"][0, :, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0])
+    single = {name: one[:1] for name, one in batch.items()} | {"reward": torch.tensor([5.0])}
     soft = Soft(alpha=0.8, temperature=0.5, clip=-0.7)
     _, terms = BranchedTDLoss(look_up, soft, Expected(), branches=BRANCHES)(online, target, single)
 
     def state(values):
         return 0.5 * np.log(np.exp(np.array(values) / 0.5).sum())  # τ log Σ exp(Q / τ)
 
-    bonus = [max(-0.7, 0.0 - state([1.0, 0.0])), max(-0.7, 1.0 - state([2.0, 0.0, 1.0]))]
-    y = 1 + 0.8 * np.mean(bonus) + 0.5 * np.mean([state([6.0, 2.0]), state([-1.0, 4.0, 0.0])])
-    torch.testing.assert_close(terms.td_error, torch.tensor([abs(y - 2) + abs(y - 4)], dtype=torch.float32))
+    bonus = [max(-0.7, 0.0 - state([1.0, 0.0])), max(-0.7, 1.0 - state([0.0, 0.0, 1.0]))]
+    assert bonus[0] == -0.7 < bonus[1] < 0
+    y = 5 + 0.8 * np.mean(bonus) + 0.5 * np.mean([state([6.0, 2.0]), state([-1.0, 4.0, 0.0])])
+    torch.testing.assert_close(terms.td_error, torch.tensor([(y - 2) + (y - 4)], dtype=torch.float32))
 
 
 BOOTSTRAPS = {
@@ -243,12 +244,13 @@ def test_each_branch_explores_by_itself_by_hand():
 
 def test_boltzmann_has_a_number_for_each_action_of_each_branch():
     exploration = Boltzmann(ConstantSchedule(1.0))
-    assert draws_of(exploration, BRANCHES) == 5
+    branches = BranchedActions((3, 2))
+    assert draws_of(exploration, branches) == 5
     uniforms = np.full((2, 3, 5), 0.5)
-    uniforms[0, 0, 1] = uniforms[0, 0, 2] = 0.999
-    actions = act(exploration, lambda: np.zeros((2, 3, 5)), np.ones(2), uniforms, BRANCHES)
+    uniforms[0, 0, 2] = uniforms[0, 0, 4] = 0.999
+    actions = act(exploration, lambda: np.zeros((2, 3, 5)), np.ones(2), uniforms, branches)
     assert actions.shape == (2, 3, 2)
-    assert actions[0, 0].tolist() == [1, 0]
+    assert actions[0, 0].tolist() == [2, 1]
 
 
 def test_evaluation_replaces_the_numbers_of_an_action_one_by_one():

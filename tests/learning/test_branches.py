@@ -59,7 +59,6 @@ BRANCHED = {
     "double": RANDOM,
     "dueling": RANDOM,
     "c51": (*RANDOM, *C51),
-    "qr_dqn": (*RANDOM, "head.kappa=0", "head.quantiles=10"),
     "iqn": (*RANDOM, *IQN),
 }
 
