@@ -16,9 +16,9 @@ import pytest
 from matrix import matrix
 
 ROOT = Path(__file__).parents[1]
-STORAGE, FRAMES, REPLAY, PRIORITIES, TREE, RETURNS = (
+STORAGE, WINDOWS, FRAMES, REPLAY, PRIORITIES, TREE, RETURNS = (
     f"src/qohort/replay/{name}.py"
-    for name in ("storage", "frames", "ring", "prioritized", "sum_tree", "lambda_returns")
+    for name in ("storage", "windows", "frames", "ring", "prioritized", "sum_tree", "lambda_returns")
 )
 ROUNDS = "src/qohort/agent/rounds.py"
 ACTING = "src/qohort/agent/acting.py"
@@ -97,13 +97,13 @@ MUTANTS = {
     ),
     "blocks cross the ring's seam": Mutant(RETURNS, "(oldest + row[..., None]", "(row[..., None]", BLOCKS),
     "γ in place of γⁿ (lightning-bolts)": Mutant(
-        STORAGE, "(running, power, discount)", '(running, gamma * rows("continues", slot), discount)', N_STEP
+        WINDOWS, "(running, power, discount)", '(running, gamma * rows("continues", slot), discount)', N_STEP
     ),
     "a window has its first step's done flag": Mutant(
-        STORAGE, 'rows("continues", slot)', 'rows("continues", index)', N_STEP
+        WINDOWS, 'rows("continues", slot)', 'rows("continues", index)', N_STEP
     ),
     "an episode's last n - 1 starts are dropped": Mutant(
-        STORAGE,
+        WINDOWS,
         "    last, running = index,",
         "    for step in range(n_step - 1):\n"
         "        ends = rows('ended', (index + step * stride) % capacity)\n"
@@ -144,8 +144,8 @@ MUTANTS = {
     ),
     "Double Q-learning is hidden in the loss (RLlib, tianshou)": Mutant(
         LOSS,
-        "next_values = head.mean(policy_distribution)",
-        'next_values = head.mean(self._distribution(online, batch, "next_observation", "policy"))',
+        "self._policy(next_online, head.mean(policy_distribution), batch)",
+        'self._policy(next_online, head.mean(self._distribution(online, batch, "next_observation", "policy")), batch)',
         NOT_DOUBLE,
     ),
     "Double Q-learning is hidden in the setting": Mutant(
