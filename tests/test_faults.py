@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 from hydra import compose, initialize_config_dir
 
 import qohort.runs.checkpoints
@@ -56,6 +57,7 @@ def in_a_process(prepare, directory, *overrides):
         prepare()
         run(directory, *overrides)
 
+    wandb.teardown()  # a process of its own has its own service of W&B, which ends with it
     process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
     return process

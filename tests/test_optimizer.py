@@ -283,11 +283,11 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
     """The graph that inductor is given, run as it is on a cohort of 2, though it was unrolled for 7."""
     graphs = []
 
-    def leave_uncompiled(graph, stand_ins):
+    def leave_uncompiled(graph, stand_ins, **_):
         graphs.append(graph)
         return SimpleNamespace(current_callable=lambda tensors: graph(*tensors))
 
-    monkeypatch.setattr("qohort.cohort.compiler.compile_fx_inner", leave_uncompiled)
+    monkeypatch.setattr("qohort.cohort.compiler.compile_fx.compile_fx_inner", leave_uncompiled)
 
     def run(mode):
         online = CohortNetwork(lambda: build(space, 3, 1), SEEDS)

@@ -31,7 +31,8 @@ from qohort.experiments.search_space import Interval, read_space
 from qohort.experiments.tuning import tune
 from qohort.experiments.tuning_config import check_settings, check_space
 from qohort.runs.directory import RunDirectory
-from qohort.runs.training import members_of, train
+from qohort.runs.members import members_of
+from qohort.runs.training import train
 from qohort.statistics import iqm
 
 ROOT = Path(__file__).parents[1]

@@ -58,7 +58,7 @@ def blocks_in(checkpoints: Path) -> Blocks:
 
 def _replay(checkpoint: Mapping[str, Any]) -> Any:
     """Return the state of the replay in a checkpoint; None if it has none."""
-    return checkpoint["qohort"].get("replay")
+    return checkpoint.get("qohort", {}).get("replay")
 
 
 def drop_unused_blocks(checkpoints: Path) -> None:
