@@ -19,7 +19,7 @@ from qohort.config.errors import Interrupted
 from qohort.runs import blocks, checkpoints
 from qohort.runs.blocks import Blocks, references
 from qohort.runs.checkpointing import MemberCheckpointIO
-from qohort.runs.checkpoints import is_whole, newest_step
+from qohort.runs.checkpoints import drop_unused_blocks, is_whole, newest_step
 from qohort.runs.training import train
 
 
@@ -206,32 +206,41 @@ def test_before_learning_starts_the_plan_waits_for_a_whole_replay():
     assert [plan.due_by(n) for n in (10, 15, 16, 17)] == [0, 0, 1, 2]
 
 
-@pytest.mark.parametrize("more", [("env.backend=gymnasium",), (), ("agent=pqn", "env.num_envs=4", "train_every=40")])
-def test_a_run_goes_on_without_its_replay(more, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(blocks, "BLOCK", 2**24)
-    overrides = ("seed=[3,4]", "budget=600", "learning_starts=60", "batch_size=20", "compile=none", "logger=none",
-                 "evaluation.every=600", "evaluation.episodes=1", "evaluation.max_episode_steps=20",
-                 "train_every=1", "gradient_steps=1", "checkpoint.every=202",
-                 "checkpoint.replay=false", "trainer.progress_bar=false", f"output_dir={tmp_path}", *more)  # fmt: skip
+def trained(*overrides):
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return train(compose("train", list(overrides)))
 
-    def run():
-        with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-            return train(compose("train", list(overrides)))
 
+def interrupted(monkeypatch, *overrides):
+    """Train up to the first checkpoint."""
     save = MemberCheckpointIO.save_checkpoint
 
     def stopping(self, checkpoint, path, storage_options=None):
         save(self, checkpoint, path)
         raise Interrupted("stop here")
 
-    monkeypatch.setattr(MemberCheckpointIO, "save_checkpoint", stopping)
-    with pytest.raises(Interrupted):
-        run()
-    monkeypatch.setattr(MemberCheckpointIO, "save_checkpoint", save)
+    with monkeypatch.context() as patched:
+        patched.setattr(MemberCheckpointIO, "save_checkpoint", stopping)
+        with pytest.raises(Interrupted):
+            trained(*overrides)
+
+
+SMALL = (
+    *("seed=[3,4]", "budget=600", "learning_starts=60", "batch_size=20", "compile=none", "logger=none"),
+    *("evaluation.every=600", "evaluation.episodes=1", "evaluation.max_episode_steps=20", "checkpoint.every=202"),
+    *("train_every=1", "gradient_steps=1", "trainer.progress_bar=false"),
+)
+
+
+@pytest.mark.parametrize("more", [("env.backend=gymnasium",), (), ("agent=pqn", "env.num_envs=4", "train_every=40")])
+def test_a_run_goes_on_without_its_replay(more, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(blocks, "BLOCK", 2**24)
+    overrides = (*SMALL, "checkpoint.replay=false", f"output_dir={tmp_path}", *more)
+    interrupted(monkeypatch, *overrides)
     (checkpoint,) = tmp_path.glob("*/*/seed-3/checkpoints/step-*.ckpt")
     step = int(checkpoint.stem.partition("-")[2])
     state = checkpoints.load(checkpoint)["qohort"]
-    results = run()
+    results = trained(*overrides)
     told = capsys.readouterr().err
     if "agent=pqn" in more:  # a rollout is small
         assert "replay" in state
@@ -241,3 +250,48 @@ def test_a_run_goes_on_without_its_replay(more, tmp_path, monkeypatch, capsys):
     assert f"no update before {step + 60:,} env_steps" in told
     skipped = 60 - 1
     assert [result["gradient_steps"] for result in results] == [600 - 60 + 1 - skipped] * 2
+
+
+def test_what_a_checkpoint_has_counts_and_not_what_the_command_asks_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(blocks, "BLOCK", 2**24)
+    undisturbed = trained(*SMALL, "env.backend=gymnasium", f"output_dir={tmp_path / 'a'}")
+    resumed = (*SMALL, "env.backend=gymnasium", f"output_dir={tmp_path / 'b'}")
+    interrupted(monkeypatch, *resumed)
+    results = trained(*resumed, "checkpoint.replay=false")
+    assert "has no replay" not in capsys.readouterr().err
+    assert [one["fingerprint"] for one in results] == [one["fingerprint"] for one in undisturbed]
+
+
+def test_a_run_without_updates_left_takes_the_rest_of_its_budget(tmp_path, monkeypatch):
+    """It stops before the first update, and the budget ends before the replay is filled anew."""
+    overrides = (*SMALL, "learning_starts=450", "evaluation.every=200", "checkpoint.every=200")
+    overrides = (*overrides, "checkpoint.replay=false", "env.backend=gymnasium", f"output_dir={tmp_path}")
+    interrupted(monkeypatch, *overrides)
+    results = trained(*overrides)
+    assert [(one["env_steps"], one["gradient_steps"]) for one in results] == [(600, 0)] * 2
+
+
+def test_members_with_other_updates_behind_them_do_not_resume_as_one_cohort(tmp_path, monkeypatch):
+    """Seed 3 was resumed without a replay and skips updates, seed 4 was not; both are at the same env_steps."""
+    monkeypatch.setattr(blocks, "BLOCK", 2**24)
+    common = (*SMALL, "checkpoint.replay=false", "env.backend=gymnasium", f"output_dir={tmp_path}")
+    interrupted(monkeypatch, *common, "seed=3")
+    interrupted(monkeypatch, *common, "seed=3")
+    interrupted(monkeypatch, *common, "seed=4", "checkpoint.every=404")
+    assert len([*tmp_path.glob("*/*/seed-*/checkpoints/step-000000000404.ckpt")]) == 2
+    results = trained(*common)
+    assert {one["seed"]: one["gradient_steps"] for one in results} == {3: 541 - 2 * 59, 4: 541 - 59}
+
+
+def test_a_damaged_block_is_not_taken_for_one_of_the_same_content(tmp_path):
+    io = MemberCheckpointIO([tmp_path])
+    ring = torch.arange(200, dtype=torch.uint8).reshape(1, 50, 4)
+    io.save_checkpoint(a_checkpoint(ring, 1), "step-000000000001.ckpt")
+    block = min((tmp_path / "checkpoints/blocks").iterdir())
+    block.write_bytes(bytes(block.stat().st_size))
+    assert newest_step(tmp_path) is None
+    for path in (tmp_path / "checkpoints").glob("step-*.ckpt"):  # as a run does that does not resume from it
+        path.unlink()
+    drop_unused_blocks(tmp_path / "checkpoints")
+    io.save_checkpoint(a_checkpoint(ring, 1), "step-000000000001.ckpt")
+    assert newest_step(tmp_path) == 1

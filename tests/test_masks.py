@@ -289,7 +289,10 @@ def test_the_masks_of_taxi_are_gymnasiums() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("nothing", r"step\(\) returned info\['action_mask'\] that allows no action, but the episode goes on"),
+        (
+            "nothing",
+            r"step\(\) returned info\['action_mask'\] that allows no action, but the episode has not terminated",
+        ),
         ("shape", r"step\(\) returned info\['action_mask'\]=array\(.*\): it must have 4 integers, 1 where"),
         ("dtype", r"step\(\) returned info\['action_mask'\]=array\(.*\): it must have 4 integers, 1 where"),
         ("missing", r"step\(\) returned no info\['action_mask'\], which env.action_mask=true needs"),

@@ -39,7 +39,7 @@ def test_the_estimate_is_the_size_of_the_arrays(replay):
     spec = ReplaySpec(space, *sizes, torch.full((3,), 0.99), [0, 1, 2], 5000, torch.device("cpu"), Compiler("none"))
     made = instantiate(first.replay, _partial_=True)(spec=spec)
     stored = sum(array.nbytes for array in made.storage.arrays.values())
-    assert room.replay_bytes(configs, space) == stored
+    assert room.replay_bytes(configs, space, 2) == stored
 
 
 def test_what_does_not_fit_is_told_with_the_arithmetic(monkeypatch):
@@ -47,22 +47,22 @@ def test_what_does_not_fit_is_told_with_the_arithmetic(monkeypatch):
     each = 100_000 * (2 * 4 * 84 * 84 + 8 + 4 + 4)
     monkeypatch.setattr(room, "available_memory", lambda: 24 * GB)
     with pytest.raises(ConfigError) as told:
-        room.check_room(some, PICTURES)
+        room.check_room(some, PICTURES, 2)
     assert str(told.value) == (
         f"the replay does not fit into memory: 5 × 100,000 transitions of {each // 100_000:,} bytes are "
         f"{5 * each / GB:.1f} GB, but 24.0 GB are available; lower replay.capacity or the number of seeds in a cohort"
     )
     monkeypatch.setattr(room, "available_memory", lambda: 35 * GB)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000 * GB))
-    room.check_room(some, PICTURES)
+    room.check_room(some, PICTURES, 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=80 * GB))
     with pytest.raises(ConfigError, match=r"^the checkpoints do not fit on the disk of output_dir=outputs: .*84\.7 GB"):
-        room.check_room(some, PICTURES)
+        room.check_room(some, PICTURES, 2)
 
 
 def test_small_replays_are_not_looked_at(monkeypatch):
     monkeypatch.setattr(room, "available_memory", lambda: 0)
-    room.check_room(members("seed=[0,1]"), spaces.Box(-1, 1, (4,)))
+    room.check_room(members("seed=[0,1]"), spaces.Box(-1, 1, (4,)), 2)
 
 
 def test_the_system_says_what_is_available():

@@ -9,7 +9,16 @@ from adastop import MultipleAgentsComparator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qohort.sequential import Design, decide, fewest_seeds, first_crossing, sign_vectors, signed_sums
+from qohort.sequential import (
+    SIGNS,
+    Design,
+    _Comparison,
+    decide,
+    fewest_seeds,
+    first_crossing,
+    sign_vectors,
+    signed_sums,
+)
 from sequential_simulation import ALPHA, ARMS, EFFECTS, SCORES, SEEDS, simulate
 
 
@@ -233,3 +242,11 @@ def test_arms_that_differ_by_the_margin_are_rarely_equivalent(scores):
     repeats = 300
     outcome = simulate(SCORES[scores], [1.0] * ARMS, 5, repeats, seed=9, margin=1.0, rows=2**11)
     assert outcome.within_error <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / repeats)
+
+
+def test_a_crossing_in_one_direction_is_no_verdict_in_the_other():
+    """Ten pairs say higher, the next ten say lower. Holm's method may come back to the first ten later."""
+    differences = np.array([1.0] * 10 + [-3.0] * 10)
+    comparison = _Comparison(differences, Design(20, 10, 0.05, 1), None, SIGNS)
+    assert comparison.is_apart(0.05, 0)
+    assert not comparison.is_apart(0.05, 1)

@@ -242,7 +242,7 @@ def test_seeds_needed_are_those_of_the_textbook_and_give_the_power():
     # Two arms of spread 1 that differ by 0.5: 2 (1.96 + 0.84)² / 0.5² = 62.8
     assert seeds_needed(0.5, math.sqrt(2 / 20), 20) == 63
     assert seeds_needed(-0.5, math.sqrt(2 / 20), 20) == 63
-    assert seeds_needed(5.0, math.sqrt(2 / 20), 20) == 2
+    assert seeds_needed(5.0, math.sqrt(2 / 20), 20) == MIN_RUNS
     assert seeds_needed(0.0, 1.0, 20) == math.inf
     generator = np.random.default_rng(10)
     arm, other = generator.normal(0.5, size=(2000, 63)), generator.normal(size=(2000, 63))

@@ -2,8 +2,9 @@
 
 Each p-value alone errs at its own rate: of nine comparisons of equal arms, one in three reports would call some arm
 better. Holm's step-down correction (1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian
-Journal of Statistics 6) keeps the probability of any false verdict of a family below `LEVEL`, whatever the comparisons
-have in common, such as the baseline.
+Journal of Statistics 6) keeps the probability of any false verdict of a family below `LEVEL` if each p-value does,
+whatever the comparisons have in common, such as the baseline. The p-values of few runs do so approximately: the manual
+says for which returns this was measured.
 
 A verdict at p = 0.04 is often not confirmed by a second sample of runs, for example the same seeds on another type of
 CPU. It has a weaker word than one below `CONFIRMED_LEVEL`, the threshold that Benjamin et al. (2018, "Redefine
@@ -22,7 +23,7 @@ CONFIRMED_LEVEL = 0.005
 """Corrected p-value below which a verdict is stated without reservation."""
 
 Word = Literal[
-    "higher", "lower", "probably higher", "probably lower", "not told apart", "too few runs", "see decisions"
+    "higher", "lower", "probably higher", "probably lower", "not told apart", "too few runs", "see decisions", "none"
 ]
 
 
@@ -48,6 +49,8 @@ class Verdict(NamedTuple):
 
 DECIDED_BEFORE = Verdict(math.nan, math.nan, 0, "see decisions")
 """Instead of a verdict, if runs were trained until arms were told apart: p-values are of a fixed number of runs."""
+NOT_DECIDED = Verdict(math.nan, math.nan, 0, "none")
+"""The same for all environments together, over which nothing is decided."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -201,12 +201,14 @@ def p_value(difference: float, drawn: Array, runs: Sequence[int], statistic: Sta
 
     if min(runs) < MIN_RUNS:
         return math.nan
-    freedom, widening = sum(runs) - len(runs), _widening(runs, statistic)
+    freedom = min(runs) - 1  # all of the spread may be that of one environment
+    widening = _widening(runs, statistic)
     beyond = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
     inverted = 2 * t.sf(-norm.ppf(min(beyond, 0.5)) / widening, freedom)
     spread = float(drawn.std()) * widening
     if spread <= 1e-12 * abs(difference):  # all draws are equal, but for rounding
-        return float(max(inverted, 1.0 if difference == 0 else 0.0))
+        # Then it is that of all runs having one sign by chance, as for a sign test.
+        return float(max(inverted, 1.0 if difference == 0 else 2.0 ** (1 - sum(runs))))
     return float(max(inverted, 2 * t.sf(abs(difference) / spread, freedom)))
 
 
@@ -348,7 +350,7 @@ def seeds_needed(
         level: Probability of a false detection if there is no difference.
 
     Returns:
-        A whole number of at least 2; infinity if the difference is 0, NaN for fewer than two runs.
+        A whole number of at least `MIN_RUNS`; infinity if the difference is 0, NaN for fewer than two runs.
     """
     from scipy.stats import norm
 
@@ -357,7 +359,7 @@ def seeds_needed(
     if difference == 0:
         return math.inf
     spread = (norm.ppf(1 - level / 2) + norm.ppf(power)) * standard_error / abs(difference)
-    return float(max(2, math.ceil(runs * spread**2)))
+    return float(max(MIN_RUNS, math.ceil(runs * spread**2)))
 
 
 class Band(NamedTuple):

@@ -45,7 +45,8 @@ class ReplayDataset(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """Return the number of updates in the whole budget."""
-        return self._loop.updates()
+        # Lightning skips an epoch without batches, and with it the rest of the budget.
+        return max(1, self._loop.updates())
 
     def __iter__(self) -> Iterator[Any]:
         """Step the environments and yield the batches that are due, until the budget is spent."""

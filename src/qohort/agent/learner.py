@@ -441,7 +441,10 @@ class QLearning(pl.LightningModule):
         # After the last update the epoch is over. Lightning would skip training, and the rest of the budget with it.
         checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0, completed=0)
         load_state({"progress": self.progress}, state)  # which decides whether there is a replay
-        load_state({name: part for name, part in self._parts.items() if name != "replay" or name in state}, state)
+        parts = {name: part for name, part in self._parts.items() if name != "replay"}
+        if "replay" in state:  # whatever checkpoint.replay is now
+            parts["replay"] = self.replay
+        load_state(parts, state)
         if "replay" not in state and not self.finished:
             self._fill_replay_anew()
         if not self.config.env.deterministic:

@@ -128,6 +128,7 @@ def entry_point(
                 sources = Sources.of(arguments, config_name)
                 sweeping = arguments.multirun = bool(arguments.multirun) or _says_multirun(arguments, sources)
                 if sources and not arguments.shell_completion:
+                    _check_sweeper(arguments)
                     _check_overrides(arguments, sources, config_name)
                     sys.argv[1:] = _for_hydra(arguments, sources)
                 try:
@@ -283,12 +284,22 @@ def _read_options(can_plan: bool = False) -> Namespace:
     return arguments
 
 
-def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
-    """Return the command line that Hydra gets: for a sweep, `--dry-run` and `--cfg job` become a key of the sweeper.
+def _check_sweeper(arguments: Namespace) -> None:
+    """Check that the sweeper can print a plan, if one is asked for.
 
     Raises:
-        ConfigError: If another sweeper cannot print a plan.
+        ConfigError: If it cannot.
     """
+    planned = arguments.multirun and (arguments.dry_run or arguments.cfg)
+    others = [
+        text for text in arguments.overrides if text.startswith("hydra/sweeper=") and not text.endswith("=cohort")
+    ]
+    if planned and others:
+        raise ConfigError(f"{'--dry-run' if arguments.dry_run else '--cfg'} and -m need hydra/sweeper=cohort")
+
+
+def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
+    """Return the command line that Hydra gets: for a sweep, `--dry-run` and `--cfg job` become a key of the sweeper."""
     if not (arguments.dry_run or arguments.multirun):
         return sys.argv[1:]
     options = ("config_path", "config_name", "config_dir", "package", "experimental_rerun")
@@ -297,8 +308,6 @@ def _for_hydra(arguments: Namespace, sources: Sources) -> list[str]:
         return [*words, *arguments.overrides, "hydra.output_subdir=null", "hydra.run.dir=."]  # nothing is written
     texts = _as_sweeps(arguments.overrides, sources)
     if arguments.dry_run or arguments.cfg:
-        if any(text.startswith("hydra/sweeper=") and text != "hydra/sweeper=cohort" for text in texts):
-            raise ConfigError(f"{'--dry-run' if arguments.dry_run else '--cfg'} and -m need hydra/sweeper=cohort")
         what = "plan" if arguments.dry_run else "resolved" if arguments.resolve else "job"
         texts = [*texts, f"hydra.sweeper.show={what}"]
     return ["--multirun", *words, *texts]

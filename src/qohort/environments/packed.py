@@ -28,10 +28,11 @@ def packed_space(env: gym.Env[Any, Any], action_mask: bool) -> PackedSpace | Non
         UnsupportedPart: If a part of the observation space is not supported.
         ValueError: If the mask does not fit the actions.
     """
-    space = env.observation_space
+    space, actions = getattr(env, "observation_space", None), getattr(env, "action_space", None)
+    if not (isinstance(space, spaces.Space) and isinstance(actions, spaces.Space)):
+        return None  # `check_spaces` says what is missing
     if not action_mask:
         return PackedSpace(space) if isinstance(space, spaces.Dict | spaces.Tuple) else None
-    actions = env.action_space
     if not isinstance(actions, spaces.Discrete):
         raise ValueError(f"an action mask needs Discrete actions, not {actions}: set env.action_mask=false")
     if isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces:
@@ -114,7 +115,7 @@ class PackedEnv(gym.Wrapper[NDArray[np.uint8], Any, Any, Any]):
         if not array.any():
             if terminated:
                 return 1
-            raise Misfit(f"returned {place}['{ACTION_MASK}'] that allows no action, but the episode goes on")
+            raise Misfit(f"returned {place}['{ACTION_MASK}'] that allows no action, but the episode has not terminated")
         return array.astype(np.bool_)
 
 
@@ -126,11 +127,11 @@ def _at(observation: Any, path: tuple[Any, ...], space: spaces.Space[Any]) -> An
     """
     value = observation
     for key in path:
-        if not isinstance(value, Mapping if isinstance(key, str) else tuple | list):
+        if not isinstance(value, Mapping | tuple | list):
             raise Misfit(f"returned {kind_of(observation)} as observation, which is not of {space}")
         try:
             value = value[key]
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, TypeError) as error:
             raise Misfit(f"returned an observation without {key!r}, but the space is {space}") from error
     return value
 

@@ -84,9 +84,9 @@ class PackedSpace(spaces.Box):
         self.unpacked, self.masked = unpacked, masked
         placed, at = [], 0
         # The largest numbers first: then each one is at a multiple of its size.
-        for path, space in sorted(_parts(unpacked, ()), key=lambda part: -_dtype(part[1]).itemsize):
-            stop = at + math.prod(space.shape or ()) * _dtype(space).itemsize
-            placed.append(Leaf(path, space, _dtype(space), at, stop))
+        for path, space in sorted(_parts(unpacked, ()), key=lambda part: -part_dtype(part[1]).itemsize):
+            stop = at + math.prod(space.shape or ()) * part_dtype(space).itemsize
+            placed.append(Leaf(path, space, part_dtype(space), at, stop))
             at = stop
         self.leaves = tuple(placed)
         """The parts, in the order of their places."""
@@ -153,7 +153,8 @@ def without_masked(values: Tensor, allowed: Tensor) -> Tensor:
     return torch.where(allowed, values.clamp(min=torch.finfo(values.dtype).min), float("-inf"))
 
 
-def _dtype(space: spaces.Space[Any]) -> torch.dtype:
+def part_dtype(space: spaces.Space[Any]) -> torch.dtype:
+    """Return the dtype in which a part of an observation is packed and reaches the network."""
     dtype = np.dtype(space.dtype)
     return torch.float32 if dtype.kind == "f" else KEPT.get(str(dtype), torch.int64)
 

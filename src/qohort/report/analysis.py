@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qohort.experiments.ablation import Ablation, Arm
-from qohort.multiple_comparisons import DECIDED_BEFORE, Verdict, decide
+from qohort.multiple_comparisons import DECIDED_BEFORE, NOT_DECIDED, Verdict, decide
 from qohort.report.scores import SCORES, Scores
 from qohort.statistics import (
     Array,
@@ -119,9 +119,11 @@ def with_verdicts(places: Sequence[Place], sequential: bool) -> list[Place]:
         sequential: Whether arms stopped when they were decided. Then the p-values, which are of a fixed number of runs,
             do not hold, and every verdict refers to the table of decisions.
     """
-    comparisons = [one.comparison for place in places for one in place.arms if one.comparison is not None]
-    decided = decide([one.difference.value for one in comparisons], [one.p for one in comparisons])
-    verdicts = iter([DECIDED_BEFORE] * len(comparisons) if sequential else decided)
+    compared = [(place.name, one.comparison) for place in places for one in place.arms if one.comparison is not None]
+    if sequential:
+        verdicts = iter([NOT_DECIDED if name == ACROSS else DECIDED_BEFORE for name, _ in compared])
+    else:
+        verdicts = iter(decide([one.difference.value for _, one in compared], [one.p for _, one in compared]))
     return [
         replace(
             place,
@@ -175,9 +177,11 @@ def _compare(
     theirs: Sequence[Array],
     resamples: int,
 ) -> Comparison:
-    """Compare an arm with its other arm; if arms stopped when they were decided, by the seeds that both have."""
+    """Compare an arm with its other arm; over several environments, or if arms stopped, by the seeds that both have."""
     seeds = [(scores.seeds(arm.label, one), scores.seeds(arm.against, one)) for one in environments]
-    if scores.sequential and all(set(mine) & set(other) for mine, other in seeds):
+    # With other numbers of runs, the environments would have other weights in each of the two.
+    common = scores.sequential or len(environments) > 1
+    if common and all(set(mine) & set(other) for mine, other in seeds):
         both = [sorted(set(mine) & set(other)) for mine, other in seeds]
         ours, theirs = (
             [

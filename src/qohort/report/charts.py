@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
@@ -45,13 +46,14 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
     for key, (title, axis, value, line) in forests.items():
         if key in selected:
             compared = key != "scores"
-            panels = [_forest(place, axis, value, line(place), compared) for place in places]
+            against = None if compared else ablation.manifest.baseline
+            panels = [_forest(place, axis, value, line(place), against) for place in places]
             if any(panel.rows for panel in panels):
                 intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
-                diamonds = (
-                    f"diamonds: told apart after Holm's correction for {family(places)} comparisons; empty: probably"
-                )
-                made.append(Chart(key, title, f"{shown}, {count(places)}; {intervals}; {diamonds}", panels))
+                number = family(places)
+                diamonds = f"diamonds: told apart after Holm's correction for {number} comparisons; empty: probably"
+                notes = (f"{shown}, {count(places)}", intervals, *([diamonds] if number else []))
+                made.append(Chart(key, title, "; ".join(notes), panels))
     if "curves" in selected:
         for place in places:
             if place.name != ACROSS:
@@ -81,7 +83,8 @@ def count(places: Sequence[Place]) -> str:
     counted, planned = sum(one.count[0] for one in arms), sum(one.count[1] for one in arms)
     if counted < planned:
         return f"{counted} of {planned} runs, SOME ARE MISSING"
-    words = " or ".join(map(str, sorted({one.count[0] for one in places[0].arms})))
+    single = [place for place in places if place.name != ACROSS]
+    words = " or ".join(map(str, sorted({one.count[0] for place in single for one in place.arms})))
     return f"{words} runs per arm" + (" in each environment" if len(places) > 1 else "")
 
 
@@ -95,13 +98,20 @@ def _baseline(ablation: Ablation, place: Place) -> float | None:
 
 
 def _forest(
-    place: Place, axis: str, value: Callable[[ArmSummary], Estimate | None], line: float | None, compared: bool
+    place: Place, axis: str, value: Callable[[ArmSummary], Estimate | None], line: float | None, against: str | None
 ) -> Forest:
+    """Return a panel: of scores, beside the arm `against`, or of comparisons if that is None."""
+    compared = against is None
     arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
     words = axis.replace("returns", "normalised scores").replace("return", "normalised score")
     words = words if place.name == ACROSS else axis
-    rows = [(_row_name(one, place, compared), value(one), one.verdict.strength if one.verdict else 0) for one in arms]
+    rows = [(_row_name(one, place, compared), value(one), _strength(one, against)) for one in arms]
     return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
+
+
+def _strength(one: ArmSummary, against: str | None) -> Literal[0, 1, 2]:
+    """Return the strength of the verdict on an arm; 0 beside another arm than that which it is compared with."""
+    return one.verdict.strength if one.verdict and against in (None, one.arm.against) else 0
 
 
 def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:

@@ -95,11 +95,11 @@ def _check_same_spaces(training: EnvironmentConfig, evaluation: EnvironmentConfi
     close_all(envs)
 
 
-def check_environment(config: TrainConfig) -> spaces.Space[Any]:
+def check_environment(config: TrainConfig) -> tuple[spaces.Space[Any], int]:
     """Check that the environment keeps its contract, that the network fits it, and that the optimiser works.
 
     Returns:
-        The observation space.
+        The observation space, and the number of actions, with branches as a `BranchedActions`.
 
     Raises:
         ConfigError: If the environment cannot be made, its spaces are not supported, it returns something that does not
@@ -148,7 +148,7 @@ def check_environment(config: TrainConfig) -> spaces.Space[Any]:
         raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
     finally:
         close_all([env])
-    return env.observation_space
+    return env.observation_space, actions
 
 
 def _check_values(
@@ -192,9 +192,11 @@ def _check_masks(config: TrainConfig) -> None:
     Raises:
         ConfigError: If it has no parameter for them.
     """
+    if not config.env.action_mask:
+        return
     name = config.exploration["_target_"]
-    exploration = locate(name, "exploration._target_")
-    if config.env.action_mask and "allowed" not in inspect.signature(exploration.act).parameters:
+    exploration = instantiate(config.exploration, _convert_="all")
+    if "allowed" not in inspect.signature(exploration.act).parameters:
         raise ConfigError(
             f"exploration={name} does not know action masks: with env.action_mask=true its method act needs the "
             "parameter `allowed`"

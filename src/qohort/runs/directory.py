@@ -189,6 +189,7 @@ class RunDirectory:
         for checkpoint in (self.path / "checkpoints").glob("step-*.ckpt"):
             if checkpoint.name > step_name(step):  # damaged, since the run does not resume from it
                 checkpoint.unlink()
+        drop_unused_blocks(self.path / "checkpoints")  # a damaged one would be taken for one of the same content
         self.tidy()
         text = yaml.safe_dump(config_tree(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text.encode())

@@ -103,19 +103,22 @@ def stored_config(directory: RunDirectory) -> TrainConfig:
         raise ConfigError(f"run={path} has a config.yaml that cannot be used: {error}") from error
 
 
-def load_member(directory: RunDirectory, config: TrainConfig, device: torch.device) -> TrainedMember:
+def load_member(
+    directory: RunDirectory, config: TrainConfig, device: torch.device, name: str | None = None
+) -> TrainedMember:
     """Load a member from its final checkpoint, or else from its newest undamaged one.
 
     Args:
         directory: The member's run directory.
         config: Its configuration.
         device: The device for its network.
+        name: The name of another checkpoint; None for that choice.
 
     Raises:
         ConfigError: If there is no undamaged checkpoint, the environment cannot be made, or the network does not fit
             the checkpoint.
     """
-    stored = read_member(directory, config)
+    stored = read_member(directory, config, name)
     try:
         network = CohortNetwork(stored.make, [config.seed])
         network.load_state_dict(stored.weights)

@@ -99,7 +99,11 @@ def export(config: DictConfig) -> dict[str, Check]:
         made = Path(temporary)
         (made / CONFIG).write_text(json.dumps(description(policy), indent=2, allow_nan=False) + "\n")
         checks = _write(policy, settings.format, made)
-        video = _record(directory, policy, made) if settings.video else _copy_video(directory, policy, made)
+        video = (
+            _record(directory, policy, made, settings.checkpoint)
+            if settings.video
+            else _copy_video(directory, policy, made)
+        )
         repository = None if target is not None else str(settings.to).removeprefix(HUB)
         checkpoint = stored.checkpoint.name
         card = model_card(directory, policy, checkpoint, checks, video, settings.license, repository)
@@ -203,10 +207,10 @@ def observations_of(policy: Policy, count: int) -> NDArray[Any]:
     return np.stack(found)
 
 
-def _record(directory: RunDirectory, policy: Policy, made: Path) -> Path:
+def _record(directory: RunDirectory, policy: Policy, made: Path, checkpoint: str | None) -> Path:
     """Record an episode of the greedy policy."""
     config = policy.config
-    member = load_member(directory, config, torch.device("cpu"))
+    member = load_member(directory, config, torch.device("cpu"), checkpoint)
     evaluation = dataclasses.replace(config.evaluation, episodes=1, epsilon=0.0)
     path = made / f"{VIDEO}{'.mp4' if has_ffmpeg() else '.gif'}"
     arguments = (evaluation_environment(config), evaluation, [0], torch.device("cpu"))

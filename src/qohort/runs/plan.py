@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from qohort.config.errors import ConfigError
+from qohort.environments.actions import actions_of
 from qohort.environments.making import make_environment
 from qohort.runs.checkpoints import KEPT
 from qohort.runs.listing import in_words, size, state_of
@@ -60,9 +61,10 @@ def _lines(cohort: Sequence[Member]) -> Iterator[str]:
         yield f"{parent / name}: {words}"
     if trained:
         env = make_environment(trained[0].env)
-        whole = replay_bytes(trained, env.observation_space)
+        whole = replay_bytes(trained, env.observation_space, actions_of(env.action_space))
         env.close()
-        yield f"replay: {size(whole)} of memory; checkpoints: up to {size((KEPT + 1) * whole)} more than the networks"
+        saved = (KEPT + 1) * whole if trained[0].checkpoint.replay else 0
+        yield f"replay: {size(whole)} of memory; checkpoints: up to {size(saved)} more than the networks"
 
 
 def outlook(member: Member) -> tuple[str, bool]:

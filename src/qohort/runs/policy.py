@@ -17,7 +17,7 @@ from qohort.environments.actions import actions_of, as_counted
 from qohort.environments.packed import ACTION_MASK, split_mask
 from qohort.environments.preprocessing import EPSILON, Preprocessing
 from qohort.networks.branches import greedy_actions
-from qohort.networks.packing import PackedSpace, Unpacked, without_masked
+from qohort.networks.packing import PackedSpace, Unpacked, part_dtype, without_masked
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluating import StoredMember
 
@@ -135,7 +135,10 @@ class Policy:
         array, shape = np.asarray(observation, dtype=space.dtype), space.shape or ()
         if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
             raise ValueError(f"an observation has the shape {shape}, several [B, ...]; this one has {array.shape}")
-        return torch.from_numpy(np.array(array.reshape(-1, *shape))), array.ndim > len(shape)
+        tensor = torch.from_numpy(np.array(array.reshape(-1, *shape)))
+        if self.config.env.action_mask or isinstance(self.observation_space, spaces.Dict | spaces.Tuple):
+            tensor = tensor.to(part_dtype(space))  # as the parts of a packed observation were, when it was trained
+        return tensor, array.ndim > len(shape)
 
     def act(self, observation: Any, action_mask: Any = None) -> Any:
         """Return the greedy action of an observation, or an array `[B]` of those of several.

@@ -27,7 +27,7 @@ def prepare(config: DictConfig, resumes: bool = True) -> list[Member]:
     members = members_of(configs)
     if resumes:
         check_code(members)
-    space = check_environment(configs[0])
+    spaces = check_environment(configs[0])
     if unfinished := [member for member in members if member.config.overwrite or member.directory.result() is None]:
-        check_room(unfinished, space)
+        check_room(unfinished, *spaces)
     return members

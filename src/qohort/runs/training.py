@@ -24,6 +24,7 @@ from qohort.environments.checked import in_words
 from qohort.environments.tensor.registry import tensor_environment
 from qohort.runs.checkpointing import Checkpointing, MemberCheckpointIO
 from qohort.runs.checkpoints import FINAL, is_whole, load, step_name
+from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluation_videos import EvaluationVideos
 from qohort.runs.interruption import STOP
 from qohort.runs.learning_curve import draw_run
@@ -78,18 +79,28 @@ def finish(members: Sequence[Member]) -> None:
         Interrupted: If a signal asked to stop; every member has a checkpoint.
     """
     with STOP, contextlib.ExitStack() as locks:
-        waiting: dict[int, list[Member]] = defaultdict(list)
+        waiting: dict[tuple[int, str], list[Member]] = defaultdict(list)
         for member in members:
             if not _lock_unfinished(member, locks):
                 continue
             if is_whole(member.directory.final_checkpoint):
                 finish_trained(member)
             else:
-                waiting[member.directory.resumable_step() or 0].append(member)
-        for step in sorted(waiting, reverse=True):
+                waiting[_place(member.directory)].append(member)
+        for place in sorted(waiting, reverse=True):
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: run the same command to continue")
-            train_cohort(waiting[step], step)
+            train_cohort(waiting[place], place[0])
+
+
+def _place(directory: RunDirectory) -> tuple[int, str]:
+    """Return the env_steps to resume from, and what the members of one cohort have in common there."""
+    step = directory.resumable_step()
+    if not step:
+        return 0, ""
+    state = load(directory.path / "checkpoints" / step_name(step))["qohort"]
+    # Without a replay, the updates after an earlier resume were skipped.
+    return step, repr((state.get("plan"), state["progress"]["gradient_steps"], "replay" in state))
 
 
 def _lock_unfinished(member: Member, locks: contextlib.ExitStack) -> bool:
