@@ -118,7 +118,7 @@ MUTANTS = {
         TREE, "torch.zeros(shape, dtype=torch.float64)", "torch.zeros(shape, dtype=torch.float32)", DRIFT
     ),
     "the Huber loss ignores importance weights (tianshou)": Mutant(
-        LOSS, 'if "weight" in batch:', 'if "weight" in batch and getattr(head, "loss", None) != "huber":', WEIGHTS
+        LOSS, 'if "weight" in batch:', 'if "weight" in batch and getattr(self.head, "loss", None) != "huber":', WEIGHTS
     ),
     "the TD error told is the weighted squared one": Mutant(
         LOSS, 'loss = batch["weight"] * loss', 'loss = td_error = batch["weight"] * loss', WEIGHTS
