@@ -149,6 +149,11 @@ class Ablation:
     arms: tuple[Arm, ...]
     extra: tuple[str, ...]
 
+    @property
+    def selector(self) -> str:
+        """The override that selects it on the command line."""
+        return f"{GROUP}={self.name}"
+
 
 class ArmInEnvironment(NamedTuple):
     """One arm in one environment, with the overrides of its runs."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qohort.experiments.ablation import Ablation, Arm
 from qohort.multiple_comparisons import DECIDED_BEFORE, NOT_DECIDED, Verdict, decide
+from qohort.report.external import ExternalResult
 from qohort.report.scores import SCORES, Scores
 from qohort.statistics import (
     Array,
     Band,
     Comparison,
     Estimate,
+    Statistic,
     band,
     compare,
     estimate,
@@ -71,11 +74,13 @@ class Place:
         name: Name of the environment, or `ACROSS`.
         environments: The environments.
         arms: The statistics of each arm.
+        external: Published results in the environment.
     """
 
     name: str
     environments: tuple[str, ...]
     arms: tuple[ArmSummary, ...]
+    external: tuple[ExternalResult, ...] = ()
 
     def of(self, label: str) -> ArmSummary:
         """Return the statistics of an arm by its label."""
@@ -96,17 +101,38 @@ def normalise(ablation: Ablation, environment: str, scores: Array) -> Array:
     return (scores - choice.low) / (choice.high - choice.low)
 
 
-def analyse(ablation: Ablation, scores: Scores, resamples: int) -> list[Place]:
+def is_normalised(ablation: Ablation) -> bool:
+    """Return whether there are returns for normalised scores. Runs without a manifest have none."""
+    return all(math.isfinite(choice.high - choice.low) for choice in ablation.manifest.environments.values())
+
+
+def aggregates_of(ablation: Ablation) -> dict[str, Statistic]:
+    """Return the aggregates that a report shows: `AGGREGATES`, without the optimality gap if scores have no scale."""
+    return {
+        name: statistic
+        for name, statistic in AGGREGATES.items()
+        if is_normalised(ablation) or statistic is not optimality_gap
+    }
+
+
+def analyse(
+    ablation: Ablation,
+    scores: Scores,
+    resamples: int,
+    external: Mapping[str, tuple[ExternalResult, ...]] | None = None,
+) -> list[Place]:
     """Compute the statistics of all arms in each environment, and over all environments if there are several.
 
     Args:
         ablation: The ablation.
         scores: The scores of its runs.
         resamples: Bootstrap resamples.
+        external: Published results by environment; None for none. They are in no statistic.
     """
     environments = tuple(ablation.manifest.environments)
     places = [_place(ablation, scores, one, (one,), resamples) for one in environments]
-    if len(environments) > 1:
+    places = [replace(place, external=(external or {}).get(place.name, ())) for place in places]
+    if len(environments) > 1 and is_normalised(ablation):
         places.append(_place(ablation, scores, ACROSS, environments, resamples))
     return with_verdicts(places, scores.sequential)
 
@@ -157,7 +183,7 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     normalised = [normalise(ablation, one, own) for one, own in zip(environments, raw, strict=True)]
     aggregates = {
         name: estimate(statistic, normalised if statistic is optimality_gap else ours, resamples)
-        for name, statistic in AGGREGATES.items()
+        for name, statistic in aggregates_of(ablation).items()
     }
     columns = {
         name: estimate(interquartile_mean, _strata(ablation, scores, arm.label, environments, name), resamples)

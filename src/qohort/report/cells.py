@@ -32,12 +32,14 @@ class Table:
         title: Title.
         columns: Headings of the columns.
         rows: The cells. The first one of a row is the arm.
+        notes: Lines below the table.
     """
 
     key: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 def column_name(ablation: Ablation, name: str) -> str:
@@ -61,7 +63,8 @@ def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     head = f"| {' | '.join(table.columns)} |\n|{'---|' * len(table.columns)}\n"
     rows = "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |\n" for row in table.rows)
-    return f"**{table.title}**\n\n{head}{rows}"
+    notes = "".join(f"\n{note}\n" for note in table.notes)
+    return f"**{table.title}**\n\n{head}{rows}{notes}"
 
 
 GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "λ": "lambda", "τ": "tau"}
@@ -75,6 +78,7 @@ SPECIAL = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "−": "$-$",
+    "±": r"$\pm$",
     "–": "--",
     "×": r"$\times$",
     **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
@@ -96,10 +100,11 @@ def latex(table: Table) -> str:
     """Return a table in LaTeX. It needs the package booktabs."""
     body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
     head = " & ".join(map(_latex_heading, table.columns))
+    notes = "".join(f"  \\par\\raggedright {latex_text(note)}\n" for note in table.notes)
     return (
         "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
         f"  \\caption{{{latex_text(table.title)}.}}\n"
         f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}\n"
         f"    \\toprule\n    {head} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
-        "  \\end{tabular}\n\\end{table}\n"
+        f"  \\end{{tabular}}\n{notes}\\end{{table}}\n"
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
 from qohort.report.cells import column_name
-from qohort.report.figures import Chart, Forest, Pair
+from qohort.report.external import ExternalResult
+from qohort.report.figures import PUBLISHED, Chart, Forest, Pair
 from qohort.report.scores import Scores
 from qohort.report.tables import family
 from qohort.statistics import Estimate
@@ -52,7 +54,10 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
                 intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
                 number = family(places)
                 diamonds = f"diamonds: told apart after Holm's correction for {number} comparisons; empty: probably"
-                notes = (f"{shown}, {count(places)}", intervals, *([diamonds] if number else []))
+                notes = [f"{shown}, {count(places)}", intervals, *([diamonds] if number else [])]
+                if key == "scores" and any(place.external for place in places):
+                    panels = _with_external(places, panels)
+                    notes.append("squares: published means with ± std or interval, not tested, listed below the tables")
                 made.append(Chart(key, title, "; ".join(notes), panels))
     if "curves" in selected:
         for place in places:
@@ -60,9 +65,11 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
                 found = curves(scores, place.name, ablation.arms, resamples)
                 pairs = _pairs(place, found)
                 if pairs:
+                    pairs = [replace(pair, lines=_lines(place.external)) for pair in pairs]
                     title = f"Evaluation returns on {place.name}"
-                    note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point"
-                    made.append(Chart(f"curves_{place.name}", title, note, pairs, ("env_steps", "return")))
+                    note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point{_legend(place.external)}"
+                    key = f"curves_{place.name.replace('/', '_')}"
+                    made.append(Chart(key, title, note, pairs, ("env_steps", "return")))
     if "profiles" in selected:
         pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
         if pairs:
@@ -77,14 +84,15 @@ def count(places: Sequence[Place]) -> str:
     """Return the number of runs per arm, in words.
 
     Args:
-        places: The statistics that a figure shows. The last one includes all others.
+        places: The statistics that a figure shows.
     """
-    arms = places[-1].arms
+    whole = places[-1:] if places[-1].name == ACROSS else places
+    arms = [one for place in whole for one in place.arms]
     counted, planned = sum(one.count[0] for one in arms), sum(one.count[1] for one in arms)
     if counted < planned:
         return f"{counted} of {planned} runs, SOME ARE MISSING"
     single = [place for place in places if place.name != ACROSS]
-    words = " or ".join(map(str, sorted({one.count[0] for place in single for one in place.arms})))
+    words = " or ".join(map(str, sorted({one.count[0] for place in single for one in place.arms if one.count[1]})))
     return f"{words} runs per arm" + (" in each environment" if len(places) > 1 else "")
 
 
@@ -93,6 +101,8 @@ def _iqm(one: ArmSummary) -> Estimate | None:
 
 
 def _baseline(ablation: Ablation, place: Place) -> float | None:
+    if not ablation.manifest.baseline:
+        return None
     found = _iqm(place.of(ablation.manifest.baseline))
     return None if found is None else found.value
 
@@ -114,6 +124,32 @@ def _strength(one: ArmSummary, against: str | None) -> Literal[0, 1, 2]:
     return one.verdict.strength if one.verdict and against in (None, one.arm.against) else 0
 
 
+def _with_external(places: Sequence[Place], panels: Sequence[Forest]) -> list[Forest]:
+    """Return panels with a row for each published name. The panels of a figure have the same rows."""
+    titles = dict.fromkeys(one.title for place in places for one in place.external)
+    made = []
+    for place, panel in zip(places, panels, strict=True):
+        found = {one.title: one.estimate for one in place.external}
+        made.append(replace(panel, rows=[*panel.rows, *((title, found.get(title), PUBLISHED) for title in titles)]))
+    return made
+
+
+def _lines(external: Sequence[ExternalResult]) -> tuple[tuple[str, float], ...]:
+    """Return a letter and the mean of each published result."""
+    return tuple((chr(ord("a") + index % 26), one.mean) for index, one in enumerate(external))
+
+
+def _legend(external: Sequence[ExternalResult]) -> str:
+    """Return what the letters of published results mean."""
+    if not external:
+        return ""
+    words = (
+        f"{letter} {one.name} (n={one.n}, {one.env_steps:,} env_steps)"
+        for (letter, _), one in zip(_lines(external), external, strict=True)
+    )
+    return f"; dotted: published means at the end of training, {', '.join(words)}"
+
+
 def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:
     others = {arm.arm.against for arm in place.arms}
     return f"{one.name} vs {place.of(one.arm.against).arm.title}" if compared and len(others) > 1 else one.name
@@ -121,10 +157,11 @@ def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:
 
 def _pairs(place: Place, found: Mapping[str, Curve]) -> list[Pair]:
     """Return a panel for each arm that has a curve, with the curve of the arm it is compared with."""
+    compared = any(one.arm.label != one.arm.against for one in place.arms)
     pairs = []
     for one in place.arms:
         label, against = one.arm.label, one.arm.against
-        if label not in found or (label == against and len(found) > 1):
+        if label not in found or (label == against and compared and len(found) > 1):
             continue
         beside = found.get(against) if label != against else None
         pairs.append(Pair(one.name, found[label], place.of(against).name if beside else "", beside))

@@ -23,6 +23,10 @@ from qohort.statistics import Estimate
 GREY = "#595959"
 
 
+PUBLISHED = -1
+"""In place of the strength of a verdict: a published result, which is not tested."""
+
+
 WIDE, NARROW = 7.0, 3.7
 """Widths of figures in inches."""
 
@@ -53,7 +57,7 @@ class Forest:
         title: Title of the panel.
         axis: Label of the x-axis.
         rows: Name and estimate (None for none) of each row, and the `strength` of the verdict on it: 0 is drawn as a
-            blue circle, 1 as an empty orange diamond, 2 as a filled one.
+            blue circle, 1 as an empty orange diamond, 2 as a filled one, and `PUBLISHED` as a grey square.
         line: Position of the reference line; None for no line.
         limits: Limits of the x-axis; None to fit the data.
     """
@@ -74,12 +78,14 @@ class Pair:
         curve: Its curve.
         other: Name of the other arm; empty for none.
         beside: The curve of the other arm; None for none.
+        lines: Names and means of published results, drawn as horizontal lines.
     """
 
     name: str
     curve: Curve
     other: str
     beside: Curve | None
+    lines: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,13 +157,13 @@ def _draw_forest(axes: Axes, panel: Forest) -> None:
     for y, (_, estimate, strength) in enumerate(panel.rows):
         if estimate is None:
             continue
-        color = ORANGE if strength else BLUE
+        color, mark = {PUBLISHED: (GREY, "s"), 0: (BLUE, "o")}.get(strength, (ORANGE, "D"))
         if math.isfinite(estimate.low):
             axes.plot(
                 (estimate.low, estimate.high), (y, y), color=color, linewidth=2.2, alpha=0.55, solid_capstyle="butt"
             )
         face = "white" if strength == 1 else color
-        axes.plot(estimate.value, y, "D" if strength else "o", color=color, markerfacecolor=face, markersize=4)
+        axes.plot(estimate.value, y, mark, color=color, markerfacecolor=face, markersize=4)
     axes.set_yticks(range(len(panel.rows)), [name for name, _, _ in panel.rows])
     axes.set_ylim(len(panel.rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -183,6 +189,10 @@ def _draw_pairs(figure: Figure, panels: Sequence[Pair], names: tuple[str, str], 
         if panel.beside is not None:
             _draw_curve(axes, panel.beside, GREY, (0, (4, 1.5)))
             axes.set_title(panel.other, loc="right", color=GREY, fontsize=7)
+        for index_of, (name, mean) in enumerate(panel.lines):
+            axes.axhline(mean, color=GREY, linewidth=0.7, linestyle=":", zorder=0)
+            place = {"x": 0.02 + 0.06 * (index_of % 16), "y": mean, "va": "bottom", "fontsize": 6, "color": GREY}
+            axes.text(s=name, transform=axes.get_yaxis_transform(), **place)
         _draw_curve(axes, panel.curve, BLUE, "-")
         axes.set_title(panel.name, loc="left", color=BLUE, fontweight="bold")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))

@@ -16,6 +16,7 @@ from qohort.multiple_comparisons import CONFIRMED_LEVEL, LEVEL
 from qohort.report.analysis import Place
 from qohort.report.cells import Table
 from qohort.report.figures import NARROW, Chart, draw
+from qohort.report.found import FoundRuns
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.stopping import Stopping
 from qohort.report.tables import family
@@ -65,6 +66,8 @@ def differences(ablation: Ablation, scores: Scores) -> list[Difference]:
             continue
         by_rows: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
         for environment in ablation.manifest.environments:
+            if not {(arm.against, environment), (arm.label, environment)} <= configs.keys():
+                continue  # found runs need not have every arm in every environment
             found = config_difference(configs[arm.against, environment], configs[arm.label, environment])
             rows = tuple((key, _value(there), _value(here)) for key, (there, here) in found.items())
             by_rows.setdefault(rows, []).append(environment)
@@ -129,12 +132,14 @@ def page(
         undefined=jinja2.StrictUndefined,
     )
     runs = [run for some in scores.finished.values() for run in some]
-    baseline = ablation.manifest.baseline
-    first = next(plan for plan in scores.planned if plan.arm.label == baseline)
+    shown = ablation.manifest.baseline or scores.planned[0].arm.label
+    first = next(plan for plan in scores.planned if plan.arm.label == shown)
     values: Mapping[str, Any] = {
         "ablation": ablation,
         "manifest": ablation.manifest,
         "titles": {arm.label: arm.title for arm in ablation.arms},
+        "found": isinstance(ablation, FoundRuns),
+        "external": any(place.external for place in places),
         "finished": len(runs),
         "planned": len(scores.planned),
         "told_from": MIN_RUNS,
@@ -149,6 +154,7 @@ def page(
         "pictures": pictures,
         "differences": differences(ablation, scores),
         "baseline": [(key, json.dumps(value)) for key, value in flat(experiment_tree(first.config)).items()],
+        "baseline_title": first.arm.title,
         "baseline_environment": first.environment,
         "conditions": conditions(runs),
         "seconds": (min(run.result["wall_s"] for run in runs), max(run.result["wall_s"] for run in runs)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,13 @@ from qohort.config.checks import build_config, resolve
 from qohort.config.composition import without_hydra
 from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
+from qohort.config.messages import format_value
 from qohort.config.paths import check_directory
 from qohort.experiments.ablation import GROUP, Ablation, read_ablation
 from qohort.experiments.sweep import fold_ablation
 from qohort.report.cells import Table
+from qohort.report.external import ExternalResult, by_environment, read_external
+from qohort.report.found import FoundRuns, find_runs, other_task, records, setting
 from qohort.report.scores import (
     PlannedRun,
     Scores,
@@ -46,7 +50,11 @@ from qohort.runs.members import members_of
 class ReportConfig:
     """The configuration of a report. `conf/report.yaml` says what each key is."""
 
-    ablation: str
+    ablation: str | None
+    runs: str | Sequence[str] | None
+    baseline: str | None
+    name: str | None
+    external: str | None
     overrides: Sequence[str]
     output_dir: str
     reports_dir: str
@@ -57,45 +65,101 @@ class ReportConfig:
 
 
 def report(config: DictConfig) -> Path:
-    """Write the report of an ablation; its directory.
+    """Write the report of an ablation, or of the runs that are found; its directory.
 
     Raises:
         ConfigError: If the configuration or the manifest is wrong, or runs are missing; nothing was written then.
     """
     name = HydraConfig.get().runtime.choices[GROUP]
-    if name is None:
-        raise ConfigError("ablation has no value: give it one with ablation=NAME, a file in conf/ablation")
     settings: ReportConfig = build_config(ReportConfig, {**resolve(config), GROUP: name})
+    _check_selection(settings)
     check_directory("reports_dir", settings.reports_dir)
+    published = [] if settings.external is None else read_external(Path(settings.external))
+    ablation, planned, stopping = _runs_asked_for(settings)
+    external = {}
+    if settings.external is not None:
+        environments = [(plan.environment, plan.config.env.name) for plan in planned]
+        external = by_environment(published, environments, Path(settings.external))
+    scores = replace(read_scores(planned, ablation.manifest.show.last), sequential=stopping is not None)
+    problems = _check_missing(ablation, scores, settings)
+    problems += _check_code(ablation, scores, settings)
+    problems += not_deterministic(scores)
+    if isinstance(ablation, FoundRuns):
+        notes = [*other_task(ablation, planned), *(records(planned) if ablation.manifest.baseline else ())]
+        print("".join(f"{line}\n" for line in notes), end="", file=sys.stderr)
+        problems += notes
+    directory = Path(settings.reports_dir) / ablation.name
+    write(ablation, scores, stopping, problems, directory, settings, external)
+    print(f"report of {len(planned) - len(scores.problems)} runs: {directory / 'report.html'}")
+    return directory
+
+
+def _check_selection(settings: ReportConfig) -> None:
+    """Check that either an ablation or runs are given, and only keys that go with it.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if settings.ablation is None and settings.runs is None:
+        raise ConfigError(
+            "ablation has no value: give it one with ablation=NAME, a file in conf/ablation, or give runs=PATTERN"
+        )
+    if settings.ablation is not None and settings.runs is not None:
+        raise ConfigError(
+            f"ablation={settings.ablation} and runs={format_value(settings.runs)} are both given: give one of them"
+        )
+    if settings.runs is not None and settings.overrides:
+        raise ConfigError(
+            f"overrides={format_value(settings.overrides)} does not go with runs=...: the runs are what they are"
+        )
+    for key, value in (("baseline", settings.baseline), ("name", settings.name)):
+        if settings.ablation is not None and value is not None:
+            raise ConfigError(f"{key}={value} does not go with ablation=...: the manifest decides it")
+    path = Path(settings.name or "name")
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ConfigError(f"name={settings.name} is not a name of a report: give a path below reports_dir")
+
+
+def _runs_asked_for(settings: ReportConfig) -> tuple[Ablation, list[PlannedRun], Stopping | None]:
+    """Return what is reported, its runs, and how its arms were stopped."""
+    if settings.runs is not None:
+        patterns = [settings.runs] if isinstance(settings.runs, str) else settings.runs
+        return *find_runs(patterns, settings.baseline, settings.name), None
     loader = GlobalHydra.instance().config_loader()
-    ablation = read_ablation(settings.ablation, settings.overrides, loader)
+    ablation = read_ablation(str(settings.ablation), settings.overrides, loader)
     planned = plan_runs(ablation, loader, settings.output_dir)
     stopping = stopping_of(ablation, planned)
     if stopping is not None:
         ablation = replace(ablation, extra=(*ablation.extra, *stopping.overrides(ablation)))
         planned = stopping.asked_for(planned)
-    scores = replace(read_scores(planned, ablation.manifest.show.last), sequential=stopping is not None)
+    return ablation, planned, stopping
+
+
+def _check_missing(ablation: Ablation, scores: Scores, settings: ReportConfig) -> list[str]:
+    """Return a line for each kind of run that cannot be counted.
+
+    Raises:
+        ConfigError: If there are any and `allow_missing` is false, or no run is left.
+    """
     problems = format_problems(scores.problems)
-    counted = len(planned) - len(scores.problems)
-    if problems:
-        print("\n".join(f"  {line}" for line in problems), file=sys.stderr)
-        words = (
-            f"{len(scores.problems)} of {len(planned)} runs of ablation={ablation.name} cannot be counted, listed above"
-        )
-        if not settings.allow_missing or not counted:
-            command = " ".join(("scripts/train.py", "-m", f"ablation={ablation.name}", *ablation.extra))
-            allowed = "" if not counted else ", or report the others with allow_missing=true"
-            raise ConfigError(f"{words}: run {command} for what is left{allowed}")
-        print(f"{words}: every table and figure says how many there are", file=sys.stderr)
-    problems += _check_code(scores, settings)
-    problems += not_deterministic(scores)
-    directory = Path(settings.reports_dir) / ablation.name
-    write(ablation, scores, stopping, problems, directory, settings)
-    print(f"report of {counted} runs: {directory / 'report.html'}")
-    return directory
+    if not problems:
+        return []
+    counted = len(scores.planned) - len(scores.problems)
+    print("\n".join(f"  {line}" for line in problems), file=sys.stderr)
+    words = (
+        f"{len(scores.problems)} of {len(scores.planned)} runs of {ablation.selector} cannot be counted, listed above"
+    )
+    if not settings.allow_missing or not counted:
+        command = f"run {' '.join(('scripts/train.py', '-m', ablation.selector, *ablation.extra))} for what is left"
+        if isinstance(ablation, FoundRuns):
+            command = "train what is left, or give other runs"
+        allowed = "" if not counted else ", or report the others with allow_missing=true"
+        raise ConfigError(f"{words}: {command}{allowed}")
+    print(f"{words}: every table and figure says how many there are", file=sys.stderr)
+    return problems
 
 
-def _check_code(scores: Scores, settings: ReportConfig) -> list[str]:
+def _check_code(ablation: Ablation, scores: Scores, settings: ReportConfig) -> list[str]:
     """What is to be said of the code that made the runs, in lines.
 
     Raises:
@@ -104,11 +168,12 @@ def _check_code(scores: Scores, settings: ReportConfig) -> list[str]:
     mixed = mixed_code(scores)
     if mixed:
         print("\n".join(f"  {line}" for line in mixed), file=sys.stderr)
-        words = f"the runs of ablation={settings.ablation} were made with different code, listed above"
+        words = f"the runs of {ablation.selector} were made with different code, listed above"
         if settings.other_code == "refuse":
+            again = f"train them again with scripts/train.py -m {ablation.selector} overwrite=true, or "
             raise ConfigError(
-                f"{words}: train them again with scripts/train.py -m ablation={settings.ablation} overwrite=true, "
-                "or report them all the same with other_code=allow"
+                f"{words}: {'' if isinstance(ablation, FoundRuns) else again}report them all the same with "
+                "other_code=allow"
             )
         print(words, file=sys.stderr)
         return [f"different code: {line}" for line in mixed]
@@ -148,6 +213,7 @@ def write(
     problems: Sequence[str],
     directory: Path,
     settings: ReportConfig,
+    external: Mapping[str, tuple[ExternalResult, ...]],
 ) -> None:
     """Write everything.
 
@@ -158,6 +224,7 @@ def write(
         problems: What is missing, in lines.
         directory: Where to.
         settings: The report's.
+        external: Published results by environment.
     """
     from qohort.report.analysis import analyse
     from qohort.report.cells import latex, markdown
@@ -167,7 +234,7 @@ def write(
     from qohort.report.tables import comparisons_csv, tables
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
-    places = analyse(ablation, scores, settings.resamples)
+    places = analyse(ablation, scores, settings.resamples, external)
     made = [*(stopping.tables() if stopping is not None else []), *tables(ablation, places)]
     drawn = [
         (chart, draw(chart, "png"), draw(chart, "pdf"))
@@ -232,12 +299,21 @@ def log_to_wandb(name: str, directory: Path, tables: Sequence[Table], figures: M
         run.finish()
 
 
+def _quoted(text: str) -> str:
+    """Return a text in quotes of the shell if it needs them."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
+
+
 def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> list[str]:
     """How to make the report again."""
-    output = [] if settings.output_dir == "outputs" else [f"output_dir={settings.output_dir}"]
-    name = f"ablation={ablation.name}"
+    found = isinstance(ablation, FoundRuns)
+    output = [] if settings.output_dir == "outputs" or found else [f"output_dir={settings.output_dir}"]
+    name = ablation.selector
     train = ["python scripts/train.py -m", name, *ablation.extra, *output, "hydra/launcher=joblib"]
-    reporting = ["python scripts/report.py", name, *output]
+    reporting = ["python scripts/report.py", _quoted(name), *output]
+    for key in ("baseline", "name", "external"):
+        if (value := getattr(settings, key)) is not None:
+            reporting.append(_quoted(setting(key, value)))
     if ablation.extra:
         quoted = (f'"{text}"' for text in ablation.extra)
         reporting.append(f"'overrides=[{','.join(quoted)}]'")
@@ -245,4 +321,5 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
         reporting.append("allow_missing=true")
     if settings.other_code == "allow":
         reporting.append("other_code=allow")
-    return [" ".join(train), " ".join(reporting), f"python scripts/verify.py report={directory} sample=3"]
+    verifying = f"python scripts/verify.py report={directory} sample=3"
+    return [*([] if found else [" ".join(train)]), " ".join(reporting), verifying]

@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 
 from qohort.experiments.ablation import Ablation
-from qohort.report.analysis import ACROSS, AGGREGATES, ArmSummary, Place
+from qohort.report.analysis import ACROSS, ArmSummary, Place, aggregates_of
 from qohort.report.cells import NOTHING, Cell, Table, column_name, number
+from qohort.report.external import ExternalResult
 from qohort.report.scores import SCORES
 from qohort.statistics import MIN_RUNS, Estimate
 
@@ -22,6 +23,7 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
         places: The statistics of its arms.
     """
     made = []
+    aggregates = tuple(aggregates_of(ablation))
     for place in places:
         missing = [one for one in place.arms if one.count[0] < one.count[1]]
         counted = sum(one.count[0] for one in place.arms), sum(one.count[1] for one in place.arms)
@@ -32,8 +34,12 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
             Table(
                 f"scores_{_key(place)}",
                 f"{place.name}: {shown}, {kind}{remark}",
-                ("arm", "runs", *AGGREGATES),
-                tuple(_scores(one, place) for one in place.arms),
+                ("arm", "runs", *aggregates),
+                (
+                    *(_scores(one, place, aggregates) for one in place.arms),
+                    *(_external(one, place, aggregates) for one in place.external),
+                ),
+                tuple(f"{one.note}. Not tested." for one in place.external),
             ),
             Table(
                 f"comparison_{_key(place)}",
@@ -48,17 +54,23 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
                 tuple(_columns(one, place) for one in place.arms),
             ),
         ]
-    return made
+    compared = any(arm.label != arm.against for arm in ablation.arms)
+    return [table for table in made if compared or not table.key.startswith("comparison_")]
 
 
 def _key(place: Place) -> str:
     return place.name.replace(" ", "_").replace("/", "_")
 
 
-def _scores(one: ArmSummary, place: Place) -> tuple[Cell, ...]:
+def _external(one: ExternalResult, place: Place, aggregates: Sequence[str]) -> tuple[Cell, ...]:
+    mean = Cell(number(one.mean, decimals(place)), one.spread_text(decimals(place)))
+    return (Cell(one.title), Cell(str(one.n)), *(mean if name == "mean" else Cell(NOTHING) for name in aggregates))
+
+
+def _scores(one: ArmSummary, place: Place, aggregates: Sequence[str]) -> tuple[Cell, ...]:
     cells = [
         estimate_cell(one.aggregates.get(name), 3 if name == "optimality gap" else decimals(place))
-        for name in AGGREGATES
+        for name in aggregates
     ]
     if one.scores and min(map(len, one.scores)) < MIN_RUNS:  # the interval of so few runs would be too narrow
         runs = ", ".join(number(score, decimals(place)) for scores in one.scores for score in scores)
