@@ -135,6 +135,23 @@ def test_arms_are_the_same_in_every_environment_if_only_the_environments_differ(
     assert ablation.selector == "runs=outputs"
 
 
+def test_an_arm_need_not_be_in_every_environment(found):
+    """Not even the baseline: there is nothing to compare with then, and no run is missing."""
+    found.write([run for run in found.planned if run.environment == "cartpole" or run.config.gamma == 0.901])
+    code, _, err = found("runs=outputs", "baseline='dqn, gamma=0.9'")
+    assert code == 0, err
+    text = Path("reports/outputs/table.md").read_text()
+    mountaincar = text.partition("**MountainCar-v0: final")[2]
+    assert "p, Holm (2 comparisons)" in text
+    assert "| dqn, gamma=0.9 | 0 | – | – | – |" in mountaincar
+    assert re.search(r"\| dqn, gamma=0\.901 \| 5 \| -?−108\.0 \[", mountaincar)
+    assert "| dqn, gamma=0.901 | dqn, gamma=0.9 | 5, 0 | – | – | – | – | – | – |" in mountaincar
+    assert "missing" not in text
+    html = Path("reports/outputs/report.html").read_text()
+    assert "5 runs per arm" in html
+    assert "0 or 5" not in html
+
+
 def test_the_same_experiment_in_two_output_directories_is_two_arms(found):
     first = [run for run in found.planned if run.environment == "cartpole" and run.config.gamma == 0.9]
     earlier = [found.placed(run, "earlier") for run in first]
