@@ -217,6 +217,28 @@ def test_another_evaluation_is_told(found):
     ) in err
 
 
+def test_a_record_of_arms_that_stopped_is_told_beside_p_values(found):
+    found.write([run for run in found.planned if run.environment == "cartpole"])
+    Path("outputs/sequential").mkdir()
+    Path("outputs/sequential/cartpole-1a2b3c4d.json").write_text("{}")
+    told = "p-values may not hold: outputs/sequential/cartpole-1a2b3c4d.json says that arms of an ablation stopped"
+    assert told not in found("runs=outputs")[2]
+    code, _, err = found("runs=outputs", "baseline='dqn, gamma=0.9'")
+    assert code == 0, err
+    assert told in err
+    assert told in Path("reports/outputs/report.html").read_text()
+
+
+def test_a_run_that_cannot_be_read_is_named(found):
+    found.write(found.planned[:3])
+    file = found.planned[1].directory / "config.yaml"
+    file.write_text(file.read_text().replace("gamma: ", "gama: "))
+    code, _, err = found("runs=outputs/*")
+    assert code == 2
+    assert err.startswith(f"qohort: {file} cannot be read: ")
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
