@@ -254,8 +254,9 @@ def test_a_run_goes_on_without_its_replay(more, tmp_path, monkeypatch, capsys):
 
 def test_what_a_checkpoint_has_counts_and_not_what_the_command_asks_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(blocks, "BLOCK", 2**24)
-    undisturbed = trained(*SMALL, "env.backend=gymnasium", f"output_dir={tmp_path / 'a'}")
-    resumed = (*SMALL, "env.backend=gymnasium", f"output_dir={tmp_path / 'b'}")
+    short = (*SMALL, "budget=250", "checkpoint.every=101", "env.backend=gymnasium")
+    undisturbed = trained(*short, f"output_dir={tmp_path / 'a'}")
+    resumed = (*short, f"output_dir={tmp_path / 'b'}")
     interrupted(monkeypatch, *resumed)
     results = trained(*resumed, "checkpoint.replay=false")
     assert "has no replay" not in capsys.readouterr().err
