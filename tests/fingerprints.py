@@ -5,8 +5,9 @@
     python tests/fingerprints.py --source DIR ...      run the code of another checkout
     python tests/fingerprints.py --emulate portable    run them on an emulated Haswell (Debian's qemu-user)
 
-The commands whose names begin with `portable` end with the same bits on any x86-64 machine with AVX2. The others are
-not compiled: MKL has kernels of its own for them on each make of CPU, so they are compared on AMD's only. Elsewhere,
+The commands whose names begin with `portable` are meant to end with the same bits on any x86-64 machine with AVX2; the
+manual says where they were seen to. The others are not compiled: MKL has kernels of its own for them on each make of
+CPU, so they are compared on AMD's only. Elsewhere,
 record them with `--source` on a checkout of the commit to compare with.
 """
 

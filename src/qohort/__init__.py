@@ -1,7 +1,7 @@
 """Qohort: Deep Q-Networks trained in cohorts, with Lightning, Hydra, Gymnasium and Weights & Biases.
 
 Importing the package chooses the CPU instructions of the libraries that compute, before they are loaded. With
-`bits=portable`, the default, they all use AVX2, so that a run ends with the same bits on any x86-64 machine with AVX2.
+`bits=portable`, the default, they all use AVX2, so that a run ends with the same bits on x86-64 machines of one make.
 With `bits=native` they use the widest that the CPU has. The environment variable `QOHORT_BITS` says which.
 
 In both, MKL computes reproducibly. Otherwise the last bit of a member's matrix products could depend on the alignment
