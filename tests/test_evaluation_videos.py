@@ -78,7 +78,7 @@ def test_a_video_that_cannot_be_made_ends_no_run(
     def broken(path: Path, fps: float) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("qohort.runs.evaluation_videos.open_writer", broken)
+    monkeypatch.setattr("qohort.runs.evaluating.open_writer", broken)
     train(settings(tmp_path, "evaluation.video_at=[200]", "logger=none"))
     assert "no video of the evaluation at 200 env_steps: OSError: no room" in capsys.readouterr().err
     assert len(results(tmp_path)) == 2

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -256,7 +256,7 @@ def play(
     name += ".mp4" if has_ffmpeg() else ".gif"
     partial = videos / f".partial-{name}"
     try:
-        with closing(FilmingEvaluator(*arguments, partial)) as evaluator:
+        with closing(FilmedEvaluator(*arguments, [partial])) as evaluator:
             scores = evaluator(member.values, round=0)
         partial.replace(videos / name)
     finally:
@@ -264,15 +264,15 @@ def play(
     return scores, videos / name
 
 
-class FilmingEvaluator(Evaluator):
-    """An evaluator that records a video of its first episode.
+class FilmedEvaluator(Evaluator):
+    """An evaluator that records the first episode of each member.
 
     Args:
         env: The environment.
         evaluation: The number of episodes and ε.
         seeds: The members' seeds.
         device: The device of the networks.
-        path: The video file, `.mp4` or `.gif`.
+        paths: The video file of each member, `.mp4` or `.gif`; None for a member that is not filmed.
     """
 
     def __init__(
@@ -281,20 +281,23 @@ class FilmingEvaluator(Evaluator):
         evaluation: EvaluationConfig,
         seeds: Sequence[int],
         device: torch.device,
-        path: Path,
+        paths: Sequence[Path | None],
     ) -> None:
         super().__init__(env, evaluation, seeds, device)
-        unfilmed = self._envs[0][0]
-        filmed = make_environment(env, render_mode="rgb_array")
-        fps = float(filmed.metadata.get("render_fps") or 30)
-        self._writer = open_writer(path, fps)
-        self._envs[0][0] = FrameRecorder(filmed, self._writer)
-        unfilmed.close()
+        self._writers = ExitStack()
+        for envs, path in zip(self._envs, paths, strict=True):
+            if path is None:
+                continue
+            envs[0].close()
+            filmed = make_environment(env, render_mode="rgb_array")
+            writer = open_writer(path, float(filmed.metadata.get("render_fps") or 30))
+            self._writers.callback(writer.close)
+            envs[0] = FrameRecorder(filmed, writer)
 
     def close(self) -> None:
-        """Close all environments and finish the video."""
+        """Close all environments and finish the videos."""
         super().close()
-        self._writer.close()
+        self._writers.close()
 
 
 def summary(returns: NDArray[np.float64]) -> dict[str, Any]:

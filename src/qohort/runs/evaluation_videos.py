@@ -6,62 +6,23 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from pathlib import Path
+from contextlib import closing
 from typing import Any, cast
 
 import pytorch_lightning as pl
-import torch
 
 from qohort.agent.callbacks import CohortCallback, Learner
-from qohort.agent.evaluation import EpisodeScores, EvaluationStopped, Evaluator
+from qohort.agent.evaluation import EpisodeScores, EvaluationStopped
 from qohort.agent.q_values import QValues
 from qohort.cohort.program import Compiler
 from qohort.config.members import evaluation_environment
-from qohort.config.schema import EnvironmentConfig, EvaluationConfig
 from qohort.environments.checked import in_words
-from qohort.environments.making import make_environment
 from qohort.networks.packing import masks_of
+from qohort.runs.evaluating import FilmedEvaluator
 from qohort.runs.interruption import STOP
 from qohort.runs.members import Member
 from qohort.runs.metrics import CohortRecorder, video_file
-from qohort.runs.video import FrameRecorder, has_ffmpeg, open_writer
-
-
-class FilmedEvaluator(Evaluator):
-    """An evaluator that records the first episode of each member.
-
-    Args:
-        env: The environment.
-        evaluation: The number of episodes and ε.
-        seeds: The members' seeds.
-        device: The device of the networks.
-        paths: The video file of each member, `.mp4` or `.gif`; None for a member that is not filmed.
-    """
-
-    def __init__(
-        self,
-        env: EnvironmentConfig,
-        evaluation: EvaluationConfig,
-        seeds: Sequence[int],
-        device: torch.device,
-        paths: Sequence[Path | None],
-    ) -> None:
-        super().__init__(env, evaluation, seeds, device)
-        self._writers = ExitStack()
-        for envs, path in zip(self._envs, paths, strict=True):
-            if path is None:
-                continue
-            envs[0].close()
-            filmed = make_environment(env, render_mode="rgb_array")
-            writer = open_writer(path, float(filmed.metadata.get("render_fps") or 30))
-            self._writers.callback(writer.close)
-            envs[0] = FrameRecorder(filmed, writer)
-
-    def close(self) -> None:
-        """Close all environments and finish the videos."""
-        super().close()
-        self._writers.close()
+from qohort.runs.video import has_ffmpeg
 
 
 class EvaluationVideos(CohortCallback):

@@ -29,7 +29,7 @@ from qohort.environments.making import check_rendering, make_environment
 from qohort.networks.packing import PackedSpace
 from qohort.runs import hub
 from qohort.runs.directory import RunDirectory
-from qohort.runs.evaluating import FilmingEvaluator, load_member, read_member, stored_config
+from qohort.runs.evaluating import FilmedEvaluator, load_member, read_member, stored_config
 from qohort.runs.exported import CONFIG, description, is_exported, require
 from qohort.runs.formats import FORMATS, Check, chosen, compare
 from qohort.runs.model_card import CARD, model_card
@@ -214,7 +214,7 @@ def _record(directory: RunDirectory, policy: Policy, made: Path, checkpoint: str
     evaluation = dataclasses.replace(config.evaluation, episodes=1, epsilon=0.0)
     path = made / f"{VIDEO}{'.mp4' if has_ffmpeg() else '.gif'}"
     arguments = (evaluation_environment(config), evaluation, [0], torch.device("cpu"))
-    with closing(FilmingEvaluator(*arguments, path)) as evaluator:
+    with closing(FilmedEvaluator(*arguments, [path])) as evaluator:
         scores = evaluator(member.values, round=0)
     if failure := scores.failures.get(0):
         raise RunsFailed(f"env.id={config.env.id}: {failure.reason}: nothing was written")
