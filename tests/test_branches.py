@@ -11,9 +11,9 @@ from torch.func import grad_and_value, vmap
 
 import locks
 from qohort.agent.bootstrap import Bootstrap, Double, ExpectedSarsa, Greedy, Soft
-from qohort.agent.branches import BranchedTDLoss, act, draws_of
+from qohort.agent.branches import BranchedTDLoss
 from qohort.agent.evaluation import random_actions
-from qohort.agent.exploration import Boltzmann, EpsilonGreedy
+from qohort.agent.exploration import Boltzmann, EpsilonGreedy, act_in_branches, draws_of
 from qohort.agent.heads import Categorical, Expected, ImplicitQuantile, Quantile
 from qohort.agent.td_loss import TDLoss
 from qohort.cohort.schedules import ConstantSchedule
@@ -235,11 +235,11 @@ def test_each_branch_explores_by_itself_by_hand():
     values = np.array([[[1.0, 0.0, 0.0, 0.0, 1.0]] * 4])
     uniforms = np.array([[[0.9, 0.9, 0.9, 0.0], [0.1, 0.9, 0.9, 0.0], [0.9, 0.9, 0.1, 0.4], [0.1, 0.1, 0.1, 0.1]]])
     calls = []
-    actions = act(exploration, lambda: calls.append(1) or values, np.array([0.5]), uniforms, BRANCHES)
+    actions = act_in_branches(exploration, lambda: calls.append(1) or values, np.array([0.5]), uniforms, BRANCHES)
     assert actions.tolist() == [[[0, 2], [1, 2], [0, 1], [0, 0]]]
     assert actions.dtype == np.int64
     assert calls == [1]
-    act(exploration, never, np.array([1.0]), uniforms, BRANCHES)
+    act_in_branches(exploration, never, np.array([1.0]), uniforms, BRANCHES)
 
 
 def test_boltzmann_has_a_number_for_each_action_of_each_branch():
@@ -248,7 +248,7 @@ def test_boltzmann_has_a_number_for_each_action_of_each_branch():
     assert draws_of(exploration, branches) == 5
     uniforms = np.full((2, 3, 5), 0.5)
     uniforms[0, 0, 2] = uniforms[0, 0, 4] = 0.999
-    actions = act(exploration, lambda: np.zeros((2, 3, 5)), np.ones(2), uniforms, branches)
+    actions = act_in_branches(exploration, lambda: np.zeros((2, 3, 5)), np.ones(2), uniforms, branches)
     assert actions.shape == (2, 3, 2)
     assert actions[0, 0].tolist() == [2, 1]
 

@@ -12,8 +12,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qohort.agent.branches import act, draws_of
-from qohort.agent.exploration import Exploration
+from qohort.agent.exploration import Exploration, act_in_branches, draws_of
 from qohort.cohort.held import across_members
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import Floats, Progress, follows_episodes
@@ -106,7 +105,7 @@ class Actor:
         """Return actions `[M, E]`, or `[M, E, K]` with branches, given action values `[M, E, A]`."""
         numbers = self.exploration.parameter(progress), self.uniforms.next()
         if self.branches is not None:
-            return act(self.exploration, values, *numbers, self.branches)
+            return act_in_branches(self.exploration, values, *numbers, self.branches)
         if self._masks is None:  # an exploration of your own need not know masks
             return self.exploration.act(values, *numbers, self.actions)
         return self.exploration.act(values, *numbers, self.actions, allowed=self._masks.allowed_array(observation))

@@ -1,8 +1,8 @@
-"""Branches of actions: exploration and the TD loss where an action has several numbers (Tavakoli et al., 2018).
+"""Branches of actions: the TD loss where an action has several numbers (Tavakoli et al., 2018).
 
 A network has K branches of action values Q_k, one for each number of an action, on a shared torso:
 
-    action  = (a_1, ..., a_K)                         each branch chooses by itself, greedily or exploring
+    action  = (a_1, ..., a_K)                         each branch chooses by itself (`exploration.act_in_branches`)
     π_k     = bootstrap(Q_k)                          the policy of each branch
     y       = r + d 1/K Σ_k Σ_a π_k(a) Q'_k(s', a)    one target for all branches (eq. 6)
     loss    = 1/K Σ_k divergence(Q_k(s, a_k), y)      (eq. 7)
@@ -18,52 +18,16 @@ that stand for continuous ones.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from qohort.agent.bootstrap import Policy
-from qohort.agent.exploration import Exploration
 from qohort.agent.td_loss import TDLoss, at_action
-from qohort.cohort.schedules import Floats
 from qohort.networks.branches import BranchedActions
 from qohort.replay.transition import Batch
-
-
-def draws_of(exploration: Exploration, branches: BranchedActions) -> int:
-    """Return the number of uniform random numbers needed per action, of all branches."""
-    return sum(map(exploration.draws, branches.sizes))
-
-
-def act(
-    exploration: Exploration,
-    values: Callable[[], Floats],
-    parameter: Floats,
-    uniforms: Floats,
-    branches: BranchedActions,
-) -> NDArray[np.int64]:
-    """Return actions `[M, E, K]`: each branch explores with random numbers of its own, as in the authors' code.
-
-    Args:
-        exploration: Selects the actions of one branch.
-        values: Returns the action values `[M, E, A]` of all branches. Called once at most.
-        parameter: The parameter of the exploration of each member, `[M]`.
-        uniforms: Random numbers uniform in [0, 1), `[M, E, draws]`: those of the first branch, then of the second, ...
-        branches: The branches.
-    """
-    once = functools.cache(values)
-    own = np.split(uniforms, np.cumsum([exploration.draws(size) for size in branches.sizes])[:-1], axis=-1)
-    chosen = [
-        exploration.act(lambda part=part: once()[..., part], parameter, numbers, size)  # type: ignore[misc]
-        for part, size, numbers in zip(branches.parts, branches.sizes, own, strict=True)
-    ]
-    return np.stack(chosen, -1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from qohort.cohort.schedules import Floats, Progress, Schedule
 from qohort.config.annotations import Range
+from qohort.networks.branches import BranchedActions
 
 Allowed = NDArray[np.bool_]
 """Action masks `[M, E, A]`: whether each action may be chosen."""
@@ -182,3 +184,33 @@ class Boltzmann:
     def choose(self, values: Tensor, parameter: Tensor, uniforms: Tensor) -> Tensor:
         """Return the actions `[E]` of one member."""
         return (values / parameter - (-uniforms.log()).log()).argmax(-1)
+
+
+def draws_of(exploration: Exploration, branches: BranchedActions) -> int:
+    """Return the number of uniform random numbers needed per action, of all branches."""
+    return sum(map(exploration.draws, branches.sizes))
+
+
+def act_in_branches(
+    exploration: Exploration,
+    values: Callable[[], Floats],
+    parameter: Floats,
+    uniforms: Floats,
+    branches: BranchedActions,
+) -> NDArray[np.int64]:
+    """Return actions `[M, E, K]`: each branch explores with random numbers of its own, as in the authors' code.
+
+    Args:
+        exploration: Selects the actions of one branch.
+        values: Returns the action values `[M, E, A]` of all branches. Called once at most.
+        parameter: The parameter of the exploration of each member, `[M]`.
+        uniforms: Random numbers uniform in [0, 1), `[M, E, draws]`: those of the first branch, then of the second, ...
+        branches: The branches.
+    """
+    once = functools.cache(values)
+    own = np.split(uniforms, np.cumsum([exploration.draws(size) for size in branches.sizes])[:-1], axis=-1)
+    chosen = [
+        exploration.act(lambda part=part: once()[..., part], parameter, numbers, size)  # type: ignore[misc]
+        for part, size, numbers in zip(branches.parts, branches.sizes, own, strict=True)
+    ]
+    return np.stack(chosen, -1)

@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "tables and figures of an ablation",
     "verify": "train some runs of a report again, and compare",
     "tune": "search for hyperparameters with Optuna",
+    "sensitivity": "how much performance depends on hyperparameters",
     "completion": "print the tab completion for bash",
     "benchmark": "measure speed beside Stable-Baselines3 and JAX (in a clone of the repository)",
 }

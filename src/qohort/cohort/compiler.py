@@ -483,22 +483,22 @@ class NativeCall:
         leaves = by_part[0] if len(by_part) == 1 else [torch.cat(pieces) for pieces in zip(*by_part, strict=True)]
         return tree_unflatten(leaves, self._program.spec)
 
+    @staticmethod
+    def play_all(calls: Sequence[NativeCall]) -> None:
+        """Call native programs one after the other.
+
+        Raises:
+            RuntimeError: If a program raised an error.
+        """
+        records = b"".join([call.record for call in calls])
+        problem = _player().play(records, len(records) // ctypes.sizeof(_Record))
+        if problem is not None:
+            raise RuntimeError(problem.decode(errors="replace"))
+
     def __del__(self) -> None:
         """Release the tensors."""
         for handles in itertools.chain.from_iterable(self._addresses):
             _player().release(ctypes.addressof(handles), len(handles))
-
-
-def play_native(calls: Sequence[NativeCall]) -> None:
-    """Call native programs one after the other.
-
-    Raises:
-        RuntimeError: If a program raised an error.
-    """
-    records = b"".join([call.record for call in calls])
-    problem = _player().play(records, len(records) // ctypes.sizeof(_Record))
-    if problem is not None:
-        raise RuntimeError(problem.decode(errors="replace"))
 
 
 def _pointer(capsule: Any) -> int:

@@ -8,6 +8,7 @@ tape, so a result does not depend on how many calls are played at once.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -26,6 +27,10 @@ class Call(Protocol):
     def results(self) -> Any:
         """Return the results of the last time that the call was played."""
 
+    @staticmethod
+    def play_all(calls: Sequence[Any]) -> None:
+        """Play calls of this class, one after the other."""
+
 
 class PythonCall:
     """A call of a Python function."""
@@ -33,9 +38,11 @@ class PythonCall:
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function, self._results = function, None
 
-    def play(self) -> None:
-        """Call the function and keep its results."""
-        self._results = self._function()
+    @staticmethod
+    def play_all(calls: Sequence[PythonCall]) -> None:
+        """Call the functions and keep their results."""
+        for call in calls:
+            call._results = call._function()
 
     def results(self) -> Any:
         """Return the results of the last call."""
@@ -86,20 +93,9 @@ class Player:
 
 def _play(calls: Sequence[Call]) -> None:
     """Call programs one after the other."""
-    position = 0
-    while position < len(calls):
-        first = calls[position]
-        if isinstance(first, PythonCall):
-            first.play()
-            position += 1
-            continue
-        from qohort.cohort.compiler import NativeCall, play_native
-
-        native = []
-        while position < len(calls) and isinstance(call := calls[position], NativeCall):
-            native.append(call)
-            position += 1
-        play_native(native)
+    for _, group in itertools.groupby(calls, type):
+        alike = list(group)
+        alike[0].play_all(alike)
 
 
 class Slots:

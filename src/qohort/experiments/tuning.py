@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,17 +24,14 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-from qohort.config.composition import override, own_directory
+from qohort.config.composition import own_directory
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
-from qohort.config.folding import foldable_keys
-from qohort.config.identity import config_tree
 from qohort.config.messages import format_value
-from qohort.config.mistakes import compose
 from qohort.experiments.search_space import Space, read_space
-from qohort.experiments.sweep import FoldableRun, is_number, pack
+from qohort.experiments.trial_runs import train_trials
+from qohort.experiments.trials import Settings, Trial, counted
 from qohort.experiments.tuning_config import (
     MUTABLE_KEYS,
-    Settings,
     TuneConfig,
     check_experiment,
     check_settings,
@@ -48,9 +44,7 @@ from qohort.runs.directory import RunDirectory
 from qohort.runs.files import write_atomically
 from qohort.runs.interruption import STOP
 from qohort.runs.manifest import as_typed, command_line
-from qohort.runs.members import Member, members_of
-from qohort.runs.preparing import prepare
-from qohort.runs.training import finish
+from qohort.runs.members import Member
 from qohort.statistics import format_returns, iqm
 
 STUDY = "study.db"
@@ -289,27 +283,8 @@ class Tuning:
             Interrupted: If a signal asked to stop, or another process trains one of the runs.
         """
         seeds = seeds or self.settings.tuning_seeds
-        members = [members_of(configs_of(self.settings, trial, budget, seeds)) for trial in trials]
-        groups: dict[tuple[str, ...], list[FoldableRun]] = defaultdict(list)
-        for trial, some in zip(trials, members, strict=True):
-            if not all(map(is_done, some)):
-                tree = overrides_of(self.settings, trial, budget)
-                foldable = foldable_keys(config_tree(some[0].config))
-                numbers = {key: value for key, value in tree.items() if key in foldable and is_number(value)}
-                shared = tuple(override(key, value) for key, value in tree.items() if key not in numbers)
-                groups[shared].append(FoldableRun(tuple(seeds), numbers))
-        cohorts = pack(groups, lambda job: compose("train", job), self.settings.max_members)
-        if cohorts:
-            count = sum(len(cohort.seeds) for cohort in cohorts)
-            print(f"{where}: {_count(count, 'member')} in {_count(len(cohorts), 'cohort')}", flush=True)
-        for cohort in cohorts:
-            finish([member for member in prepare(cohort.config) if not is_done(member)])
-        for member in (one for some in members for one in some):
-            if not is_done(member):
-                raise Interrupted(
-                    f"{member.directory.path} is being trained elsewhere: run the same command when it is finished"
-                )
-        return members
+        wanted = [Trial(overrides_of(self.settings, trial, budget), tuple(seeds)) for trial in trials]
+        return train_trials(wanted, self.settings.max_members, where)
 
     def note(self, trial: FrozenTrial, budget: int, score: float) -> None:
         """Store a trial's score at a rung, unless it is stored already."""
@@ -377,14 +352,14 @@ class Tuning:
 
     def measured(self, returns: Sequence[float]) -> str:
         """Return the results on the reporting seeds in words."""
-        where = f"{_count(len(returns), 'other seed')}, at {self.settings.rungs[-1]:,} env_steps"
+        where = f"{counted(len(returns), 'other seed')}, at {self.settings.rungs[-1]:,} env_steps"
         return f"{where}: final return {format_returns(returns)}"
 
     def write_experiment(self, winner: Winner) -> None:
         """Write the best trial as an experiment file."""
         name, count = self.settings.name, len(self.study.get_trials())
         header = [
-            f"The best of {_count(count, 'trial')}; on {self.measured(winner.returns)}",
+            f"The best of {counted(count, 'trial')}; on {self.measured(winner.returns)}",
             f"Found by: {as_typed(command_line())}",
             f"python scripts/train.py experiment={name}",
         ]
@@ -399,11 +374,6 @@ class Tuning:
         print(f"written: {os.path.relpath(target)} (python scripts/train.py experiment={name})")
 
 
-def is_done(member: Member) -> bool:
-    """Return whether a member is finished or has failed."""
-    return member.directory.result() is not None or member.directory.failure() is not None
-
-
 def reasons(members: Sequence[Member]) -> list[str]:
     """Return the reasons of the members that failed."""
     failures = [(member.config.seed, member.directory.failure()) for member in members]
@@ -413,7 +383,3 @@ def reasons(members: Sequence[Member]) -> list[str]:
 def final_returns(members: Sequence[Member]) -> list[float]:
     """Return the final return of each finished member."""
     return [float(result["final_return"]) for member in members if (result := member.directory.result()) is not None]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,13 +24,8 @@ from qohort.config.paths import check_output
 from qohort.config.schema import TrainConfig
 from qohort.experiments.experiment_file import experiment_text
 from qohort.experiments.search_space import Space
+from qohort.experiments.trials import Seeds, Settings, Trial, trial_configs
 from qohort.runs.checking import check_accelerator, check_environment
-
-Settings = Mapping[str, Any]
-"""Values by key of `conf/train.yaml`, as on the command line of scripts/train.py."""
-
-
-Seeds = Annotated[Sequence[Annotated[int, Range(0, 2**63 - 1)]], Sized(1)]
 
 
 @dataclass(frozen=True)
@@ -163,15 +157,7 @@ def configs_of(settings: TuneConfig, trial: Settings, budget: int, seeds: Sequen
     Raises:
         ConfigError: If the configuration is invalid.
     """
-    tree = overrides_of(settings, trial, budget)
-    output_dir = tree.pop("output_dir")
-    config = _config_of(tuple(override(key, value) for key, value in tree.items()))
-    return [replace(config, seed=seed, output_dir=output_dir) for seed in seeds]
-
-
-@functools.cache  # composing takes a tenth of a second, and each trial is composed several times
-def _config_of(texts: tuple[str, ...]) -> TrainConfig:
-    return check_config(compose("train", [*texts, "seed=0"]))[0]
+    return trial_configs(Trial(overrides_of(settings, trial, budget), tuple(seeds)))
 
 
 def experiment_of(settings: TuneConfig, trial: Settings, header: Sequence[str]) -> str:
