@@ -12,18 +12,10 @@ from matrix import matrix
 from qohort.cohort.convolution import adaptive_max_pool, patches
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
-from qohort.networks.images import (
-    ChannelNorm,
-    Conv,
-    ConvNetwork,
-    Gelu,
-    HadamaxBlock,
-    HadamaxNetwork,
-    ImpalaNetwork,
-    Pixels,
-    ResidualStage,
-    SparseConvNetwork,
-)
+from qohort.networks.images import ConvNetwork, HadamaxNetwork, ImpalaNetwork, Pixels, SparseConvNetwork
+from qohort.networks.images.hadamax import ChannelNorm, Gelu, HadamaxBlock
+from qohort.networks.images.impala import ResidualStage
+from qohort.networks.images.layers import Conv
 from qohort.networks.layers import (
     ActionValues,
     Dense,
