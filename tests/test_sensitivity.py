@@ -156,6 +156,13 @@ def test_settings_of_a_trial(study):
     assert study.default == (1, 1)
 
 
+def test_an_arm_without_a_hyperparameter_has_the_same_trial_at_all_of_its_values(tmp_path):
+    study = SensitivityStudy(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
+    trials = [study.trial(Place(1, 0), setting, (7,)) for setting in range(6)]
+    assert [trials.index(trial) for trial in trials] == [0, 0, 2, 2, 4, 4]
+    assert "gamma" not in trials[0].settings
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -170,6 +177,8 @@ def test_settings_of_a_trial(study):
         ("arms={dqn:{agent:dqn,gamma:0.9}}", "arms.dqn: gamma is in grid too"),
         ("arms={dqn:{agent:dqn},other:{agent:dqn}}", "arms.other in environments.cartpole is the same as another arm"),
         ("arms={dqn:{agent:dqm}}", "agent=dqm"),
+        ("without={dqm:[gamma]}", "without.dqm: there is no such arm"),
+        ("without={dqn:[gama]}", "without.dqn: gama is not in grid"),
         ("new_seeds=[4,5]", "seeds and new_seeds share 4"),
         ("seeds=[1,1]", "seeds=[1,1] has a seed twice"),
         ("score=best", "score=best"),

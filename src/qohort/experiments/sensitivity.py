@@ -19,7 +19,7 @@ from qohort.config.annotations import PositiveInt, Range, Sized
 from qohort.config.checks import build_config, check
 from qohort.config.errors import ConfigError
 from qohort.config.identity import NOT_HASHED
-from qohort.config.messages import format_value
+from qohort.config.messages import format_value, nearest
 from qohort.config.paths import check_directory, check_output
 from qohort.experiments.trials import Seeds, Trial, trial_configs
 from qohort.runs.checking import check_accelerator, check_environment
@@ -46,6 +46,7 @@ class SensitivityConfig:
     arms: Named
     environments: Named
     grid: Annotated[Mapping[str, Any], Sized(1)]
+    without: Mapping[str, Sequence[str]] | None
     seeds: Seeds
     new_seeds: Seeds
     score: Literal["final", "auc"]
@@ -126,15 +127,20 @@ class SensitivityStudy:
         return {key: axis.values[int(index)] for (key, axis), index in zip(self.grid.items(), where, strict=True)}
 
     def trial(self, place: Place, setting: int, seeds: Sequence[int]) -> Trial:
-        """Return the runs of an arm at a setting in an environment."""
+        """Return the runs of an arm at a setting in an environment, without hyperparameters that the arm lacks."""
+        without = self._without(place)
         parts = (
             self.settings.train or {},
             self.settings.environments[self.environments[place.environment]],
             self.settings.arms[self.arms[place.arm]],
-            self.values(setting),
+            {key: value for key, value in self.values(setting).items() if key not in without},
             {"output_dir": self.settings.output_dir},
         )
         return Trial({key: value for part in parts for key, value in part.items()}, tuple(seeds))
+
+    def _without(self, place: Place) -> Sequence[str]:
+        """Return the hyperparameters of the grid that an arm does not have."""
+        return (self.settings.without or {}).get(self.arms[place.arm], ())
 
     def _check_runs(self) -> None:
         """Check each arm in each environment, and each value of the grid, before anything is trained.
@@ -155,6 +161,8 @@ class SensitivityStudy:
                 check_environment(config)
                 check_accelerator(config)
             for axis, (key, entry) in enumerate(self.grid.items()):
+                if key in self._without(place):
+                    continue
                 for index, value in enumerate(entry.values):
                     where = (*self.default[:axis], index, *self.default[axis + 1 :])
                     setting = int(np.ravel_multi_index(where, self.shape))
@@ -195,6 +203,12 @@ def _checked(config: DictConfig) -> SensitivityConfig:
     for key in settings.grid:
         if key.split(".")[0] in (*NOT_HASHED, "budget", "env", "evaluation"):
             raise ConfigError(f"grid: {key} is not a hyperparameter of an agent: set it in train or environments")
+    for arm, lacking in (settings.without or {}).items():
+        if arm not in settings.arms:
+            raise ConfigError(f"without.{arm}: there is no such arm: {nearest(arm, settings.arms)}")
+        for key in lacking:
+            if key not in settings.grid:
+                raise ConfigError(f"without.{arm}: {key} is not in grid: {nearest(key, settings.grid)}")
     check_directory("reports_dir", settings.reports_dir)
     return settings
 
