@@ -19,7 +19,7 @@ from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError, Interrupted
 from qohort.experiments.ablation import cells, read_ablation
 from qohort.experiments.sequential import Comparison, SequentialAblation, as_begun, describe, record_of
-from qohort.runs.directory import RunDirectory
+from qohort.runs.directory import RESULT_NUMBERS, RunDirectory
 
 MANIFEST = """
 # @package ablation
@@ -79,7 +79,7 @@ class Runs:
                 directory, score = self.directories[cell][seed], self.score(cell[0], seed)
                 if directory.result() is None and score is not None:
                     directory.path.mkdir(parents=True)
-                    content = {"final_return": score, "auc": score / 2}
+                    content = {**dict.fromkeys(RESULT_NUMBERS, score), "auc": score / 2}
                     (directory.path / "result.json").write_text(json.dumps(content))
                     self.trained.append((cell[0], seed))
 

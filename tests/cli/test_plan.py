@@ -17,6 +17,7 @@ from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.identity import config_tree
 from qohort.config.members import check_config
 from qohort.runs.code import code_hash
+from qohort.runs.directory import RESULT_NUMBERS
 from qohort.runs.members import members_of
 
 SMALL = ("compile=none", "logger=none", "budget=1200", "learning_starts=100")
@@ -56,7 +57,7 @@ def write(member, *, code=None, finished=False, failed=None, checkpoint=None):
     (path / "config.yaml").write_text(yaml.safe_dump(config_tree(member.config)))
     (path / "manifest.json").write_text(json.dumps({"code": code or code_hash(config_tree(member.config))}))
     if finished:
-        (path / "result.json").write_text('{"final_return": 9.0}')
+        (path / "result.json").write_text(json.dumps(dict.fromkeys(RESULT_NUMBERS, 9.0)))
     if failed is not None:
         (path / "failed.json").write_text(json.dumps({"env_steps": 40, "reason": failed}))
     if checkpoint is not None:

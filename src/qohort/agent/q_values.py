@@ -29,12 +29,22 @@ def network_maker(
         space: The observation space.
         actions: The number of actions.
         head: The value head, which sets the number of outputs and may wrap the network.
+
+    Raises:
+        TypeError: By the function, if the node makes something else.
     """
     build = instantiate(node, _partial_=True, _convert_="all")
     if isinstance(space, PackedSpace):
         inner = network_maker(node, space.unpacked, actions, head)
         return lambda: Unpacked(inner(), space)
-    return lambda: head.network(build(observation_space=space, actions=actions, atoms=head.atoms))
+
+    def make() -> nn.Module:
+        network = build(observation_space=space, actions=actions, atoms=head.atoms)
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network={node['_target_']} must make a torch.nn.Module, but made {network!r}")
+        return head.network(network)
+
+    return make
 
 
 class QValues:

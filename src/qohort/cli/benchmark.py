@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from qohort.cli.entry_point import fail
+from qohort.cli.arguments import fail
 from qohort.config.composition import REPOSITORY
 
 

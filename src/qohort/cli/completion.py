@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qohort.cli.entry_point import arguments_of, fail
+from qohort.cli.arguments import arguments_of, fail
 from qohort.cli.main import COMMANDS
 
 USAGE = """qohort completion

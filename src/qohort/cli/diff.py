@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qohort.cli.entry_point import arguments_of, fail
+from qohort.cli.arguments import arguments_of, check_options, fail, path_of
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_tree, flat
@@ -26,10 +26,11 @@ NOT_COMPARED = ("output_dir", "overwrite", "retry_failed", "other_code")
 def main() -> None:
     """Print the keys in which two runs differ."""
     arguments = arguments_of(USAGE)
+    check_options(arguments, [])
     if len(arguments) != 2:
         fail(f"diff needs two runs, got {len(arguments)}: qohort diff RUN RUN")
     try:
-        runs = [_run(Path(one).expanduser()) for one in arguments]
+        runs = [_run(path_of(one)) for one in arguments]
     except ConfigError as error:
         fail(str(error))
     trees = [flat(config_tree(run.config)) for run in runs if run.config is not None]

@@ -24,10 +24,11 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import qohort
+from qohort.cli.arguments import fail
 from qohort.cli.jobs import jobs_of
 from qohort.cli.streams import lenient_streams
 from qohort.config.composition import CONFIG_DIRECTORY, Sources, groups_of, parser_of, without_hydra
@@ -36,11 +37,11 @@ from qohort.config.instructions import check_bits_variable
 from qohort.config.members import check_config
 from qohort.config.mistakes import explain, plain
 from qohort.config.overrides import check_choices, parse_override
-from qohort.config.paths import check_output, expand_paths
+from qohort.config.paths import check_directory, check_output, expand_paths
 from qohort.config.schema import TrainConfig
 from qohort.runs.interruption import STOP
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
+FAILED, INTERRUPTED = 1, 75  # 75: EX_TEMPFAIL, "try again", of sysexits.h
 PLANNED = ({"run", "dry-run"}, {"multirun", "dry-run"}, {"multirun", "cfg"})
 """The modes that go together, in a script that can print a plan."""
 MANY_NAMES = 4
@@ -74,7 +75,9 @@ JOB_CHECKS: Mapping[str, Callable[[Any], Any]] = {"train": _check_jobs}
 
 
 def entry_point(
-    config_name: str, plan: Callable[[DictConfig], Any] | None = None
+    config_name: str,
+    plan: Callable[[DictConfig], Any] | None = None,
+    check: Callable[[DictConfig], Any] | None = None,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a script's main function from a task that takes the composed configuration.
 
@@ -82,6 +85,8 @@ def entry_point(
         config_name: The primary configuration, a file in `conf/`.
         plan: Prints what the task would do. It is called instead of the task with the option `--dry-run`, which a
             script without it does not have.
+        check: Checks the configuration of a job of a sweep before the first one starts, as the task does when it
+            begins; None for the one of `CHECKS`.
 
     Returns:
         A decorator for the task.
@@ -104,6 +109,8 @@ def entry_point(
             def checked(config: DictConfig) -> Any:
                 # Hydra would add a line of its own to an error of its job, so the error is kept and reported below.
                 nonlocal started
+                if ended:  # the jobs after one that failed
+                    return None
                 try:
                     started = True
                     if os.getpid() != process:  # a launcher's worker may have started in another directory
@@ -116,7 +123,7 @@ def entry_point(
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
                     if isinstance(error, Interrupted):
                         _leave_to_slurm()
-                    if os.getpid() != process or sweeping:  # the sweep reports the errors of its jobs
+                    if os.getpid() != process or (sweeping and config_name in CHECKS):  # the sweep reports it
                         raise
                     ended.append(error)
                     return None
@@ -129,7 +136,7 @@ def entry_point(
                 sweeping = arguments.multirun = bool(arguments.multirun) or _says_multirun(arguments, sources)
                 if sources and not arguments.shell_completion:
                     _check_sweeper(arguments)
-                    _check_overrides(arguments, sources, config_name)
+                    _check_overrides(arguments, sources, config_name, check or CHECKS.get(config_name, _nothing))
                     sys.argv[1:] = _for_hydra(arguments, sources)
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(run)()
@@ -189,7 +196,8 @@ def _says_multirun(arguments: Namespace, sources: Sources | None) -> bool:
     if sources is None or arguments.cfg or arguments.info:
         return False
     files = (file for directory in sources.directories for file in directory.rglob("*.yaml"))
-    if not any("MULTIRUN" in text for text in (*arguments.overrides, *(file.read_text() for file in files))):
+    texts = (*arguments.overrides, *(file.read_text(errors="replace") for file in files))
+    if not any("MULTIRUN" in text for text in texts):
         return False  # composing takes longer
     with parser_of(sources):
         try:
@@ -215,21 +223,6 @@ def _leave_to_slurm() -> None:
                 raise
             # `scontrol requeue` is a process of this job and was itself killed by the requeue.
         sys.exit(INTERRUPTED)
-
-
-def arguments_of(usage: str) -> list[str]:
-    """Return the arguments of a command that composes no configuration. If they ask for help, print it and exit."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & {*arguments}:
-        print(usage)
-        sys.exit(0)
-    return arguments
-
-
-def fail(message: str) -> NoReturn:
-    """Print a message on stderr in one line and exit with code 2."""
-    print(f"qohort: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
 
 
 def _end(error: Exception) -> NoReturn:
@@ -352,13 +345,16 @@ def _replaced(argument: str, old: str, new: str) -> str:
     return argument.removesuffix(old) + new if argument in (old, f"--config-path={old}", f"-cp={old}") else argument
 
 
-def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -> None:
+def _check_overrides(
+    arguments: Namespace, sources: Sources, config_name: str, check: Callable[[DictConfig], Any]
+) -> None:
     """Check the command line's overrides before Hydra runs: the options they choose, and all jobs of a sweep.
 
     Args:
         arguments: The parsed command line.
         sources: The files of the configuration.
         config_name: The primary configuration.
+        check: Checks the configuration of a job.
 
     Raises:
         ConfigError: On the first mistake.
@@ -384,11 +380,22 @@ def _check_overrides(arguments: Namespace, sources: Sources, config_name: str) -
                 raise explain(error, job, sources, arguments.multirun) from error
 
         configs = _for_each(composed, jobs, jobs, arguments.overrides)
-    check = CHECKS.get(config_name, _nothing)
+    for key in {one.key_or_group for one in overrides} & {"hydra.run.dir", "hydra.sweep.dir"}:
+        _for_each(functools.partial(_check_hydras_directory, key), configs, jobs, arguments.overrides)
     checked = _for_each(lambda config: check(without_hydra(config)), configs, jobs, arguments.overrides)
     _use_bits(checked)
     if checked:  # the check of jobs imports torch, which is slow
         JOB_CHECKS.get(config_name, _nothing)(checked)
+
+
+def _check_hydras_directory(key: str, config: DictConfig) -> None:
+    """Check that a directory in which Hydra writes can be made.
+
+    Raises:
+        ConfigError: If not.
+    """
+    with contextlib.suppress(OmegaConfBaseException):  # it refers to what only Hydra knows
+        check_directory(key, str(OmegaConf.select(config, key)))
 
 
 def _for_each(

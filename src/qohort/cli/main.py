@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 from pathlib import Path
 
-from qohort.cli.entry_point import fail
+from qohort.cli.arguments import fail
 from qohort.config.errors import ConfigError
 from qohort.config.instructions import check_bits_variable
 from qohort.config.messages import nearest
@@ -44,6 +45,8 @@ def main() -> None:
         sys.exit(0)
     if name not in COMMANDS:
         words = "write the command first, as in qohort train" if "=" in name or name.startswith("-") else ""
+        if close := difflib.get_close_matches(name, ["--help", "--version"], n=1, cutoff=0.8):
+            words = f"did you mean {close[0]}?"
         fail(f"{name} is not a command: {words or nearest(name, COMMANDS)}")
     try:
         check_bits_variable()

@@ -7,7 +7,13 @@ from omegaconf import DictConfig
 from qohort.cli.entry_point import entry_point
 
 
-@entry_point("report")
+def _check(config: DictConfig) -> None:
+    from qohort.report.report import check_report
+
+    check_report(config)
+
+
+@entry_point("report", check=_check)
 def main(config: DictConfig) -> None:
     """Report."""
     from qohort.report.report import report

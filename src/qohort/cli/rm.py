@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qohort.cli.entry_point import arguments_of, fail
+from qohort.cli.arguments import arguments_of, check_options, fail, path_of
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
-from qohort.config.messages import nearest
 from qohort.runs.directory import RunDirectory
 from qohort.runs.listing import Run, groups, in_words, is_locked, runs_in, size
 
@@ -24,10 +24,8 @@ that a process is training is not deleted. --yes does not ask."""
 def main() -> None:
     """Delete runs."""
     arguments = arguments_of(USAGE)
-    paths = [Path(one).expanduser() for one in arguments if not one.startswith("-")]
-    for option in arguments:
-        if option.startswith("-") and option != "--yes":
-            fail(f"{option} is not an option: {nearest(option, ['--yes', '--help'])}")
+    check_options(arguments, ["--yes"])
+    paths = [path_of(one) for one in arguments if one != "--yes"]
     if not paths:
         fail("rm needs a run: qohort rm RUN")
     try:
@@ -48,7 +46,7 @@ def _runs(path: Path) -> list[Run]:
     """Return the runs in a directory of a run or of an experiment.
 
     Raises:
-        ConfigError: If it is another directory, or a process is training one of them.
+        ConfigError: If it is another directory, one may not be deleted, or a process is training one of them.
     """
     runs = runs_in(path)
     if not runs or any(run.directory not in (path, path / run.directory.name) for run in runs):
@@ -57,6 +55,9 @@ def _runs(path: Path) -> list[Run]:
         directory = RunDirectory(run.directory)
         if is_locked(directory):
             raise ConfigError(f"{run.directory} is in use by {directory.holder()}: stop it first")
+        for one in (run.directory.resolve(), run.directory.parent):
+            if not os.access(one, os.W_OK | os.X_OK):
+                raise ConfigError(f"{run.directory} cannot be deleted: you may not write to {one}")
     return runs
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from qohort.cli.entry_point import arguments_of, fail
+from qohort.cli.arguments import arguments_of, check_options, fail, path_of
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value, nearest
@@ -48,20 +48,21 @@ def _read(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str], bool]:
     """Return the paths, the filters and whether JSON is wanted."""
     paths: list[Path] = []
     filters = {}
+    check_options(arguments, ["--json"])
     for argument in arguments:
         key, sign, value = argument.partition("=")
         if argument == "--json":
             continue
-        if argument.startswith("-"):
-            fail(f"{argument} is not an option: {nearest(argument, ['--json', '--help'])}")
-        elif sign and not Path(argument).exists():
+        if sign and not Path(argument).exists():
             if key not in FILTERS:
                 fail(f"{argument} is not a filter: {nearest(key, FILTERS)}")
             if key == "state" and value not in STATES:
                 fail(f"state={value} is not a state: {nearest(value, STATES)}")
+            if not value:
+                fail(f"{key}= has no value: give a name, which may have * and ?")
             filters[key] = value
         else:
-            paths.append(Path(argument).expanduser())
+            paths.append(path_of(argument))
     return paths or [Path("outputs")], filters, "--json" in arguments
 
 

@@ -7,7 +7,13 @@ from omegaconf import DictConfig
 from qohort.cli.entry_point import entry_point
 
 
-@entry_point("verify")
+def _check(config: DictConfig) -> None:
+    from qohort.report.verification import check_verification
+
+    check_verification(config)
+
+
+@entry_point("verify", check=_check)
 def main(config: DictConfig) -> None:
     """Verify."""
     from qohort.report.verification import verify

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import pydoc
 import types
@@ -151,10 +152,24 @@ def locate(target: Any, name: str) -> Any:
     except pydoc.ErrorDuringImport as error:
         raise ConfigError(f"{name} cannot be imported: {' '.join(str(error).split())}") from error
     if found is None:
-        raise ConfigError(f"{name} does not exist: it must be a class or function, as module.Name")
+        raise ConfigError(
+            f"{name} does not exist: {_nearest_target(target)}it must be a class or function, as module.Name"
+        )
     if not callable(found):
         raise ConfigError(f"{name} cannot be called: it must be a class or function")
     return found
+
+
+def _nearest_target(target: str) -> str:
+    """Return a part of a message about a `_target_` that does not exist: the nearest ones, or what is missing."""
+    module, _, last = target.rpartition(".")
+    while module:
+        if (found := pydoc.locate(module)) is not None:
+            close = difflib.get_close_matches(last, [one for one in dir(found) if not one.startswith("_")], n=3)
+            rest = target.removeprefix(f"{module}.{last}")
+            return f"did you mean {' or '.join(f'{module}.{one}{rest}' for one in close)}? " if close else ""
+        module, _, last = module.rpartition(".")
+    return f"there is no package {last}; "
 
 
 def _check_given(parameters: Mapping[str, inspect.Parameter], given: Sequence[str], name: str) -> None:
@@ -279,7 +294,9 @@ def _build(schema: type[Any], tree: Any, path: str) -> Any:
             if len(parts) > 1 and parts[0] in hints:
                 nested = ": {".join(parts) + ": VALUE" + "}" * (len(parts) - 1)
                 raise ConfigError(f"unknown key {key}={format_value(value)}: in a file write {nested}")
-            raise ConfigError(f"unknown key {prefix}{key}={format_value(value)}: {nearest(str(key), hints, prefix)}")
+            elsewhere = [f"{group}.{key}" for group, node in tree.items() if isinstance(node, Mapping) and key in node]
+            hint = f"did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else nearest(str(key), hints, prefix)
+            raise ConfigError(f"unknown key {prefix}{key}={format_value(value)}: {hint}")
     defaults = {
         field.name
         for field in dataclasses.fields(schema)

@@ -19,7 +19,7 @@ from qohort.config.checks import build_config, check, locate, resolve
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.labels import label_of
-from qohort.config.messages import format_value, nearest
+from qohort.config.messages import NEEDS_GLOBAL, format_value, nearest
 from qohort.config.paths import expand_paths
 from qohort.config.schema import NOT_FOR_COHORTS, EnvironmentConfig, TrainConfig
 
@@ -39,6 +39,12 @@ def check_config(config: DictConfig) -> list[TrainConfig]:
     if plain.pop("ablation", None) is not None:
         raise ConfigError("ablation is a sweep: add -m to run it (and leave hydra/sweeper as it is)")
     _check_not_stopping(plain.pop("until", None), plain.pop("sequential", None) or {})
+    for group in PRESETS:
+        if OmegaConf.is_config(plain.get(group)):
+            raise ConfigError(
+                f"{group}={format_value(OmegaConf.to_container(plain[group]))} comes from a file in {group}/ whose "
+                f"keys are not those of a run: {NEEDS_GLOBAL}"
+            )
     arm = plain.pop("arm", None)
     plain.agent = label_of(config) if arm is None else _check_arm(arm)
     fold = plain.pop("fold", None)
@@ -76,6 +82,8 @@ def _check_not_stopping(until: Any, sequential: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={format_value(value)} is for ablations: add -m ablation=NAME, or leave it out")
 
 
+PRESETS = ("agent", "experiment")
+"""The groups whose files set keys of a run."""
 EVALUATION_KEYS = ("kwargs", "wrappers")
 """The keys of `env` that may have another value in evaluation."""
 

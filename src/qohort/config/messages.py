@@ -8,6 +8,8 @@ from typing import Any
 
 MANY = 12
 """All valid names are listed beside a suggestion only if there are at most this many."""
+NEEDS_GLOBAL = "begin the file with the line # @package _global_"
+"""The end of a message about a file that sets keys outside of its group."""
 
 
 def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:

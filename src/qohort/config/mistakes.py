@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.config.checks import HYDRA_KEYS, locate
 from qohort.config.composition import Sources, groups_of, options_of, parser_of
 from qohort.config.errors import ConfigError
-from qohort.config.messages import format_value, nearest
+from qohort.config.messages import NEEDS_GLOBAL, format_value, nearest
 from qohort.config.overrides import parse_override
 from qohort.config.schema import NOT_FOR_COHORTS
 
@@ -63,6 +63,8 @@ def _is_choice(override: Override, groups: Mapping[str, Any]) -> bool:
 def _hydra_message(error: BaseException, cause: BaseException, sources: Sources | None) -> str:
     """Return Hydra's message, with the override or the file that it is about added if missing."""
     text = plain(str(cause))
+    if found := _in_defaults(str(cause), sources):
+        return found
     about = re.match("Error merging override (.+)", str(error))
     if about and about[1].partition("=")[0] not in text:
         return f"{about[1]} does not fit: {text}"
@@ -70,11 +72,35 @@ def _hydra_message(error: BaseException, cause: BaseException, sources: Sources 
         return text
     for path in (path for one in (sources.directories if sources else ()) for path in sorted(one.rglob("*.yaml"))):
         try:
-            OmegaConf.load(path)
+            loaded = OmegaConf.load(path)
         except Exception as damage:
             if plain(str(damage)) == text:
                 return f"{path} cannot be read: {text}"
+        else:
+            if "ListConfig" in text and not isinstance(loaded, DictConfig):
+                return f"{path} has a list: it must have keys, as key: value"
     return text
+
+
+def _in_defaults(text: str, sources: Sources | None) -> str:
+    """Return what is wrong with the defaults list of a file, from Hydra's message; empty if that is not the mistake."""
+    if outside := re.search(r"Could not override '([\w/]+)@(\w+)\.\1'", text):
+        return f"the file of {outside[2]} overrides {outside[1]}, which is not below {outside[2]}: {NEEDS_GLOBAL}"
+    found = re.match(r"In '([\w/]+)': (.*)", text)
+    if found is None or sources is None:
+        return ""
+    file = f"{found[1]}.yaml"
+    if absent := re.match(r"Could not (?:load|find) '([\w/.-]+)'", found[2]):
+        group, _, choice = absent[1].rpartition("/")
+        options = options_of(group, sources)
+        return f"the defaults of {file} name {absent[1]}, which does not exist: {nearest(choice, options)}"
+    if unknown := re.match(r"Could not override '([\w/@]+)'", found[2]):
+        group = unknown[1].partition("@")[0]
+        hint = nearest(group.rpartition("/")[2], groups_of(sources))
+        return f"the defaults of {file} override {group}, which is no group here: {hint}, as override /GROUP"
+    if found[1] == sources.name:
+        return ""
+    return f"the defaults of {file} cannot be used: {plain(found[2])}"
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -171,7 +197,7 @@ def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, 
     return (
         f"unknown key {line}: {nearest(word, names, prefix)}"
         if names
-        else f"unknown key {line}: the chosen {known} has no keys"
+        else f"unknown key {line}: {f'the chosen {known}' if known else f'{sources.name}.yaml'} has no keys"
     )
 
 

@@ -82,11 +82,19 @@ def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
             raise ConfigError(
                 f"{group}={format_value(value)} is a list: choose one, or run each with -m {group}={names}"
             )
+        if value is None and defaults[group] is None:
+            continue
         for choice in value if isinstance(value, list) else [value]:
             if choice not in options and "${" not in str(choice):
+                name = str(choice).removesuffix(".yaml").removeprefix(f"{group}/")
+                keys = f"; set keys one by one, as {group}.{next(iter(choice))}=VALUE" if _has_keys(choice) else ""
                 raise ConfigError(
-                    f"{group}={format_value(choice)} is not one of the choices: {nearest(str(choice), options)}"
+                    f"{group}={format_value(choice)} is not one of the choices: {nearest(name, options)}{keys}"
                 )
+
+
+def _has_keys(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value)
 
 
 def _check_launcher(name: str) -> None:

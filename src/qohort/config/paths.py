@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
@@ -28,7 +30,10 @@ def expand_paths(config: DictConfig) -> None:
     """
     moved = HydraConfig.initialized() and bool(HydraConfig.get().job.chdir)
     for key in PATH_KEYS:
-        value = OmegaConf.select(config, key)
+        try:
+            value = OmegaConf.select(config, key)
+        except OmegaConfBaseException:  # it is reported when all keys are resolved
+            continue
         start = Path(HydraConfig.get().runtime.cwd) if moved else Path()
         if isinstance(value, str) and value and not value.startswith(HUB):
             config[key] = str(start / Path(value).expanduser())
@@ -64,3 +69,21 @@ def check_directory(key: str, value: str) -> None:
         raise ConfigError(f"{key}={value} cannot be made: {existing} is not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"{key}={value} cannot be written: you may not write to {existing}")
+
+
+def check_writable(key: str, value: str) -> None:
+    """Check the same as `check_directory`, and that a directory can be made, which permissions alone do not say.
+
+    Args:
+        key: The configuration key, for messages.
+        value: The path.
+
+    Raises:
+        ConfigError: If not.
+    """
+    check_directory(key, value)
+    existing = next(one for one in (Path(value).absolute(), *Path(value).absolute().parents) if one.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=existing, prefix=".qohort-"))
+    except OSError as error:
+        raise ConfigError(f"{key}={value} cannot be written: no directory can be made in {existing}") from error

@@ -19,9 +19,9 @@ from gymnasium import spaces
 from qohort.config.errors import ConfigError
 from qohort.config.schema import EnvironmentConfig
 from qohort.environments.actions import random_actions_of
-from qohort.environments.checked import CheckedEnv, EnvironmentFailure, close_all
+from qohort.environments.checked import SINCE, CheckedEnv, EnvironmentFailure, close_all
 from qohort.environments.making import check_spaces, make_environment
-from qohort.environments.observations import outside
+from qohort.environments.observations import kind_of, outside
 from qohort.environments.packed import gives_mask
 from qohort.networks.packing import PackedSpace, masks_of
 
@@ -139,6 +139,8 @@ def _play(env: gym.Env[Any, Any], seed: int, beside: gym.Env[Any, Any] | None = 
     trail = [_kept(checked, space, observation, "reset")]
     for action in random_actions_of(env.action_space, STEPS):
         observation, reward, terminated, truncated = checked.step(_allowed(env, action, observation))
+        if not isinstance(checked.info, dict):  # too often for `CheckedEnv`
+            raise checked.failure(f"step() returned {kind_of(checked.info)} as info, not a dict: {SINCE}")
         trail.append(_kept(checked, space, observation, "step") + repr((float(reward), terminated, truncated)).encode())
         if terminated or truncated:
             break

@@ -180,7 +180,7 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
     except MissingConfigException as error:
         known = nearest(name, _manifests(loader, GROUP))
         raise ConfigError(f"ablation={name} is not one of the choices: {known}") from error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"ablation={name}: the manifest cannot be read: {' '.join(str(error).split())}") from error
     tree: Any = OmegaConf.to_container(composed.get(GROUP, {}))
     if not tree:
@@ -206,7 +206,9 @@ def _manifests(loader: ConfigLoader, group: str) -> Iterator[str]:
 def _complete(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest with the defaults of omitted keys, and without entries that are set to null."""
     full = {"settings": [], "add_one": {}, "leave_one_out": {}, **tree}
-    full["show"] = {"score": "final", "last": 5, "figures": list(FIGURES), **full.get("show", {})}
+    show = full.get("show", {})
+    if isinstance(show, Mapping):
+        full["show"] = {"score": "final", "last": 5, "figures": list(FIGURES), **show}
     if isinstance(full.get("environments"), Mapping):
         full["environments"] = {
             name: {"overrides": [], **choice} if isinstance(choice, Mapping) else choice

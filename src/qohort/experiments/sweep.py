@@ -20,13 +20,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from qohort.config.composition import Composer, without_hydra
+from qohort.config.composition import Composer, Sources, project_directory, without_hydra
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed, SweepFailed
 from qohort.config.folding import foldable_keys
 from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
 from qohort.config.messages import format_value, nearest
+from qohort.config.mistakes import explain
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check_arms
 from qohort.runs.checking import check_jobs
@@ -164,7 +166,13 @@ def fold_ablation(
     Raises:
         ConfigError: If a run is invalid, or an arm differs in undeclared keys from the arm it is compared with.
     """
-    planned = [(cell, fold(cell.overrides, loader, master, only, max_members)) for cell in cells(ablation)]
+    planned = []
+    for cell in cells(ablation):
+        try:
+            planned.append((cell, fold(cell.overrides, loader, master, only, max_members)))
+        except (HydraException, OmegaConfBaseException) as error:
+            mistake = explain(error, cell.overrides, Sources("train", project=project_directory()), sweeping=True)
+            raise ConfigError(f"{ablation.selector}: {mistake}") from error
     check_arms(ablation, {(cell.arm.label, cell.environment): _first(cohorts[0]) for cell, cohorts in planned})
     return planned
 

@@ -48,6 +48,8 @@ from qohort.runs.members import Member
 from qohort.statistics import format_returns, iqm
 
 STUDY = "study.db"
+SQLITE = b"SQLite format 3\0"
+"""How every database of SQLite begins."""
 
 
 class Winner(NamedTuple):
@@ -75,10 +77,9 @@ def tune(config: DictConfig) -> Winner:
         Interrupted: If a signal asked to stop, or another process is working on the study; the same command continues.
         RunsFailed: If all trials failed, or a run of the best trial on the reporting seeds failed.
     """
-    settings = check_settings(config)
-    space = read_space(settings.space)
-    check_space(settings, space)
+    settings, space = check_study(config)
     directory = RunDirectory(Path(settings.output_dir) / "tuning" / settings.name)
+    check_database(directory.path / STUDY)
     if not (directory.path / STUDY).exists():
         check_target(settings, [])
     if not directory.lock():
@@ -88,6 +89,35 @@ def tune(config: DictConfig) -> Winner:
             return Tuning(settings, space, open_study(settings, directory.path)).finish()
     finally:
         directory.unlock()
+
+
+def check_study(config: DictConfig) -> tuple[TuneConfig, Space]:
+    """Check the configuration of a study, and return it and its search space.
+
+    Raises:
+        ConfigError: If it is wrong.
+    """
+    settings = check_settings(config)
+    space = read_space(settings.space)
+    check_space(settings, space)
+    return settings, space
+
+
+def check_database(file: Path) -> None:
+    """Check that the file of a study is a database, if there is one.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(len(SQLITE))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): delete it to begin the study anew") from error
+    if head and head != SQLITE:
+        raise ConfigError(f"{file} is not a database of a study: delete it to begin the study anew")
 
 
 def open_study(settings: TuneConfig, directory: Path) -> optuna.Study:

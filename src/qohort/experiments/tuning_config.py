@@ -10,7 +10,7 @@ from importlib import util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qohort.config.annotations import PositiveInt, Range, Sized
 from qohort.config.checks import build_config
@@ -18,7 +18,7 @@ from qohort.config.composition import Sources, groups_of, override
 from qohort.config.errors import ConfigError
 from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
-from qohort.config.messages import format_value
+from qohort.config.messages import NEEDS_GLOBAL, format_value
 from qohort.config.mistakes import compose
 from qohort.config.paths import check_output
 from qohort.config.schema import TrainConfig
@@ -71,6 +71,8 @@ def check_settings(config: DictConfig) -> TuneConfig:
     """
     if util.find_spec("optuna") is None:
         raise ConfigError("optuna is not installed: pip install 'qohort[tune]'")
+    if OmegaConf.is_config(config.get("study")):
+        raise ConfigError(f"study: the keys of its file are not those of a study: {NEEDS_GLOBAL}")
     settings: TuneConfig = build_config(TuneConfig, config)
     if not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", settings.name):
         raise ConfigError(f"name={settings.name} is not a file name: use letters, digits, _ and -, with / for a folder")
@@ -107,14 +109,14 @@ def check_space(settings: TuneConfig, space: Space) -> None:
     first = {key: dimension.samples[0] for key, dimension in space.items()}
     configs = _checked_configs(settings, first)
     check_output(configs[0])
-    check_environment(configs[0])
-    check_accelerator(configs[0])
     for key, dimension in space.items():
         for sample in dimension.samples[1:]:
             try:
                 configs_of(settings, {**first, key: sample}, settings.rungs[0], settings.tuning_seeds)
             except ConfigError as error:
                 raise ConfigError(f"space: {error}") from error
+    check_environment(configs[0])
+    check_accelerator(configs[0])
     check_experiment(settings, experiment_of(settings, first, []), first)
 
 
@@ -130,7 +132,8 @@ def _checked_configs(settings: TuneConfig, first: Settings) -> list[TrainConfig]
         try:
             configs_of(settings, {}, settings.rungs[-1], settings.tuning_seeds)
         except ConfigError as without:
-            raise ConfigError(f"train: {without}") from without
+            place = "rungs" if _is_of_budget(settings) else "train"
+            raise ConfigError(f"{place}: {without}") from without
         raise ConfigError(f"space: {error}") from error
     for budget in settings.rungs[:-1]:
         try:
@@ -138,6 +141,15 @@ def _checked_configs(settings: TuneConfig, first: Settings) -> list[TrainConfig]
         except ConfigError as error:
             raise ConfigError(f"rungs: {error}") from error
     return configs
+
+
+def _is_of_budget(settings: TuneConfig) -> bool:
+    """Return whether the settings of all trials are valid with a budget that is large enough."""
+    try:
+        configs_of(settings, {}, 2**62, settings.tuning_seeds)
+    except ConfigError:
+        return False
+    return True
 
 
 def overrides_of(settings: TuneConfig, trial: Settings, budget: int) -> dict[str, Any]:

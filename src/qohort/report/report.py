@@ -19,13 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from qohort.config.annotations import Range
+from qohort.config.annotations import Range, Sized
 from qohort.config.checks import build_config, resolve
 from qohort.config.composition import without_hydra
 from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
 from qohort.config.messages import format_value
-from qohort.config.paths import check_directory
+from qohort.config.paths import check_writable
 from qohort.experiments.ablation import GROUP, Ablation, read_ablation
 from qohort.experiments.sweep import fold_ablation
 from qohort.report.cells import Table
@@ -51,7 +51,7 @@ class ReportConfig:
     """The configuration of a report. `conf/report.yaml` says what each key is."""
 
     ablation: str | None
-    runs: str | Sequence[str] | None
+    runs: str | Annotated[Sequence[str], Sized(1)] | None
     baseline: str | None
     name: str | None
     external: str | None
@@ -70,11 +70,7 @@ def report(config: DictConfig) -> Path:
     Raises:
         ConfigError: If the configuration or the manifest is wrong, or runs are missing; nothing was written then.
     """
-    name = HydraConfig.get().runtime.choices[GROUP]
-    settings: ReportConfig = build_config(ReportConfig, {**resolve(config), GROUP: name})
-    _check_selection(settings)
-    check_directory("reports_dir", settings.reports_dir)
-    published = [] if settings.external is None else read_external(Path(settings.external))
+    settings, published = check_report(config)
     ablation, planned, stopping = _runs_asked_for(settings)
     external = {}
     if settings.external is not None:
@@ -92,6 +88,19 @@ def report(config: DictConfig) -> Path:
     write(ablation, scores, stopping, problems, directory, settings, external)
     print(f"report of {len(planned) - len(scores.problems)} runs: {directory / 'report.html'}")
     return directory
+
+
+def check_report(config: DictConfig) -> tuple[ReportConfig, list[ExternalResult]]:
+    """Check the configuration of a report, and return it and the external results.
+
+    Raises:
+        ConfigError: If it is wrong. Whether there are runs is not checked.
+    """
+    name = HydraConfig.get().runtime.choices[GROUP]
+    settings: ReportConfig = build_config(ReportConfig, {**resolve(config), GROUP: name})
+    _check_selection(settings)
+    check_writable("reports_dir", settings.reports_dir)
+    return settings, [] if settings.external is None else read_external(Path(settings.external))
 
 
 def _check_selection(settings: ReportConfig) -> None:

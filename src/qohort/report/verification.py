@@ -74,8 +74,7 @@ def verify(config: DictConfig) -> list[Verdict]:
         ConfigError: If the report or a run's directory is missing or damaged; nothing was trained.
         RunsFailed: If the results contradict the report.
     """
-    settings: VerifyConfig = build_config(VerifyConfig, config)
-    rows = read_rows(Path(settings.report).expanduser())
+    settings, rows = check_verification(config)
     drawn = draw_rows(rows, settings.sample, settings.seed)
     planned = [(row, load_run(row)) for row in drawn]
     print(f"{len(drawn)} of {len(rows)} runs, trained again:")
@@ -86,6 +85,16 @@ def verify(config: DictConfig) -> list[Verdict]:
         verdicts.append(verdict)
     judge(verdicts, settings.level)
     return verdicts
+
+
+def check_verification(config: DictConfig) -> tuple[VerifyConfig, list[Row]]:
+    """Check the configuration of a verification, and return it and the rows of the report.
+
+    Raises:
+        ConfigError: If it is wrong, or there is no report.
+    """
+    settings: VerifyConfig = build_config(VerifyConfig, config)
+    return settings, read_rows(Path(settings.report).expanduser())
 
 
 def read_rows(report: Path) -> list[Row]:
@@ -99,7 +108,9 @@ def read_rows(report: Path) -> list[Row]:
     """
     file = report / "scores.csv"
     if not file.is_file():
-        raise ConfigError(f"report={report} is not a report, it has no scores.csv: write one with scripts/report.py")
+        inside = sorted(report.glob("*/scores.csv"))
+        hint = f"did you mean report={inside[0].parent}?" if inside else "write one with scripts/report.py"
+        raise ConfigError(f"report={report} is not a report, it has no scores.csv: {hint}")
     with file.open(newline="") as lines:
         rows: list[Row] = [row for row in csv.DictReader(lines) if row.get("status") == "finished"]
     if not rows:
@@ -142,7 +153,7 @@ def load_run(row: Row) -> Original:
         raise ConfigError(f"{directory.path} is in the report but cannot be read: {error}") from error
     if config_hash(config) != row["config_hash"] or config.seed != int(row["seed"]):
         raise ConfigError(f"{directory.path} has a config.yaml that is not the one in the report: {row['config_hash']}")
-    if result is None or result["fingerprint"] != row["fingerprint"]:
+    if result is None or result.get("fingerprint") != row["fingerprint"]:
         raise ConfigError(
             f"{directory.path} has a result.json that is not the one in the report: write the report again"
         )

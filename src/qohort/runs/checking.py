@@ -33,6 +33,7 @@ from qohort.networks.branches import branches_of
 from qohort.networks.layers import Features
 from qohort.runs.metrics import METRICS
 from qohort.runs.trackers import check_lightning_loggers
+from qohort.runs.update_check import check_update, place_of
 from qohort.runs.wandb_runs import WANDB_MODES, WANDB_ONLINE, wandb_agent, wandb_mode
 
 
@@ -53,7 +54,7 @@ def check_jobs(firsts: Sequence[TrainConfig]) -> None:
         )
     for first in firsts:
         # Jobs that are equal in these keys are checked once.
-        network = (first.network, first.head, first.optimizer, first.exploration)
+        network = (first.network, first.head, first.bootstrap, first.target_network, first.optimizer, first.exploration)
         evaluation = (first.evaluation.env, first.evaluation.video_at)
         key = repr((first.env, evaluation, first.info_metrics, network, first.trainer, first.logger))
         if key in _CHECKED:
@@ -141,11 +142,17 @@ def check_environment(config: TrainConfig) -> tuple[spaces.Space[Any], int]:
                 f"reset_every={config.reset_every} resets a submodule `output`, which "
                 f"network={config.network['_target_']} does not have: set it to null"
             )
+        check_update(config, network, head, env.observation_space, actions)
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         reason = " ".join(str(error).split())
         raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
+    except Exception as error:
+        place = place_of(error, config.network["_target_"])
+        if not place:  # it is not the network's
+            raise
+        raise ConfigError(f"network={config.network['_target_']} cannot be made{place}: {in_words(error)}") from error
     finally:
         close_all([env])
     return env.observation_space, actions
@@ -159,9 +166,11 @@ def _check_values(
     observation = torch.from_numpy(np.zeros((2, 2, *(space.shape or ())), dtype=space.dtype))
     try:
         found = tuple(QValues(network, head, Compiler("none"))(observation).shape)
-    except (RuntimeError, IndexError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{name} cannot be lifted over members for observations of {space}: {reason}") from error
+    except Exception as error:
+        place, reason = place_of(error, config.network["_target_"]), in_words(error)[:300]
+        raise ConfigError(
+            f"{name} cannot be lifted over members for observations of {space}{place}: {reason}"
+        ) from error
     if found != (2, 2, actions):
         raise ConfigError(f"{name} must map [B, ...] to [B, {actions}, atoms], but its values have shape {found[1:]}")
 

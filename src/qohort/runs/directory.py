@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # slow to import, and lists of runs do without it
 
 WALL_TIMES = ("wall_s", "env_steps_per_s")
 """The columns of a metric row that depend on the clock and are left out of the fingerprint."""
+RESULT_NUMBERS = ("env_steps", "final_return", "best_return", "auc", "wall_s")
+"""What every `result.json` has."""
 
 
 class RunDirectory:
@@ -59,8 +61,15 @@ class RunDirectory:
         return self.path / "checkpoints" / FINAL
 
     def result(self) -> dict[str, Any] | None:
-        """Return the content of `result.json`; None if the run is not finished."""
-        return self._read_json("result.json")
+        """Return the content of `result.json`; None if the run is not finished.
+
+        Raises:
+            ConfigError: If it is damaged.
+        """
+        result = self._read_json("result.json")
+        if result is not None and not all(isinstance(result.get(key), int | float) for key in RESULT_NUMBERS):
+            raise self._damage("result.json")
+        return result
 
     def failure(self) -> dict[str, Any] | None:
         """Return the content of `failed.json`, which has `env_steps` and `reason`; None if the run has not failed."""
@@ -282,10 +291,15 @@ class RunDirectory:
         if not file.is_file():
             return None
         try:
-            tree: dict[str, Any] = json.loads(file.read_text())
+            tree = json.loads(file.read_text())
         except ValueError as error:
-            raise ConfigError(f"{file} is damaged: delete {self.path} to train the run again") from error
+            raise self._damage(name) from error
+        if not isinstance(tree, dict):
+            raise self._damage(name)
         return tree
+
+    def _damage(self, name: str) -> ConfigError:
+        return ConfigError(f"{self.path / name} is damaged: delete {self.path} to train the run again")
 
     def _write_json(self, name: str, tree: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(tree, indent=2) + "\n").encode())

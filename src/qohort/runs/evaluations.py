@@ -52,11 +52,9 @@ def evaluate(config: DictConfig) -> list[dict[str, Any]]:
         ConfigError: If the configuration or a run directory is invalid; nothing was written.
         RunsFailed: If the environment of a run fails; the others are evaluated.
     """
-    settings = build_config(EvaluateConfig, config)
-    device = evaluation_device(settings.accelerator)
+    settings, device, trained_configs = check_evaluation(config)
     torch.set_num_threads(settings.threads)
-    directories = [RunDirectory(path) for path in chosen(settings.run)]
-    configs = [load_config(directory) for directory in directories]
+    directories, configs = list(trained_configs), list(trained_configs.values())
     if settings.video:
         for env in {repr(trained.env): trained.env for trained in configs}.values():
             check_rendering(env, settings.seed)
@@ -73,6 +71,20 @@ def evaluate(config: DictConfig) -> list[dict[str, Any]]:
         some = f"{len(failures)} of {len(directories)} runs failed: " if len(directories) > 1 else ""
         raise RunsFailed(some + "; ".join(failures))
     return list(outcomes.values())
+
+
+def check_evaluation(
+    config: DictConfig,
+) -> tuple[EvaluateConfig, torch.device, dict[RunDirectory, TrainConfig]]:
+    """Check the configuration of an evaluation, and return it, its device, and the runs with their configurations.
+
+    Raises:
+        ConfigError: If the configuration or a run directory is invalid.
+    """
+    settings = build_config(EvaluateConfig, config)
+    device = evaluation_device(settings.accelerator)
+    directories = [RunDirectory(path) for path in chosen(settings.run)]
+    return settings, device, {directory: load_config(directory) for directory in directories}
 
 
 def chosen(named: str | Sequence[str]) -> list[Path]:

@@ -23,7 +23,8 @@ from rich.table import Table
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.members import evaluation_environment
-from qohort.config.paths import HUB, check_directory
+from qohort.config.paths import HUB, check_writable
+from qohort.config.schema import TrainConfig
 from qohort.environments.checked import CheckedEnv, EnvironmentFailure
 from qohort.environments.making import check_rendering, make_environment
 from qohort.networks.packing import PackedSpace
@@ -72,12 +73,8 @@ def export(config: DictConfig) -> dict[str, Check]:
         ConfigError: If the configuration or the run cannot be used, or a format fails its check; nothing was written.
         RunsFailed: If the environment fails, or the Hub; nothing was written.
     """
-    settings = build_config(ExportConfig, config)
-    directory = RunDirectory(Path(settings.run).expanduser())
-    trained = stored_config(directory)
-    _check_packages(settings)
+    settings, directory, trained = check_export(config)
     target = _target(settings, directory)
-    _check_finished(settings, directory)
     if settings.video:
         check_rendering(trained.env, 0)
     if settings.to is not None and target is None:
@@ -117,6 +114,21 @@ def export(config: DictConfig) -> dict[str, Check]:
     return checks
 
 
+def check_export(config: DictConfig) -> tuple[ExportConfig, RunDirectory, TrainConfig]:
+    """Check the configuration of an export, and return it, the run and the run's configuration.
+
+    Raises:
+        ConfigError: If the configuration, the run or the target cannot be used.
+    """
+    settings = build_config(ExportConfig, config)
+    directory = RunDirectory(Path(settings.run).expanduser())
+    trained = stored_config(directory)
+    _check_packages(settings)
+    _target(settings, directory)
+    _check_finished(settings, directory)
+    return settings, directory, trained
+
+
 def _check_packages(settings: ExportConfig) -> None:
     for name in chosen(settings.format):
         for package in FORMATS[name].packages:
@@ -141,23 +153,13 @@ def _target(settings: ExportConfig, directory: RunDirectory) -> Path | None:
     if settings.to is not None and settings.to.startswith(HUB):
         return None
     path = directory.path / "export" if settings.to is None else Path(settings.to).expanduser()
-    _check_writable(path)
+    check_writable("to", str(path))
     if path.is_dir() and any(path.iterdir()):
         foreign = sorted({file.name for file in path.iterdir()} - {*FILES})
         if foreign or not is_exported(path):
             what = f"has {foreign[0]}, which is not of an export" if foreign else "is not an export"
             raise ConfigError(f"to={path} {what}: name a new directory, or one that qohort export wrote")
     return path
-
-
-def _check_writable(path: Path) -> None:
-    check_directory("to", str(path))
-    parent = next(one for one in path.resolve().parents if one.is_dir())
-    try:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".export-"):
-            pass
-    except OSError as error:
-        raise ConfigError(f"to={path} cannot be written: no directory can be made in {parent}") from error
 
 
 def _write(policy: Policy, name: str, made: Path) -> dict[str, Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import glob
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,10 @@ def runs_in(path: Path) -> list[Run]:
     """
     if not path.is_dir():
         raise ConfigError(f"{path} is not a directory: give an output directory, as outputs, or one below it")
-    found = {file.parent for depth in DEPTHS for file in path.glob(f"{depth}seed-*/config.yaml")}
+    # Not Path.glob, which raises an error where a directory vanishes or cannot be read.
+    found = {
+        (path / file).parent for depth in DEPTHS for file in glob.glob(f"{depth}seed-*/config.yaml", root_dir=path)
+    }
     if (path / "config.yaml").is_file():
         found.add(path)
     return [_run(directory) for directory in sorted(found, key=_order)]
