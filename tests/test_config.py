@@ -22,13 +22,14 @@ from qohort.config.identity import (
     NOT_HASHED,
     _without_added,
     _without_modules,
+    config_difference,
     config_hash,
     config_tree,
     experiment_tree,
 )
 from qohort.config.members import check_config
 from qohort.config.messages import nearest
-from qohort.config.schema import TrainConfig
+from qohort.config.schema import TrainConfig, evaluation_interval
 
 Component = Annotated[Node, Role("builtins.object")]
 CONF = Path(__file__).parents[1] / "conf"
@@ -222,6 +223,30 @@ def test_the_tree_is_plain_and_makes_the_same_configuration() -> None:
     tree = config_tree(config)
     assert OmegaConf.to_container(OmegaConf.create(tree)) == tree
     assert check_config(OmegaConf.create(tree)) == [config]
+
+
+@pytest.mark.parametrize(
+    ("budget", "interval"),
+    [(150_000, 7_500), (2_000, 100), (20, 1), (7, 1), (21, 2), (1_010, 51)],  # 1,010: at 51, 102, ..., 969 and 1,010
+)
+def test_evaluations_follow_the_budget(budget: int, interval: int) -> None:
+    assert evaluation_interval(budget) == interval
+    assert len({*range(interval, budget, interval), budget}) <= 20
+    default, given, null = (
+        configured(f"budget={budget}", "learning_starts=0", "batch_size=1", "train_every=1", *more)
+        for more in ((), (f"evaluation.every={interval}",), ("evaluation.every=null",))
+    )
+    assert default == given == null
+    assert default.evaluation.every == interval
+    assert config_hash(default) == config_hash(given)
+
+
+def test_an_interval_that_follows_the_budget_is_not_a_difference() -> None:
+    short, long = configured("budget=20_000"), configured("budget=40_000")
+    assert config_difference(short, long) == {"budget": (20_000, 40_000)}
+    other = configured("budget=40_000", "evaluation.every=1_000")
+    assert config_difference(long, other) == {"evaluation.every": (2_000, 1_000)}
+    assert config_difference(short, other) == {"budget": (20_000, 40_000)}
 
 
 def test_numbers_are_the_same_however_they_are_typed() -> None:

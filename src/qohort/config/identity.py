@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qohort.config.schema import TrainConfig
+from qohort.config.schema import TrainConfig, evaluation_interval
 
 NOT_HASHED = (
     *("seed", "output_dir", "overwrite", "retry_failed", "other_code"),
@@ -92,9 +92,24 @@ def config_difference(theirs: TrainConfig, ours: TrainConfig) -> dict[str, tuple
         theirs: The configuration of the first value of each pair.
         ours: The configuration of the second value of each pair.
     """
-    one, other = (flat(experiment_tree(dataclasses.replace(config, agent="-"))) for config in (theirs, ours))
+    one, other = named_keys([dataclasses.replace(config, agent="-") for config in (theirs, ours)])
     keys = dict.fromkeys((*one, *other))
     return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def named_keys(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
+    """Return the keys of each `experiment_tree`, with dots, by whose values experiments are told apart.
+
+    `evaluation.every` is left out if it follows the budget in all of them: they differ in their budget then.
+
+    Args:
+        configs: The configurations of experiments that are compared.
+    """
+    trees = [flat(experiment_tree(config)) for config in configs]
+    if all(config.evaluation.every == evaluation_interval(config.budget) for config in configs):
+        for tree in trees:
+            del tree["evaluation.every"]
+    return trees
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from qohort.config.folding import foldable_keys
 from qohort.config.labels import label_of
 from qohort.config.messages import NEEDS_GLOBAL, format_value, nearest
 from qohort.config.paths import expand_paths
-from qohort.config.schema import NOT_FOR_COHORTS, EnvironmentConfig, TrainConfig
+from qohort.config.schema import NOT_FOR_COHORTS, EnvironmentConfig, TrainConfig, evaluation_interval
 
 
 def check_config(config: DictConfig) -> list[TrainConfig]:
@@ -112,6 +112,9 @@ def _member(config: DictConfig, seed: int) -> TrainConfig:
         if key in NOT_FOR_COHORTS:
             raise ConfigError(f"trainer.{key} does not go with a cohort: {NOT_FOR_COHORTS[key]}")
     member: TrainConfig = build_config(TrainConfig, {**resolve(config), "seed": seed})
+    if member.evaluation.every is None:  # a default that depends on the budget; omitted keys are set to their defaults
+        every = evaluation_interval(member.budget)
+        member = dataclasses.replace(member, evaluation=dataclasses.replace(member.evaluation, every=every))
     _check_together(member)
     return member
 

@@ -54,7 +54,7 @@ class EvaluationConfig:
     """Evaluation during training.
 
     Attributes:
-        every: env_steps between evaluations.
+        every: env_steps between evaluations; None for a twentieth of the budget, which `evaluation_interval` returns.
         episodes: Number of episodes per evaluation.
         epsilon: Probability of a random action; 0 for the greedy policy.
         max_episode_steps: Maximum length of an episode in env_steps.
@@ -64,13 +64,29 @@ class EvaluationConfig:
         video_at: env_steps; at the first evaluation at or after each of them, an episode is filmed.
     """
 
-    every: PositiveInt
+    every: PositiveInt | None
     episodes: PositiveInt
     epsilon: Annotated[float, Range(0, 1)]
     max_episode_steps: PositiveInt
     still_steps: PositiveInt | None = None
     env: Mapping[str, Any] = field(default_factory=dict)
     video_at: Sequence[PositiveInt] = ()
+
+
+EVALUATIONS = 20
+"""The number of evaluations of a run that does not set `evaluation.every`."""
+
+
+def evaluation_interval(budget: int) -> int:
+    """Return the default of `evaluation.every`: a twentieth of the budget, rounded up to whole env_steps.
+
+    It is rounded up so that there are never more than `EVALUATIONS`, of which the last one is at the end. A budget of
+    fewer env_steps than that has an evaluation at each of them.
+
+    Args:
+        budget: The env_steps of a run.
+    """
+    return -(-budget // EVALUATIONS)
 
 
 @dataclass(frozen=True)

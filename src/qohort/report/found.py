@@ -12,7 +12,7 @@ from typing import Any
 
 from qohort.config.composition import override
 from qohort.config.errors import ConfigError
-from qohort.config.identity import experiment_tree, flat
+from qohort.config.identity import experiment_tree, flat, named_keys
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, Arm, EnvironmentChoice, ManifestConfig, Show
@@ -143,7 +143,7 @@ def _labels(experiments: Sequence[Experiment]) -> list[Label]:
     The keys are those in which experiments of an agent differ in any environment. Keys in which only environments
     differ, as their budgets, do not count.
     """
-    trees = [flat(experiment_tree(replace(one.first, agent="-"))) for one in experiments]
+    trees = named_keys([replace(one.first, agent="-") for one in experiments])
     places = [(one.first.agent, one.environment) for one in experiments]
     whole = [(place, repr(sorted(tree.items()))) for place, tree in zip(places, trees, strict=True)]
     if len(set(whole)) < len(whole):  # the same experiment in several output directories

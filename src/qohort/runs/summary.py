@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qohort.config.identity import experiment_tree, flat
+from qohort.config.identity import named_keys
 from qohort.config.messages import format_value
 from qohort.config.schema import TrainConfig
 from qohort.runs.directory import RunDirectory
@@ -51,7 +51,7 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
     if len(alike) < 2:
         return
     firsts = {parent: runs[0][0] for parent, runs in alike.items()}
-    trees = {parent: flat(experiment_tree(config)) for parent, config in firsts.items()}
+    trees = dict(zip(firsts, named_keys(list(firsts.values())), strict=True))
     keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in ("agent", "env.id"))
     differing = [key for key in keys if len({repr(tree.get(key)) for tree in trees.values()}) > 1]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
