@@ -1,16 +1,21 @@
 """Numbers in the info of an episode's last step become metrics."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 sys.path.insert(0, str(Path(__file__).parent))
+from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
 from qohort.environments.checked import named_numbers, numbers_of
+from qohort.runs.evaluations import evaluate
 from test_masks import resumed, run
 
 SHORT = (
@@ -59,6 +64,41 @@ def test_they_are_in_the_rows_of_episodes_and_evaluations(tmp_path: Path, monkey
     workers = (*SHORT, "env.workers=1")
     assert run(tmp_path / "workers", [3], *workers) == alone
     resumed(monkeypatch, tmp_path / "resumed", 3, SHORT, alone[3])
+
+
+def evaluated(capfd: Any, directory: Path, *overrides: str) -> tuple[list[dict[str, Any]], str, str]:
+    """What an evaluation of the runs in a directory returns, prints and reports."""
+    (experiment,) = directory.glob("*/*")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = compose("evaluate", [f"run={experiment}", "episodes=6", "epsilon=0.5", *overrides])
+    outcomes = evaluate(config)
+    for outcome in outcomes:
+        run = Path(outcome["settings"]["run"])
+        assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(outcome))
+    return outcomes, *capfd.readouterr()
+
+
+def test_evaluations_of_trained_runs_have_them(tmp_path: Path, capfd: Any) -> None:
+    run(tmp_path, [3, 0], *SHORT)
+    capfd.readouterr()
+    outcomes, printed, errors = evaluated(capfd, tmp_path)
+    assert not errors
+    for outcome in outcomes:
+        assert list(outcome["info_metrics"]) == ["is_success", "steps"]
+        assert outcome["info_metrics"]["is_success"] == {"mean": outcome["mean"], "values": outcome["returns"]}
+        assert outcome["info_metrics"]["steps"]["values"] == outcome["lengths"]
+        assert f"{outcome['mean']:.4g} │ {np.mean(outcome['lengths']):.4g} │" in re.sub(" +", " ", printed)
+    assert re.search(r"is_success ┃ +mean steps ┃", printed)
+    files = sorted(file.name for file in tmp_path.glob("*/*/seed-3/evaluations/*"))
+    others, printed, errors = evaluated(capfd, tmp_path, "info_metrics=[steps,nope]")
+    assert list(others[0]["info_metrics"]) == ["steps", "nope"]
+    assert others[0]["info_metrics"]["nope"] == {"mean": None, "values": [None] * 6}
+    assert others[0]["returns"] == outcomes[0]["returns"]
+    assert errors.count("had no number 'nope' at the end of any episode; its numbers are is_success, steps") == 2
+    assert len(list(tmp_path.glob("*/*/seed-3/evaluations/*"))) == len(files) + 1
+    with pytest.raises(ConfigError, match=r"info_metrics=\[a,a\] has a name twice"):
+        evaluated(capfd, tmp_path, "info_metrics=[a,a]")
 
 
 def test_a_name_that_never_appears_is_reported_once(tmp_path: Path, capfd: Any) -> None:

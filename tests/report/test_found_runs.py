@@ -14,8 +14,11 @@ import yaml
 
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_tree
+from qohort.experiments.ablation import Show
+from qohort.experiments.sequential import read_score
 from qohort.report import figures, page
 from qohort.report.found import _name, _shortened, find_runs, setting
+from qohort.report.verification import final_return
 from qohort.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -247,6 +250,8 @@ def test_a_run_that_cannot_be_read_is_named(found):
         (["runs=outputs", 'overrides=["seed=0"]'], "does not go with runs=..."),
         (["ablation=cartpole_components", "baseline=dqn"], "baseline=dqn does not go with ablation=..."),
         (["ablation=cartpole_components", "name=mine"], "name=mine does not go with ablation=..."),
+        (["ablation=cartpole_components", "metric=eval/length"], "metric=eval/length does not go with ablation=..."),
+        (["runs=outputs", "metric=is_success"], "metric=is_success is not a metric of evaluations: give eval/return"),
         (["runs=outputs", "name=../mine"], "name=../mine is not a name of a report"),
         (["runs=outputs", "external=rows.txt"], "rows.txt is not a .csv or .yaml file"),
     ],
@@ -257,6 +262,56 @@ def test_mistakes_are_one_line(found, given, message):
     assert out == ""
     assert len(err.splitlines()) == 1
     assert message in err
+
+
+def add_metric(run, last):
+    """Give the evaluations of a run a metric `eval/is_success` that rises from 0 to `last` in equal steps."""
+    rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [row for row in rows if "eval/return" in row]
+    for number, row in enumerate(evaluations):
+        row["eval/is_success"] = last * number / (len(evaluations) - 1)
+    (run.directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_another_metric_of_evaluations_is_reported(found):
+    runs = [run for run in found.planned if run.environment == "cartpole" and run.config.gamma < 0.9015]
+    found.write(runs)
+    for run in runs:  # the arm with the higher returns has the lower metric
+        add_metric(run, 0.5 if run.config.gamma == 0.901 else 0.75)
+    baseline = f"baseline={runs[0].directory.parent.name}"
+    given = ("runs=outputs/*/dqn-*", "metric=eval/is_success", baseline, "name=other")
+    code, _, err = found(*given)
+    assert code == 0, err
+    table = (found.directory / "reports/other/table.md").read_text()
+    assert "**CartPole-v1: final evaluation, eval/is_success, as logged**" in table
+    assert "**CartPole-v1: comparisons of arms, final evaluation, eval/is_success**" in table
+    assert "| −0.250 [−0.250, −0.250] |" in table
+    with (found.directory / "reports/other/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["final"]) for row in rows] == [0.75] * SEEDS + [0.5] * SEEDS
+    assert [float(row["auc"]) for row in rows] == pytest.approx([0.375] * SEEDS + [0.25] * SEEDS)
+    # Of 20 evaluations the last five are 15/19, ..., 19/19 of the last.
+    assert float(rows[0]["last_5"]) == pytest.approx(0.75 * 17 / 19)
+    assert [final_return(row) for row in rows] == pytest.approx([known(run) for run in runs])
+    page = (found.directory / "reports/other/report.html").read_text()
+    assert "metric=eval/is_success" in page
+    assert "Evaluation eval/is_success on CartPole-v1" in page
+    code, _, err = found(*given, f"external={ROOT / 'results/published.csv'}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has returns, but the report is of eval/is_success: leave it out" in err
+
+
+def test_runs_without_the_metric_are_named_with_what_there_is(found):
+    runs = [run for run in found.planned if run.environment == "cartpole" and run.config.gamma == 0.9]
+    found.write(runs)
+    for run in runs[1:]:
+        add_metric(run, 1.0)
+    code, _, err = found("runs=outputs", "metric=eval/is_success")
+    assert code == 2
+    assert "seed 0: no score, 20 of 20 evaluations have no eval/is_success; their metrics are eval/return" in err
+    assert "1 of 5 runs" in err
+    show = Show("final", "eval/is_success", 5, ())
+    assert [read_score(RunDirectory(run.directory), show) for run in runs] == [None, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_names():

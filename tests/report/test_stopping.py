@@ -111,5 +111,5 @@ def test_decisions_are_made_on_the_scores_of_the_report(stopped, score):
         ablation = read_ablation("synthetic", (), loader, search)
     show = replace(ablation.manifest.show, score=score, last=3)
     directory = RunDirectory(run.directory)
-    assert read_score(directory, show) == read_run(run, 3).scores[score]
+    assert read_score(directory, show) == read_run(run, show).scores[score]
     assert read_score(RunDirectory(stopped.planned[1].directory), show) is None

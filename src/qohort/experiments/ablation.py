@@ -26,6 +26,7 @@ from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
 from qohort.experiments.stopping import SequentialConfig, is_stopping_key, with_stopping
+from qohort.runs.metrics import RETURN, check_metric
 
 GROUP = "ablation"
 
@@ -70,11 +71,13 @@ class Show:
 
     Attributes:
         score: The score that arms are compared by. The best evaluation is not offered, since it is biased upwards.
+        metric: The metric of evaluations that scores are of, as `eval/return`.
         last: Number of evaluations in the mean of the last evaluations.
         figures: The figures to draw.
     """
 
     score: Literal["final", "last", "auc"]
+    metric: str
     last: PositiveInt
     figures: Sequence[Literal["scores", "differences", "improvement", "curves", "profiles"]]
 
@@ -187,6 +190,7 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
         raise ConfigError(f"ablation={name} is empty: begin the file with the line # @package {GROUP}")
     try:
         manifest = build_config(ManifestConfig, with_stopping(_complete(tree), _parse(extra)))
+        check_metric("show.metric", manifest.show.metric)
         _check_one_value([text for choice in manifest.environments.values() for text in choice.overrides])
         _check_one_value(manifest.settings)
         arms = tuple(_arms(manifest))
@@ -208,7 +212,7 @@ def _complete(tree: Mapping[str, Any]) -> dict[str, Any]:
     full = {"settings": [], "add_one": {}, "leave_one_out": {}, **tree}
     show = full.get("show", {})
     if isinstance(show, Mapping):
-        full["show"] = {"score": "final", "last": 5, "figures": list(FIGURES), **show}
+        full["show"] = {"score": "final", "metric": RETURN, "last": 5, "figures": list(FIGURES), **show}
     if isinstance(full.get("environments"), Mapping):
         full["environments"] = {
             name: {"overrides": [], **choice} if isinstance(choice, Mapping) else choice

@@ -22,9 +22,9 @@ from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value
 from qohort.experiments.ablation import Ablation, Show
 from qohort.experiments.stopping import GROUP, SequentialConfig
-from qohort.runs.directory import RunDirectory
+from qohort.runs.directory import RunDirectory, evaluation_scores
 from qohort.runs.files import write_atomically
-from qohort.runs.metrics import read_evaluations
+from qohort.runs.metrics import RETURN, read_evaluations
 from qohort.sequential import Decision, Design, decide, fewest_seeds
 
 Cell = tuple[str, str]
@@ -220,7 +220,8 @@ def record_of(ablation: Ablation, runs: Mapping[Cell, Mapping[int, RunDirectory]
     show = ablation.manifest.show
     firsts = {cell: next(iter(own.values())).path for cell, own in runs.items()}
     made = [(*one, *(firsts[cell].parent.name for cell in one.cells)) for one in comparisons(ablation)]
-    text = json.dumps([made, show.score, show.last if show.score == "last" else None])
+    other = [] if show.metric == RETURN else [show.metric]
+    text = json.dumps([made, show.score, show.last if show.score == "last" else None, *other])
     name = f"{ablation.name.replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
     return next(iter(firsts.values())).parents[2] / GROUP / name
 
@@ -265,20 +266,18 @@ def as_begun(ablation: Ablation, runs: Mapping[Cell, Mapping[int, RunDirectory]]
 
 
 def read_score(run: RunDirectory, show: Show) -> float | None:
-    """Return the score of a run that arms are compared by; None if it is not finished, or the score is not finite.
+    """Return the score of a run that arms are compared by; None if it is not finished, or its metric is not finite.
 
     Args:
         run: Its directory.
         show: What the report shows.
     """
-    result = run.result()
-    if result is None:
+    if run.result() is None:
         return None
-    if show.score == "last":
-        score = float(read_evaluations(run.metrics)[1][-show.last :].mean())
-    else:
-        score = float(result["final_return" if show.score == "final" else "auc"])
-    return score if math.isfinite(score) else None
+    env_steps, values = read_evaluations(run.metrics, show.metric)
+    if not all(map(math.isfinite, values.tolist())):
+        return None
+    return evaluation_scores(env_steps.tolist(), values.tolist(), show.last)[show.score]
 
 
 def describe(one: Comparison, progress: Progress, margin: float | None) -> str:

@@ -233,9 +233,9 @@ def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int
     for arm in arms:
         runs = scores.finished[arm.label, environment]
         if runs:
-            returns = np.stack([run.returns for run in runs], axis=-1)
+            values = np.stack([run.values for run in runs], axis=-1)
             x = runs[0].env_steps.astype(np.float64)
-            made[arm.label] = Curve(x, band(interquartile_mean, [returns], resamples))
+            made[arm.label] = Curve(x, band(interquartile_mean, [values], resamples))
     return made
 
 

@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import dataclass
 
 from qohort.experiments.ablation import Ablation
+from qohort.runs.metrics import RETURN
 
 NOTHING = "–"
 """Text of a cell without a value."""
@@ -45,12 +46,18 @@ class Table:
 def column_name(ablation: Ablation, name: str) -> str:
     """Return the heading of a column of `SCORES`."""
     last = ablation.manifest.show.last
-    return {
+    words = {
         "final": "final evaluation",
         "last": f"mean of the last {last} evaluations",
         "auc": "area under the curve",
         "best": "best evaluation (with hindsight)",
     }[name]
+    return words if is_of_returns(ablation) else f"{words}, {ablation.manifest.show.metric}"
+
+
+def is_of_returns(ablation: Ablation) -> bool:
+    """Return whether the scores are of the returns of evaluations, not of another metric."""
+    return ablation.manifest.show.metric == RETURN
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:

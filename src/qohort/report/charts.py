@@ -8,7 +8,7 @@ from typing import Literal
 
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
-from qohort.report.cells import column_name
+from qohort.report.cells import column_name, is_of_returns
 from qohort.report.external import ExternalResult
 from qohort.report.figures import PUBLISHED, Chart, Forest, Pair
 from qohort.report.scores import Scores
@@ -28,6 +28,7 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
         resamples: Bootstrap resamples.
     """
     shown = column_name(ablation, ablation.manifest.show.score)
+    metric = "return" if is_of_returns(ablation) else ablation.manifest.show.metric
     selected = ablation.manifest.show.figures
     made = []
     forests: dict[str, tuple[str, str, Callable[[ArmSummary], Estimate | None], Callable[[Place], float | None]]] = {
@@ -49,7 +50,7 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
         if key in selected:
             compared = key != "scores"
             against = None if compared else ablation.manifest.baseline
-            panels = [_forest(place, axis, value, line(place), against) for place in places]
+            panels = [_forest(place, axis, metric, value, line(place), against) for place in places]
             if any(panel.rows for panel in panels):
                 intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
                 number = family(places)
@@ -66,10 +67,10 @@ def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resample
                 pairs = _pairs(place, found)
                 if pairs:
                     pairs = [replace(pair, lines=_lines(place.external)) for pair in pairs]
-                    title = f"Evaluation returns on {place.name}"
+                    title = f"Evaluation {_plural(metric)} on {place.name}"
                     note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point{_legend(place.external)}"
                     key = f"curves_{place.name.replace('/', '_')}"
-                    made.append(Chart(key, title, note, pairs, ("env_steps", "return")))
+                    made.append(Chart(key, title, note, pairs, ("env_steps", metric)))
     if "profiles" in selected:
         pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
         if pairs:
@@ -107,14 +108,24 @@ def _baseline(ablation: Ablation, place: Place) -> float | None:
     return None if found is None else found.value
 
 
+def _plural(metric: str) -> str:
+    """Return the name of the metric for several values: `returns`, or that of another metric, as it is."""
+    return "returns" if metric == "return" else metric
+
+
 def _forest(
-    place: Place, axis: str, value: Callable[[ArmSummary], Estimate | None], line: float | None, against: str | None
+    place: Place,
+    axis: str,
+    metric: str,
+    value: Callable[[ArmSummary], Estimate | None],
+    line: float | None,
+    against: str | None,
 ) -> Forest:
     """Return a panel: of scores, beside the arm `against`, or of comparisons if that is None."""
     compared = against is None
     arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
-    words = axis.replace("returns", "normalised scores").replace("return", "normalised score")
-    words = words if place.name == ACROSS else axis
+    single, several = ("normalised score", "normalised scores") if place.name == ACROSS else (metric, _plural(metric))
+    words = axis.replace("returns", several).replace("return", single)
     rows = [(_row_name(one, place, compared), value(one), _strength(one, against)) for one in arms]
     return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
 

@@ -19,6 +19,7 @@ from qohort.experiments.ablation import Ablation, Arm, EnvironmentChoice, Manife
 from qohort.experiments.stopping import GROUP, SequentialConfig
 from qohort.report.scores import PlannedRun
 from qohort.runs.listing import Run, groups, in_words, runs_in
+from qohort.runs.metrics import RETURN
 
 LONGEST = 60
 """Keys that are left out of an arm's title when it would be longer, in characters."""
@@ -79,7 +80,9 @@ class Experiment:
         return self.directory.absolute().parent.name
 
 
-def find_runs(patterns: Sequence[str], baseline: str | None, name: str | None) -> tuple[FoundRuns, list[PlannedRun]]:
+def find_runs(
+    patterns: Sequence[str], baseline: str | None, name: str | None, metric: str = RETURN
+) -> tuple[FoundRuns, list[PlannedRun]]:
     """Return the runs that patterns match, as an ablation and its planned runs.
 
     Runs of one experiment directory are an arm in an environment. The seeds of an environment are those of any arm.
@@ -88,6 +91,7 @@ def find_runs(patterns: Sequence[str], baseline: str | None, name: str | None) -
         patterns: Paths of directories with runs, which may have `*`, `?` and `**`.
         baseline: Title or experiment directory of the arm that the others are compared with; None for no comparisons.
         name: Name of the report; None to derive it from the patterns.
+        metric: The metric of evaluations that is reported.
 
     Raises:
         ConfigError: If a pattern matches no run, a run cannot be read, or there is no such baseline.
@@ -107,7 +111,7 @@ def find_runs(patterns: Sequence[str], baseline: str | None, name: str | None) -
         there = [(arms[titles[label]], one) for label, one in ordered if one.environment == environment]
         seeds = sorted({seed for _, one in there for seed in one.configs})
         planned += [_plan(arm, one, seed) for arm, one in there for seed in seeds]
-    manifest = _manifest(patterns, chosen, planned)
+    manifest = _manifest(patterns, chosen, metric, planned)
     return FoundRuns(name or _name(patterns), manifest, tuple(arms.values()), (), tuple(patterns)), planned
 
 
@@ -199,7 +203,9 @@ def _plan(arm: Arm, experiment: Experiment, seed: int) -> PlannedRun:
     return PlannedRun(arm, experiment.environment, config, experiment.directory / f"seed-{seed}")
 
 
-def _manifest(patterns: Sequence[str], baseline: str | None, planned: Sequence[PlannedRun]) -> ManifestConfig:
+def _manifest(
+    patterns: Sequence[str], baseline: str | None, metric: str, planned: Sequence[PlannedRun]
+) -> ManifestConfig:
     """Return the manifest of found runs. It has no returns for normalised scores, so nothing is over environments."""
     environments = dict.fromkeys(run.environment for run in planned)
     return ManifestConfig(
@@ -212,7 +218,7 @@ def _manifest(patterns: Sequence[str], baseline: str | None, planned: Sequence[P
         arms={},
         add_one={},
         leave_one_out={},
-        show=Show("final", 5, ("scores", "differences", "improvement", "curves")),
+        show=Show("final", metric, 5, ("scores", "differences", "improvement", "curves")),
         until="seeds",
         sequential=SequentialConfig(None, 5, None, 0.05),
     )

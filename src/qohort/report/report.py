@@ -44,6 +44,7 @@ from qohort.report.scores import (
 from qohort.report.stopping import Stopping, stopping_of
 from qohort.runs.files import write_atomically
 from qohort.runs.members import members_of
+from qohort.runs.metrics import RETURN, check_metric
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ReportConfig:
     runs: str | Annotated[Sequence[str], Sized(1)] | None
     baseline: str | None
     name: str | None
+    metric: str | None
     external: str | None
     overrides: Sequence[str]
     output_dir: str
@@ -72,11 +74,13 @@ def report(config: DictConfig) -> Path:
     """
     settings, published = check_report(config)
     ablation, planned, stopping = _runs_asked_for(settings)
+    if settings.external is not None and (metric := ablation.manifest.show.metric) != RETURN:
+        raise ConfigError(f"external={settings.external} has returns, but the report is of {metric}: leave it out")
     external = {}
     if settings.external is not None:
         environments = [(plan.environment, plan.config.env.name) for plan in planned]
         external = by_environment(published, environments, Path(settings.external))
-    scores = replace(read_scores(planned, ablation.manifest.show.last), sequential=stopping is not None)
+    scores = replace(read_scores(planned, ablation.manifest.show), sequential=stopping is not None)
     problems = _check_missing(ablation, scores, settings)
     problems += _check_code(ablation, scores, settings)
     problems += not_deterministic(scores)
@@ -121,9 +125,10 @@ def _check_selection(settings: ReportConfig) -> None:
         raise ConfigError(
             f"overrides={format_value(settings.overrides)} does not go with runs=...: the runs are what they are"
         )
-    for key, value in (("baseline", settings.baseline), ("name", settings.name)):
+    for key, value in (("baseline", settings.baseline), ("name", settings.name), ("metric", settings.metric)):
         if settings.ablation is not None and value is not None:
             raise ConfigError(f"{key}={value} does not go with ablation=...: the manifest decides it")
+    check_metric("metric", settings.metric or RETURN)
     path = Path(settings.name or "name")
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise ConfigError(f"name={settings.name} is not a name of a report: give a path below reports_dir")
@@ -133,7 +138,7 @@ def _runs_asked_for(settings: ReportConfig) -> tuple[Ablation, list[PlannedRun],
     """Return what is reported, its runs, and how its arms were stopped."""
     if settings.runs is not None:
         patterns = [settings.runs] if isinstance(settings.runs, str) else settings.runs
-        return *find_runs(patterns, settings.baseline, settings.name), None
+        return *find_runs(patterns, settings.baseline, settings.name, settings.metric or RETURN), None
     loader = GlobalHydra.instance().config_loader()
     ablation = read_ablation(str(settings.ablation), settings.overrides, loader)
     planned = plan_runs(ablation, loader, settings.output_dir)
@@ -320,7 +325,7 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
     name = ablation.selector
     train = ["python scripts/train.py -m", name, *ablation.extra, *output, "hydra/launcher=joblib"]
     reporting = ["python scripts/report.py", _quoted(name), *output]
-    for key in ("baseline", "name", "external"):
+    for key in ("baseline", "name", "metric", "external"):
         if (value := getattr(settings, key)) is not None:
             reporting.append(_quoted(setting(key, value)))
     if ablation.extra:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
-from qohort.experiments.ablation import Ablation, Arm
+from qohort.experiments.ablation import Ablation, Arm, Show
 from qohort.runs.code import code_hash, component_packages
-from qohort.runs.directory import RunDirectory
-from qohort.runs.metrics import read_evaluations
+from qohort.runs.directory import RunDirectory, evaluation_scores
+from qohort.runs.metrics import RETURN, evaluation_metrics, read_evaluations
 from qohort.statistics import Array
 
 SCORES = ("final", "last", "auc", "best")
@@ -45,7 +45,7 @@ class FinishedRun:
         plan: What was asked for.
         scores: By column of `SCORES`.
         env_steps: Where its evaluations are, `[evaluations]`.
-        returns: Its evaluations, `[evaluations]`.
+        values: The metric of its evaluations that is reported, `[evaluations]`.
         result: `result.json`.
         manifest: `manifest.json`.
     """
@@ -53,14 +53,17 @@ class FinishedRun:
     plan: PlannedRun
     scores: Mapping[str, float]
     env_steps: NDArray[np.int64]
-    returns: Array
+    values: Array
     result: Mapping[str, Any]
     manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A run that cannot be counted: `missing`, `unfinished`, `failed`, `unequal budget` or `damaged`, and why."""
+    """A run that cannot be counted, and why.
+
+    `kind` is `missing`, `unfinished`, `failed`, `unequal budget`, `no score` or `damaged`.
+    """
 
     plan: PlannedRun
     kind: str
@@ -98,16 +101,16 @@ class Scores:
         return counted, planned
 
 
-def read_scores(planned: Sequence[PlannedRun], last: int) -> Scores:
+def read_scores(planned: Sequence[PlannedRun], show: Show) -> Scores:
     """Read what the runs of an ablation ended with.
 
     Args:
         planned: Which runs.
-        last: Evaluations in the mean of the last ones.
+        show: The metric of evaluations, and the number of evaluations in the mean of the last ones.
     """
     finished: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
     problems: list[Problem] = []
-    read = [read_run(plan, last) for plan in sorted(planned, key=lambda plan: plan.config.seed)]
+    read = [read_run(plan, show) for plan in sorted(planned, key=lambda plan: plan.config.seed)]
     grids: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
     for run in read:
         if isinstance(run, FinishedRun):
@@ -125,12 +128,12 @@ def read_scores(planned: Sequence[PlannedRun], last: int) -> Scores:
     return Scores(planned, finished, problems)
 
 
-def read_run(plan: PlannedRun, last: int) -> FinishedRun | Problem:
+def read_run(plan: PlannedRun, show: Show) -> FinishedRun | Problem:
     """Read one run.
 
     Args:
         plan: Which run.
-        last: Evaluations in the mean of the last ones.
+        show: The metric of evaluations, and the number of evaluations in the mean of the last ones.
     """
     directory = RunDirectory(plan.directory)
     try:
@@ -151,15 +154,15 @@ def read_run(plan: PlannedRun, last: int) -> FinishedRun | Problem:
         manifest: dict[str, Any] = json.loads((plan.directory / "manifest.json").read_text())
         if len(returns) == 0 or returns[-1] != result["final_return"] or returns.max() != result["best_return"]:
             return Problem(plan, "damaged", "result.json and metrics.jsonl do not agree")
+        values = returns if show.metric == RETURN else read_evaluations(directory.metrics, show.metric)[1]
+        if lacking := int(np.isnan(values).sum()):
+            some = f"{lacking} of {len(values)} evaluations have"
+            named = ", ".join(evaluation_metrics(directory.metrics))
+            return Problem(plan, "no score", f"{some} no {show.metric}; their metrics are {named}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Problem(plan, "damaged", f"{type(error).__name__}: {error}")
-    scores = {
-        "final": float(returns[-1]),
-        "last": float(returns[-last:].mean()),
-        "auc": float(result["auc"]),
-        "best": float(returns.max()),
-    }
-    return FinishedRun(plan, scores, env_steps, returns, result, manifest)
+    scores = evaluation_scores(env_steps.tolist(), values.tolist(), show.last)
+    return FinishedRun(plan, scores, env_steps, values, result, manifest)
 
 
 def format_problems(problems: Sequence[Problem]) -> list[str]:
@@ -216,14 +219,18 @@ def made_with_other_code(scores: Scores) -> str:
 
 
 def scores_csv(ablation: Ablation, scores: Scores) -> str:
-    """A row a run that was asked for, those without a score too."""
+    """A row a run that was asked for, those without a score too.
+
+    If the scores are of another metric than the return, the final return has a column of its own, the last one.
+    """
     finished = {run.plan.directory: run for runs in scores.finished.values() for run in runs}
     problems = {problem.plan.directory: problem for problem in scores.problems}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     named = [f"last_{ablation.manifest.show.last}" if name == "last" else name for name in SCORES]
     columns = ("arm", "environment", "seed", "status", *named, "budget", "env_steps", "wall_s")
-    writer.writerow((*columns, "config_hash", "fingerprint", "directory"))
+    other = ablation.manifest.show.metric != RETURN  # then the final return is not among the scores
+    writer.writerow((*columns, "config_hash", "fingerprint", "directory", *(["final_return"] if other else [])))
     for plan in scores.planned:
         place = (config_hash(plan.config), plan.directory.as_posix())
         first = (plan.arm.label, plan.environment, plan.config.seed)
@@ -231,9 +238,11 @@ def scores_csv(ablation: Ablation, scores: Scores) -> str:
         if run is None:
             problem = problems[plan.directory]
             empty = [""] * len(SCORES)
-            writer.writerow((*first, problem.kind, *empty, plan.config.budget, "", "", place[0], "", place[1]))
+            without = (*first, problem.kind, *empty, plan.config.budget, "", "", place[0], "", place[1])
+            writer.writerow((*without, *([""] if other else [])))
             continue
         ends = (run.result["budget"], run.result["env_steps"], run.result["wall_s"])
         values = [repr(run.scores[name]) for name in SCORES]
-        writer.writerow((*first, "finished", *values, *ends, place[0], run.result["fingerprint"], place[1]))
+        row = (*first, "finished", *values, *ends, place[0], run.result["fingerprint"], place[1])
+        writer.writerow((*row, *([repr(float(run.result["final_return"]))] if other else [])))
     return text.getvalue()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Place, aggregates_of
-from qohort.report.cells import NOTHING, Cell, Table, column_name, number
+from qohort.report.cells import NOTHING, Cell, Table, column_name, is_of_returns, number
 from qohort.report.external import ExternalResult
 from qohort.report.scores import SCORES
 from qohort.statistics import MIN_RUNS, Estimate
@@ -28,7 +28,8 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
         missing = [one for one in place.arms if one.count[0] < one.count[1]]
         counted = sum(one.count[0] for one in place.arms), sum(one.count[1] for one in place.arms)
         remark = f" ({counted[0]} of {counted[1]} runs: some are missing)" if missing else ""
-        kind = "normalised scores" if place.name == ACROSS else "returns"
+        plain = "returns" if is_of_returns(ablation) else "as logged"
+        kind = "normalised scores" if place.name == ACROSS else plain
         shown = column_name(ablation, ablation.manifest.show.score)
         made += [
             Table(

@@ -176,11 +176,16 @@ def train_again(row: Row, original: Original, rows: Sequence[Row]) -> Verdict:
         (file,) = Path(folder).rglob("manifest.json")
         manifest = json.loads(file.read_text())
     recorded = [
-        float(one["final"]) for one in rows if (one["arm"], one["environment"]) == (row["arm"], row["environment"])
+        final_return(one) for one in rows if (one["arm"], one["environment"]) == (row["arm"], row["environment"])
     ]
     equal = result["fingerprint"] == row["fingerprint"]
     score = float(result["final_return"])
     return Verdict(row, equal, tuple(changes(original.manifest, manifest)), score, rank(score, recorded))
+
+
+def final_return(row: Row) -> float:
+    """Return the final return of a run in a report, whose scores may be of another metric."""
+    return float(row.get("final_return") or row["final"])
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -206,7 +211,7 @@ def tell(verdict: Verdict) -> str:
     name = f"{row['arm']} on {row['environment']}, seed {row['seed']}"
     if verdict.equal:
         return f"{name}: the same fingerprint, {row['fingerprint'][:8]}"
-    scores = f"final evaluation {verdict.score:g}, in the report {float(row['final']):g}"
+    scores = f"final evaluation {verdict.score:g}, in the report {final_return(row):g}"
     why = f"; what changed: {'; '.join(verdict.changes)}" if verdict.changes else ", and nothing else changed"
     return f"{name}: DIFFERENT FINGERPRINT ({scores}){why}"
 

@@ -10,10 +10,11 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from qohort.config.errors import ConfigError
@@ -347,3 +348,19 @@ def area_under_curve(curve: list[tuple[int, float]]) -> float:
         return curve[0][1]
     area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(curve))
     return area / (curve[-1][0] - curve[0][0])
+
+
+def evaluation_scores(env_steps: Sequence[int], values: Sequence[float], last: int) -> dict[str, float]:
+    """Return the scores of a run by name: `final`, `last`, `auc` and `best`.
+
+    Args:
+        env_steps: The env_steps of its evaluations, `[evaluations]`.
+        values: A metric of its evaluations, `[evaluations]`.
+        last: Number of evaluations in the mean of the last ones.
+    """
+    return {
+        "final": values[-1],
+        "last": float(np.mean(values[-last:])),
+        "auc": area_under_curve(list(zip(env_steps, values, strict=True))),
+        "best": max(values),
+    }

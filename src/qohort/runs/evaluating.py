@@ -51,6 +51,7 @@ class EvaluateConfig:
     seed: Annotated[int, Range(0, 2**63 - 1)]
     max_episode_steps: PositiveInt | None
     video: bool | Literal["grid"]
+    info_metrics: Sequence[str] | None
     accelerator: Literal["cpu", "gpu", "auto"]
     threads: PositiveInt
 
@@ -238,7 +239,7 @@ def play(
         device: The device of the member's network.
 
     Returns:
-        Returns and lengths `[1, episodes]`, and the path of the video or None.
+        Returns, lengths and numbers in info `[1, episodes]`, and the path of the video or None.
     """
     trained = member.config.evaluation
     evaluation = dataclasses.replace(
@@ -249,14 +250,15 @@ def play(
     )
     # Training never evaluates in round 0, so these episodes are new to the run, whatever its seed.
     arguments = (evaluation_environment(member.config), evaluation, [settings.seed], device)
+    names = member.config.info_metrics if settings.info_metrics is None else settings.info_metrics
     if not settings.video:
-        with closing(Evaluator(*arguments)) as evaluator:
+        with closing(Evaluator(*arguments, names)) as evaluator:
             return evaluator(member.values, round=0), None
     videos.mkdir(exist_ok=True)
     name += ".mp4" if has_ffmpeg() else ".gif"
     partial = videos / f".partial-{name}"
     try:
-        with closing(FilmedEvaluator(*arguments, [partial])) as evaluator:
+        with closing(FilmedEvaluator(*arguments, [partial], names)) as evaluator:
             scores = evaluator(member.values, round=0)
         partial.replace(videos / name)
     finally:
@@ -273,6 +275,7 @@ class FilmedEvaluator(Evaluator):
         seeds: The members' seeds.
         device: The device of the networks.
         paths: The video file of each member, `.mp4` or `.gif`; None for a member that is not filmed.
+        info_metrics: The names of numbers that the info of an episode's last step has.
     """
 
     def __init__(
@@ -282,8 +285,9 @@ class FilmedEvaluator(Evaluator):
         seeds: Sequence[int],
         device: torch.device,
         paths: Sequence[Path | None],
+        info_metrics: Sequence[str] = (),
     ) -> None:
-        super().__init__(env, evaluation, seeds, device)
+        super().__init__(env, evaluation, seeds, device, info_metrics)
         self._writers = ExitStack()
         for envs, path in zip(self._envs, paths, strict=True):
             if path is None:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from qohort.agent.evaluation import EpisodeScores
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.schema import TrainConfig
@@ -82,6 +85,9 @@ def check_evaluation(
         ConfigError: If the configuration or a run directory is invalid.
     """
     settings = build_config(EvaluateConfig, config)
+    names = settings.info_metrics or ()
+    if len(set(names)) < len(names):
+        raise ConfigError(f"info_metrics=[{','.join(names)}] has a name twice: give different names")
     device = evaluation_device(settings.accelerator)
     directories = [RunDirectory(path) for path in chosen(settings.run)]
     return settings, device, {directory: load_config(directory) for directory in directories}
@@ -133,7 +139,8 @@ def evaluation_name(settings: EvaluateConfig, env_steps: int) -> str:
         settings: The settings of the evaluation.
         env_steps: The env_steps at which the checkpoint was saved.
     """
-    names = ("episodes", "epsilon", "max_episode_steps", "accelerator", "threads")
+    names = ["episodes", "epsilon", "max_episode_steps", "accelerator", "threads"]
+    names += [] if settings.info_metrics is None else ["info_metrics"]
     digest = hashlib.sha256(json.dumps([getattr(settings, name) for name in names]).encode()).hexdigest()[:8]
     return f"env_steps-{env_steps:012d}-seed-{settings.seed}-{digest}"
 
@@ -157,6 +164,7 @@ def _evaluate_one(
             f"env.id={member.config.env.id}: {failure.reason}, at step {len(failure.actions)} of an episode; its seed "
             f"and its actions are in {file}"
         )
+    _report_missing(scores, member.config.env.id)
     outcome = {
         "settings": {**dataclasses.asdict(settings), "run": str(directory.path)},
         "env": member.config.env.id,
@@ -167,6 +175,7 @@ def _evaluate_one(
         **summary(scores.returns[0]),
         "returns": scores.returns[0].tolist(),
         "lengths": scores.lengths[0].tolist(),
+        "info_metrics": {name: _numbers(values[0]) for name, values in scores.metrics.items()},
         "video": None if video is None else str(video.relative_to(directory.path)),
     }
     text = (json.dumps(outcome, indent=2) + "\n").encode()
@@ -174,6 +183,27 @@ def _evaluate_one(
     write_atomically(directory.path / "evaluations" / f"{name}.json", text)
     write_atomically(directory.path / "evaluation.json", text)
     return outcome
+
+
+def _numbers(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the mean of a number in info over the episodes that have it, and its value in each, `[episodes]`.
+
+    None stands for what an episode does not have.
+    """
+    present = values[~np.isnan(values)]
+    mean = float(present.mean()) if len(present) else None
+    return {"mean": mean, "values": [None if np.isnan(value) else float(value) for value in values]}
+
+
+def _report_missing(scores: EpisodeScores, env_id: str) -> None:
+    """Report the names in `info_metrics` that no episode has, with those that there are."""
+    for name, values in scores.metrics.items():
+        if np.isnan(values).all():
+            print(
+                f"qohort: info_metrics: the info of env.id={env_id} had no number {name!r} at the end of any episode; "
+                f"its numbers are {', '.join(scores.numbers) or 'none'}",
+                file=sys.stderr,
+            )
 
 
 def _report(
@@ -207,11 +237,16 @@ def _print_table(outcomes: Mapping[Path, Mapping[str, Any]], configs: Mapping[Pa
     if len(outcomes) == 1:
         (outcome,) = outcomes.values()
         title += f", seed {firsts[0].seed}, at {outcome['env_steps']:,} of {firsts[0].budget:,} env_steps"
-    table = Table(title=title, title_justify="left")
     named = len(outcomes) > 1
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100 + 20 * named)
+    narrow = console.width < 100
+    table = Table(title=title, title_justify="left", box=None if narrow else box.HEAVY_HEAD, pad_edge=not narrow)
     for heading in (*(("run", "env_steps") if named else ()), "episodes", "mean return", "95% interval", "min", "max"):
-        table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
-    table.add_column("mean length", justify="right")
+        whole = heading in ("env_steps", "episodes", "95% interval")
+        table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold", no_wrap=whole)
+    metrics = dict.fromkeys(metric for outcome in outcomes.values() for metric in outcome["info_metrics"])
+    for heading in ("mean length", *(f"mean {metric}" for metric in metrics)):
+        table.add_column(heading, justify="right")
     for (path, outcome), config in zip(outcomes.items(), firsts, strict=True):
         interval = outcome["interval"]
         name = (
@@ -225,8 +260,14 @@ def _print_table(outcomes: Mapping[Path, Mapping[str, Any]], configs: Mapping[Pa
             f"{outcome['min']:.2f}",
             f"{outcome['max']:.2f}",
             f"{np.mean(outcome['lengths']):.1f}",
+            *(_mean_text(outcome["info_metrics"].get(metric)) for metric in metrics),
         )
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100 + 20 * named).print(table)
+    console.print(table)
+
+
+def _mean_text(numbers: Mapping[str, Any] | None) -> str:
+    """Return the mean of a number in info as text, with a dash where there is none."""
+    return "-" if numbers is None or numbers["mean"] is None else f"{numbers['mean']:.4g}"
 
 
 def _grid(settings: EvaluateConfig, parent: Path, outcomes: Mapping[Path, Mapping[str, Any]]) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qohort.cohort.schedules import Progress
+from qohort.config.errors import ConfigError
 from qohort.runs.loggers import Sink, VideoSink
 
 METRICS = {
@@ -37,16 +38,52 @@ METRICS = {
 """The definition of every metric."""
 
 
-def read_evaluations(metrics: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the env_steps and the returns of a run's evaluations, `[evaluations]` each.
+RETURN = "eval/return"
+"""The metric that every evaluation has."""
+
+
+def read_evaluations(metrics: Path, name: str = RETURN) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the env_steps of a run's evaluations and one of their metrics, `[evaluations]` each.
+
+    Args:
+        metrics: The run's `metrics.jsonl`.
+        name: The metric. It is NaN where an evaluation does not have it.
+    """
+    rows = _evaluation_rows(metrics)
+    env_steps = np.array([row["env_steps"] for row in rows], dtype=np.int64)
+    return env_steps, np.array([row.get(name) for row in rows], dtype=np.float64)
+
+
+def check_metric(key: str, name: str) -> None:
+    """Check that a metric is one of evaluations.
+
+    Args:
+        key: The key that has it, for the message.
+        name: The metric.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    prefix = "eval/"
+    if not name.startswith(prefix) or name == prefix:
+        raise ConfigError(
+            f"{key}={name} is not a metric of evaluations: give {RETURN}, eval/length, or eval/NAME with a NAME of "
+            "info_metrics"
+        )
+
+
+def evaluation_metrics(metrics: Path) -> list[str]:
+    """Return the names of the metrics that a run's evaluations have.
 
     Args:
         metrics: The run's `metrics.jsonl`.
     """
+    return list(dict.fromkeys(key for row in _evaluation_rows(metrics) for key in row if key.startswith("eval/")))
+
+
+def _evaluation_rows(metrics: Path) -> list[dict[str, Any]]:
     with metrics.open() as file:  # most rows are of training episodes: not worth parsing
-        rows = [json.loads(line) for line in file if '"eval/return"' in line]
-    env_steps = np.array([row["env_steps"] for row in rows], dtype=np.int64)
-    return env_steps, np.array([row["eval/return"] for row in rows], dtype=np.float64)
+        return [json.loads(line) for line in file if f'"{RETURN}"' in line]
 
 
 def video_file(directory: Path, env_steps: int) -> Path:
