@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,8 +13,7 @@ from qohort.cli.arguments import arguments_of, check_options, fail, path_of
 from qohort.cli.streams import lenient_streams
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_tree, flat
-from qohort.config.messages import format_value
-from qohort.runs.listing import Run, groups, runs_in
+from qohort.runs.listing import Run, groups, in_table, runs_in
 
 USAGE = """qohort diff RUN RUN
 
@@ -37,10 +37,11 @@ def main() -> None:
     keys = [key for key in dict.fromkeys([*trees[0], *trees[1]]) if key not in NOT_COMPARED]
     differing = [key for key in keys if trees[0].get(key) != trees[1].get(key)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("key", *(str(run.directory) for run in runs)):
+    for heading in ("key", *_names([run.directory for run in runs])):
         table.add_column(heading, overflow="fold")
     for key in differing:
-        table.add_row(key, *(format_value(tree[key]) if key in tree else "" for tree in trees))
+        name, _ = in_table(key, None)
+        table.add_row(name, *(in_table(key, tree[key])[1] if key in tree else "" for tree in trees))
     if any(run.score is not None for run in runs):
         table.add_row("final return", *(run.state if run.score is None else f"{run.score:.1f}" for run in runs))
     if not differing:
@@ -50,6 +51,14 @@ def main() -> None:
         Console(file=sys.stdout, width=width, highlight=False).print(table)
     if runs[0].code != runs[1].code:
         print("they were made with different code")
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """Return directories without the parents that they share; the run's own directory always stays."""
+    shared = min(len(one.parts) for one in directories) - 1
+    while len({one.parts[:shared] for one in directories}) > 1:
+        shared -= 1
+    return [str(Path(*one.parts[shared:])) for one in directories]
 
 
 def _run(path: Path) -> Run:

@@ -21,6 +21,7 @@ from qohort.config.composition import Sources, parser_of, project_directory
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.members import check_config
+from qohort.config.messages import format_value
 from qohort.config.schema import TrainConfig
 from qohort.runs.checkpoints import newest_step
 from qohort.runs.directory import RunDirectory
@@ -155,6 +156,19 @@ def differences(config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     found = {} if base is None else config_difference(base, config)
     own = flat(experiment_tree(config))
     return {key: value for key, value in found.items() if key in own and key != "env.id"}
+
+
+def in_table(key: str, value: Any) -> tuple[str, str]:
+    """Return a key and its value as tables show them: a component is its class, and ours have no module.
+
+    Args:
+        key: The key, with dots.
+        value: Its value.
+    """
+    if key.endswith("._target_"):
+        text = str(value)
+        return key.removesuffix("._target_"), text.rpartition(".")[2] if text.startswith("qohort.") else text
+    return key, format_value(value)
 
 
 @functools.cache

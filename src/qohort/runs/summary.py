@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from qohort.config.identity import named_keys
-from qohort.config.messages import format_value
 from qohort.config.schema import TrainConfig
 from qohort.runs.directory import RunDirectory
 from qohort.runs.learning_curve import draw_cohort
+from qohort.runs.listing import in_table
 from qohort.statistics import format_returns
 
 
@@ -60,7 +60,7 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
     for parent, runs in alike.items():
         config, tree = firsts[parent], trees[parent]
         results = [result for _, directory in runs if (result := directory.result()) is not None]
-        words = ", ".join(f"{key}={format_value(tree[key])}" for key in differing if key in tree)
+        words = ", ".join("=".join(in_table(key, tree[key])) for key in differing if key in tree)
         table.add_row(
             config.env.name,
             config.agent,
