@@ -191,6 +191,27 @@ class WithDropout(torch.nn.Sequential):
         )
 
 
+class OneHot(torch.nn.Linear):
+    """What it needs of a tensor is a value: of its gradient only, if `num_classes` is given."""
+
+    def __init__(self, observation_space, actions, atoms, classes=4):
+        super().__init__(4, actions * atoms)
+        self.classes, self.shape = classes, (actions, atoms)
+
+    def forward(self, observation):
+        hot = torch.nn.functional.one_hot(observation.long().clamp(0, 3), self.classes).sum(-2)
+        return super().forward(hot.float()).unflatten(-1, self.shape)
+
+
+class WithIf(torch.nn.Linear):
+    def __init__(self, observation_space, actions, atoms):
+        super().__init__(4, actions * atoms)
+        self.shape = actions, atoms
+
+    def forward(self, observation):
+        return super().forward(observation if observation.sum() > 0 else -observation).unflatten(-1, self.shape)
+
+
 class WrongShape(torch.nn.Sequential):
     def __init__(self, observation_space, actions, atoms):
         super().__init__(torch.nn.Linear(4, actions + 1), torch.nn.Unflatten(-1, (actions + 1, 1)))
@@ -200,6 +221,14 @@ class WrongShape(torch.nn.Sequential):
     ("name", "message"),
     [
         ("WithDropout", r"^network=test_module.WithDropout cannot be lifted over members .*random"),
+        (
+            "OneHot",
+            r"OneHot cannot be lifted over members .*its forward needs the value of a tensor, as F.one_hot",
+        ),
+        (
+            "WithIf",
+            r"WithIf cannot be lifted over members .*its forward needs the value of a tensor, as F.one_hot",
+        ),
         ("WrongShape", r"^network=test_module.WrongShape must map .* but its values have shape \(2, 3\)$"),
     ],
 )

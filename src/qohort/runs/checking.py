@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from hydra.utils import instantiate
+from torch import Tensor
+from torch.func import grad, vmap
 
 import qohort
 from qohort.agent.heads import Head
@@ -161,18 +163,40 @@ def check_environment(config: TrainConfig) -> tuple[spaces.Space[Any], int]:
 def _check_values(
     config: TrainConfig, network: CohortNetwork, head: Head, space: spaces.Space[Any], actions: int
 ) -> None:
-    """Check that a network of two members gives a value to each action of an observation."""
+    """Check that a network of two members gives a value to each action of an observation, and gradients of them."""
     name = f"network={config.network['_target_']}"
     observation = torch.from_numpy(np.zeros((2, 2, *(space.shape or ())), dtype=space.dtype))
+    values = QValues(network, head, Compiler("none"))
+
+    def total(parameters: dict[str, Tensor], observation: Tensor) -> Tensor:
+        return values.of_member_without_noise(parameters, {"observation": observation}).sum()
+
     try:
-        found = tuple(QValues(network, head, Compiler("none"))(observation).shape)
+        found = tuple(values(observation).shape)
+        vmap(grad(total))(network.parameters_by_name(), observation)
     except Exception as error:
-        place, reason = place_of(error, config.network["_target_"]), in_words(error)[:300]
+        place, reason = place_of(error, config.network["_target_"]), _reason(in_words(error))
         raise ConfigError(
             f"{name} cannot be lifted over members for observations of {space}{place}: {reason}"
         ) from error
     if found != (2, 2, actions):
         raise ConfigError(f"{name} must map [B, ...] to [B, {actions}, atoms], but its values have shape {found[1:]}")
+
+
+def _reason(message: str) -> str:
+    """Return why a network cannot be lifted: PyTorch's message, or what to do about the usual reasons."""
+    if "random operation" in message:
+        return (
+            "its forward draws random numbers, as Dropout does, which no member could repeat: register a buffer of "
+            "noise (docs/extending.md), or leave them out"
+        )
+    if any(words in message for words in ("one_hot", ".item()", "data-dependent", "dynamic shape")):
+        return (
+            "its forward needs the value of a tensor, as F.one_hot, .item(), an if on a tensor and a boolean index do: "
+            "use operations on whole tensors; for one_hot, "
+            "(x.unsqueeze(-1) == torch.arange(n, device=x.device)).float()"
+        )
+    return message[:300]
 
 
 def _check_info_metrics(config: TrainConfig) -> None:
