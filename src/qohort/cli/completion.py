@@ -9,7 +9,7 @@ USAGE = """qohort completion
 
 Prints the tab completion of qohort for bash: put eval "$(qohort completion)" into ~/.bashrc. Commands, keys, groups and
 their options are completed, and paths."""
-COMPOSED = ("train", "evaluate", "report", "verify", "tune", "sensitivity")
+COMPOSED = ("train", "evaluate", "report", "verify", "ledger", "reproduce", "tune", "sensitivity")
 """The commands whose keys Hydra completes."""
 SCRIPT = """_qohort() {
     local word="${COMP_WORDS[COMP_CWORD]}" command="${COMP_WORDS[1]}" choices=""

@@ -118,7 +118,7 @@ def entry_point(
                     expand_paths(config)
                     first = CHECKS.get(config_name, _nothing)(config)
                     if os.getpid() == process and not sweeping:
-                        _use_bits([first])
+                        use_bits([first])
                     return plan(config) if dry and plan is not None else task(config)
                 except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
                     if isinstance(error, Interrupted):
@@ -172,7 +172,7 @@ def _output(process: int) -> contextlib.AbstractContextManager[None]:
     return output_for_display()
 
 
-def _use_bits(firsts: Sequence[TrainConfig | None]) -> None:
+def use_bits(firsts: Sequence[TrainConfig | None]) -> None:
     """Start this command anew if its libraries were loaded for other instructions than its `bits` asks for.
 
     Raises:
@@ -383,7 +383,7 @@ def _check_overrides(
     for key in {one.key_or_group for one in overrides} & {"hydra.run.dir", "hydra.sweep.dir"}:
         _for_each(functools.partial(_check_hydras_directory, key), configs, jobs, arguments.overrides)
     checked = _for_each(lambda config: check(without_hydra(config)), configs, jobs, arguments.overrides)
-    _use_bits(checked)
+    use_bits(checked)
     if checked:  # the check of jobs imports torch, which is slow
         JOB_CHECKS.get(config_name, _nothing)(checked)
 

@@ -23,6 +23,8 @@ COMMANDS = {
     "rm": "delete runs",
     "report": "tables and figures of an ablation",
     "verify": "train some runs of a report again, and compare",
+    "ledger": "write the ledger of finished runs: commands, code, machine, fingerprints",
+    "reproduce": "train runs of the ledger again, and compare",
     "tune": "search for hyperparameters with Optuna",
     "sensitivity": "how much performance depends on hyperparameters",
     "completion": "print the tab completion for bash",

@@ -1,0 +1,260 @@
+"""Writes a ledger from finished runs, and refuses those that could not be trained again."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from qohort.config.checks import build_config, resolve
+from qohort.config.composition import Sources, options_of, project_directory
+from qohort.config.errors import ConfigError
+from qohort.config.identity import config_hash
+from qohort.config.messages import format_value, nearest
+from qohort.config.paths import check_directory
+from qohort.config.schema import TrainConfig
+from qohort.experiments.ablation import GROUP, Arm, read_ablation
+from qohort.report.commands import compose, overrides_of
+from qohort.report.found import find_runs
+from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_differences, made_of
+from qohort.report.report import plan_runs
+from qohort.report.scores import (
+    FinishedRun,
+    PlannedRun,
+    Problem,
+    Scores,
+    format_problems,
+    mixed_code,
+    not_deterministic,
+    read_run,
+)
+from qohort.runs.directory import RunDirectory
+from qohort.runs.files import write_atomically
+
+
+@dataclass(frozen=True)
+class LedgerConfig:
+    """The configuration of `qohort ledger`. `conf/ledger.yaml` documents each key."""
+
+    name: str
+    title: str | None
+    ablation: str | None
+    experiments: str | Sequence[str] | None
+    runs: str | Sequence[str] | None
+    baseline: str | None
+    seeds: Sequence[int] | None
+    overrides: Sequence[str]
+    output_dir: str
+    ledger_dir: str
+    other_code: Literal["refuse", "allow"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a ledger is made from.
+
+    Attributes:
+        title: What it is about.
+        command: The command that trains all of it.
+        planned: The runs that it asks for.
+    """
+
+    title: str
+    command: str
+    planned: Sequence[PlannedRun]
+
+
+def record(config: DictConfig) -> Path:
+    """Write the ledger of finished runs; its file.
+
+    Raises:
+        ConfigError: If the configuration is wrong, or a run is missing or could not be trained again; nothing was
+            written then.
+    """
+    name = HydraConfig.get().runtime.choices[GROUP]
+    settings: LedgerConfig = build_config(LedgerConfig, {**resolve(config), GROUP: name})
+    file = _file(settings)
+    loader = GlobalHydra.instance().config_loader()
+    study = _study(settings, loader)
+    finished = _finished(study.planned, settings)
+    made: dict[str, Mapping[str, Any]] = {}
+    rows = [_row(own, loader, made) for own in finished.values()]
+    ledger = Ledger(settings.title or study.title, study.command, made, rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, ledger_text(settings.name, ledger).encode())
+    print(f"ledger of {len(rows)} rows, {sum(len(row.runs) for row in rows)} runs: {file}")
+    return file
+
+
+def _file(settings: LedgerConfig) -> Path:
+    path = Path(settings.name)
+    if path.is_absolute() or ".." in path.parts or path.suffix:
+        raise ConfigError(f"name={settings.name} is not a name of a ledger: give one without .yaml and ..")
+    check_directory("ledger_dir", settings.ledger_dir)
+    return Path(settings.ledger_dir) / f"{settings.name}.yaml"
+
+
+def _study(settings: LedgerConfig, loader: ConfigLoader) -> Study:
+    """Return what is asked for.
+
+    Raises:
+        ConfigError: If it is not exactly one of an ablation, experiments and runs, or they do not exist.
+    """
+    given = {key: value for key in (GROUP, "experiments", "runs") if (value := getattr(settings, key)) is not None}
+    if len(given) != 1:
+        words = " and ".join(f"{key}={format_value(value)}" for key, value in given.items()) or "nothing"
+        raise ConfigError(f"{words} is given: give one of ablation=NAME, experiments=NAME and runs=PATTERN")
+    if settings.baseline is not None and settings.runs is None:
+        raise ConfigError(f"baseline={settings.baseline} goes with runs=... only")
+    if settings.seeds is not None and settings.experiments is None:
+        raise ConfigError(f"seeds={format_value(settings.seeds)} goes with experiments=... only")
+    if settings.runs is not None:
+        return _found(settings)
+    if settings.ablation is not None:
+        ablation = read_ablation(settings.ablation, settings.overrides, loader)
+        command = " ".join(("qohort train -m", ablation.selector, *ablation.extra))
+        return Study(ablation.manifest.title, command, plan_runs(ablation, loader, settings.output_dir))
+    return _experiments(settings, loader)
+
+
+def _found(settings: LedgerConfig) -> Study:
+    if settings.overrides:
+        raise ConfigError(
+            f"overrides={format_value(settings.overrides)} does not go with runs=...: the runs are what they are"
+        )
+    patterns = [settings.runs] if isinstance(settings.runs, str) else list(settings.runs or ())
+    ablation, planned = find_runs(patterns, settings.baseline, settings.name)
+    there = [plan for plan in planned if plan.directory.is_dir()]  # arms need not have the same seeds
+    return Study(ablation.manifest.title, "qohort train, with the overrides of each row", there)
+
+
+def _experiments(settings: LedgerConfig, loader: ConfigLoader) -> Study:
+    patterns = [settings.experiments] if isinstance(settings.experiments, str) else list(settings.experiments or ())
+    known = options_of("experiment", Sources("train", project=project_directory()))
+    names: dict[str, None] = {}
+    for pattern in patterns:
+        matching = fnmatch.filter(known, pattern)
+        if not matching:
+            raise ConfigError(f"experiments={pattern} is not an experiment: {nearest(pattern, known)}")
+        names |= dict.fromkeys(matching)
+    seeds = [] if settings.seeds is None else [f"seed={format_seeds(settings.seeds)}"]
+    last = {name.rpartition("/")[2] for name in names}
+    planned = []
+    for name in names:
+        title = name.rpartition("/")[2] if len(last) == len(names) else name
+        arm = Arm(name, title, (), name, ())
+        members = compose(loader, [f"experiment={name}", *settings.overrides, *seeds])
+        configs = [replace(one, output_dir=settings.output_dir) for one in members]
+        planned += [PlannedRun(arm, one.env.name, one, RunDirectory.of(one).path) for one in configs]
+    words = ("qohort train", *(["-m"] if len(names) > 1 else []), f"experiment={','.join(names)}", *settings.overrides)
+    return Study(f"Experiments {', '.join(patterns)}", " ".join((*words, *seeds)), planned)
+
+
+def format_seeds(seeds: Sequence[int]) -> str:
+    """Return seeds as they are typed."""
+    return f"[{','.join(map(str, seeds))}]"
+
+
+def _finished(planned: Sequence[PlannedRun], settings: LedgerConfig) -> dict[tuple[str, str], list[FinishedRun]]:
+    """Read the runs, by arm and environment.
+
+    Raises:
+        ConfigError: If a run is not finished or could not be trained again.
+    """
+    read = [read_run(plan, 1) for plan in planned]
+    problems = [one for one in read if isinstance(one, Problem)]
+    finished: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
+    for one in read:
+        if isinstance(one, FinishedRun):
+            finished[one.plan.arm.label, one.plan.environment].append(one)
+    scores = Scores(planned, finished, problems)
+    _refuse(format_problems(problems), f"{len(problems)} of {len(read)} runs cannot be counted", "train what is left")
+    again = "a run that cannot be repeated has no receipt"
+    _refuse(not_deterministic(scores), "some runs are not deterministic", again)
+    _refuse([*_moved(scores)], "some runs were resumed where their bits could change", "train them again in one place")
+    if settings.other_code == "refuse":
+        words = "train them again with overwrite=true, or record them all the same with other_code=allow"
+        _refuse(mixed_code(scores), "the runs were made with different code", words)
+    return finished
+
+
+def _refuse(lines: Sequence[str], reason: str, fix: str) -> None:
+    """Refuse to write a ledger if there are lines that say why.
+
+    Raises:
+        ConfigError: If there are.
+    """
+    if lines:
+        raise ConfigError(f"{reason} ({'; '.join(lines)}): {fix}")
+
+
+def _moved(scores: Scores) -> Iterator[str]:
+    """Yield a line for each run that was resumed with other code, versions or on another machine than it began with."""
+    for run in (one for some in scores.finished.values() for one in some):
+        now = made_of(run.manifest, False)
+        for earlier in run.manifest.get("resumed", ()):
+            if changed := made_differences(made_of(earlier["before"], False), now):
+                yield f"{run.plan.directory} at {earlier['env_steps']:,} env_steps: {', '.join(changed)}"
+                break
+
+
+def _row(runs: Sequence[FinishedRun], loader: ConfigLoader, made: dict[str, Mapping[str, Any]]) -> LedgerRow:
+    """Return a row.
+
+    Args:
+        runs: The runs of an arm in an environment.
+        loader: Composes configurations.
+        made: How runs were made, by letter; what is new is added.
+
+    Raises:
+        ConfigError: If the runs' command does not give their configuration.
+    """
+    ordered = sorted(runs, key=lambda run: run.plan.config.seed)
+    plan, config = ordered[0].plan, _config_of(ordered[0])
+    letters = [_letter(made_of(run.manifest, (run.plan.directory / "code.patch").is_file()), made) for run in ordered]
+    usual = max(letters, key=letters.count)
+    ended = max((run.plan.directory / "result.json").stat().st_mtime for run in ordered)
+    return LedgerRow(
+        arm=plan.arm.label,
+        title=plan.arm.title,
+        environment=plan.environment,
+        env=config.env.name,
+        against=plan.arm.against,
+        hash8=config_hash(config),
+        budget=config.budget,
+        date=time.strftime("%Y-%m-%d", time.gmtime(ended)),
+        made=usual,
+        overrides=overrides_of(config, ordered[0].manifest.get("command", ()), loader),
+        runs=[_run(run, None if letter == usual else letter) for run, letter in zip(ordered, letters, strict=True)],
+    )
+
+
+def _config_of(run: FinishedRun) -> TrainConfig:
+    """Return the configuration that a run was made with, also what does not identify an experiment."""
+    config: TrainConfig = build_config(TrainConfig, RunDirectory(run.plan.directory).config())
+    return config
+
+
+def _letter(one: Mapping[str, Any], made: dict[str, Mapping[str, Any]]) -> str:
+    """Return the letter of how a run was made."""
+    for letter, known in made.items():
+        if known == one:
+            return letter
+    letter = chr(ord("a") + len(made)) if len(made) < 26 else f"z{len(made)}"
+    made[letter] = one
+    return letter
+
+
+def _run(run: FinishedRun, made: str | None) -> LedgerRun:
+    score = run.scores
+    seed, fingerprint = run.plan.config.seed, str(run.result["fingerprint"])
+    return LedgerRun(seed, score["final"], score["best"], score["auc"], fingerprint, made)
