@@ -1,4 +1,4 @@
-"""Reports of ablations and of any runs: scores, statistics, tables, figures, the page, and verification.
+"""Reports of ablations and of any runs: scores, statistics, tables, figures, the page, verification, and the ledger.
 
 Files, in reading order:
     report: Plans the runs of an ablation, or finds runs, reads their scores and writes the report.
@@ -12,4 +12,10 @@ Files, in reading order:
     figures: Draws the figures.
     page: Renders `report.html` from `report.html.j2`.
     verification: Trains some runs of a report again and compares.
+    ledger: The file of published runs: commands, code, machine, fingerprints.
+    recording: Writes it from finished runs.
+    commands: The overrides that train a run again, checked by composing them.
+    reproduction: Trains runs of the ledger again and compares.
+    retraining, verdicts: What verification and reproduction share.
+    ledger_tables: The tables of the manual, made from the ledger.
 """
