@@ -89,7 +89,11 @@ def test_a_folded_sweep_is_recorded_and_reproduced_to_the_bit(qohort, project):
     assert done.out.endswith("equal to the bit: 2 of 2 runs ended with their fingerprints\n")
     assert not list(project.glob("outputs/**/.tmp*"))
 
-    # What is forged in the ledger is not compatible, unless code, versions or machine explain it.
+
+@pytest.mark.slow
+def test_what_is_forged_is_not_compatible_unless_something_explains_it(qohort, project):
+    assert qohort("ledger", "name=study", "runs=outputs").code == 0
+    ledger = read_ledger(project / "results" / "ledger", "study")
     file = project / "results" / "ledger" / "study.yaml"
     text = file.read_text()
     fingerprint = ledger.rows[0].runs[0].fingerprint

@@ -178,6 +178,8 @@ COLUMNS: Mapping[str, Callable[[Line], str]] = {
     "published": _published,
 }
 """What a column may show of a row."""
+OF_A_RUN = ("seed", "final", "best", "auc")
+"""What a column may show of a run, with the layout `runs`."""
 
 
 class Results:
@@ -240,6 +242,9 @@ class Results:
         if typed is None:
             raise ConfigError(f"measured={spec.measured} is not there: {nearest(str(spec.measured), self.measured)}")
         columns = spec.columns or {heading: heading for heading in typed.columns}
+        for heading in columns.values():
+            if heading not in typed.columns:
+                raise ConfigError(f"columns: {heading} is not a heading there: {nearest(heading, typed.columns)}")
         places = [list(typed.columns).index(heading) for heading in columns.values()]
         labels = spec.labels or [row[0] for row in typed.rows]
         rows = [
@@ -252,12 +257,13 @@ class Results:
         ledger = read_ledger(self.directory / "ledger", str(spec.ledger))
         lines = self._lines(spec, ledger)
         columns = spec.columns or {}
+        known = COLUMNS if spec.layout == "rows" else OF_A_RUN
+        for kind in columns.values():
+            if kind not in known:
+                raise ConfigError(f"columns: {kind} is not something that a column shows: {nearest(kind, known)}")
         if spec.layout == "runs":
             texts = [[_of_run(run, kind) for kind in columns.values()] for line in lines for run in line.runs]
             return markdown(list(columns), texts)
-        for kind in columns.values():
-            if kind not in COLUMNS:
-                raise ConfigError(f"columns: {kind} is not something that a column shows: {nearest(kind, COLUMNS)}")
         return markdown(*_side_by_side(columns, lines, spec.side_by_side))
 
     def _lines(self, spec: TableSpec, ledger: Ledger) -> list[Line]:

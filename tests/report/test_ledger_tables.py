@@ -1,0 +1,180 @@
+"""Tables made from the ledger: their numbers are those of a report, their blocks are filled, mistakes are told."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import synthetic
+import yaml
+
+from qohort.config.errors import ConfigError
+from qohort.report.analysis import analyse
+from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_of
+from qohort.report.ledger_tables import Results, comparisons, fill
+from qohort.report.scores import read_scores
+from qohort.statistics import RESAMPLES
+
+MADE = {"a": made_of({"cpu": "x"}, False)}
+
+
+def ledger_row(arm, finals, against=None, seeds=None, env="CartPole-v1"):
+    numbers = range(len(finals)) if seeds is None else seeds
+    runs = [
+        LedgerRun(seed, one, one + 1, one - 1, f"f{seed:063x}")
+        for seed, one in zip(numbers, map(float, finals), strict=True)
+    ]
+    return LedgerRow(
+        arm, arm.upper(), env, env, against or arm, "1234abcd", 300, "2026-01-02", "a", ("agent=dqn",), runs
+    )
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A directory `results/` with a ledger of two arms, measurements, and a result without receipts."""
+    rows = [ledger_row("one", [1, 2, 3, 4, 5, 6, 7, 8]), ledger_row("two", [11, 12, 13, 14, 15, 16, 17, 18], "one")]
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "study.yaml").write_text(ledger_text("study", Ledger("t", "c", MADE, rows)))
+    header = "name,environment,mean,std,n,env_steps,source\n"
+    (tmp_path / "published.csv").write_text(f"{header}Theirs,CartPole-v1,-4.50,1.25,3,300,a paper\n")
+    entry = {"what": "w", "command": "c", "machine": "m", "date": "2026-01-02", "commit": "1234abcd"}
+    speed = {
+        **entry,
+        "columns": ["geometry", "speed"],
+        "rows": [["a long name", "1,192"], ["b", "5"]],
+        "quotes": ["8 s"],
+    }
+    (tmp_path / "measurements.yaml").write_text(yaml.safe_dump({"speed": speed}))
+    (tmp_path / "without_receipts").mkdir()
+    old = yaml.safe_dump({**entry, "columns": ["arm"], "rows": [["typed"]]})
+    for name in ("old", "waiting"):
+        (tmp_path / "without_receipts" / f"{name}.yaml").write_text(old)
+    return tmp_path
+
+
+def table(results, **spec):
+    (results / "tables.yaml").write_text(yaml.safe_dump({"made": spec}, sort_keys=False))
+    return Results(results).table("made").splitlines()
+
+
+def test_statistics_by_hand(results):
+    columns = {"arm": "label", "runs": "count", "M ± S": "mean", "IQM": "iqm", "d": "difference", "v": "verdict"}
+    first, second = table(results, ledger="study", columns=columns)[2:]
+    # The middle half of 1 to 8 is 3, 4, 5, 6. The standard deviation of 1 to 8 is the root of 42 / 7.
+    assert first.startswith("| ONE | 8 | 4.5 ± 2.4 | 4.5 [")
+    assert first.endswith(" |  |  |")
+    assert second.startswith("| TWO | 8 | 14.5 ± 2.4 | 14.5 [")
+    assert second.endswith(" | +10.0 [+10.0, +10.0] | probably higher |")  # in pairs: every run is 10 higher
+
+
+def test_comparisons_are_those_of_a_report(tmp_path):
+    conf = synthetic.write_manifest(tmp_path, synthetic.manifest(["a", "b", "c"], {"cartpole": (0, 500)}, 6))
+    planned = synthetic.plan(conf, tmp_path / "outputs")
+    synthetic.write_runs(planned, synthetic.plausible)
+    scores = read_scores(planned, 3)
+    with synthetic.loader() as loader:
+        ablation = synthetic.read_ablation("synthetic", (), loader, [f"hydra.searchpath=[file://{conf}]"])
+    (place,) = analyse(ablation, scores, RESAMPLES)
+    rows = [
+        ledger_row(
+            arm.label, scores.column(arm.label, "cartpole", "final"), arm.against, scores.seeds(arm.label, "cartpole")
+        )
+        for arm in ablation.arms
+    ]
+    found = comparisons(Ledger("t", "c", MADE, rows), "final")
+    assert {name.partition(" ")[0]: one for name, one in found.items()} == {
+        one.arm.label: (one.comparison, one.verdict) for one in place.arms if one.comparison is not None
+    }
+    assert len(found) == 2
+
+
+def test_rows_are_chosen_named_and_set_beside_published_ones(results):
+    rows = [{"arm": "two", "seeds": [1, 2], "label": "second", "published": "Theirs"}, {"arm": "one", "label": "first"}]
+    columns = {"arm": "code", "runs": "runs", "theirs": "published"}
+    lines = table(results, ledger="study", rows=rows, columns=columns, side_by_side=2)
+    assert lines[0] == "| arm | runs | theirs | arm | runs | theirs |"
+    assert lines[2] == "| `second` | 12, 13 | −4.5 ± 1.25 (Theirs) | `first` | 1, 2, 3, 4, 5, 6, 7, 8 | – |"
+
+
+def test_a_row_a_run(results):
+    columns = {"seed": "seed", "final": "final", "best": "best", "area": "auc"}
+    rows = [{"arm": "two", "seeds": [0, 7]}]
+    lines = table(results, ledger="study", layout="runs", rows=rows, columns=columns)
+    assert lines[2:] == ["| 0 | 11.0 | 12.0 | 10.0 |", "| 7 | 18.0 | 19.0 | 17.0 |"]
+
+
+def test_measurements_are_repeated_with_other_names(results):
+    lines = table(results, measured="speed", columns={"what": "geometry", "steps/s": "speed"}, labels=["a", "b"])
+    assert lines == ["| what | steps/s |", "|---|---|", "| a | 1,192 |", "| b | 5 |"]
+
+
+def test_a_table_is_typed_until_its_ledger_is_there(results):
+    spec = {"ledger": "later", "columns": {"arm": "label"}}
+    (results / "tables.yaml").write_text(yaml.safe_dump({"waiting": spec}))
+    assert Results(results).table("waiting").endswith("| typed |")
+    assert not Results(results).has_ledger("waiting")
+    copy(results / "ledger" / "study.yaml", results / "ledger" / "later.yaml")
+    assert Results(results).table("waiting").endswith("| TWO |")
+    assert Results(results).table("old").endswith("| typed |")
+
+
+def copy(source, target):
+    target.write_bytes(source.read_bytes())
+
+
+def test_blocks_are_filled_and_nothing_else_is_changed(results):
+    blocks = (
+        "<!-- table: speed -->\nold\n<!-- end -->",
+        "Text `<!-- table: x -->`",
+        "<!-- table: old -->",
+        "<!-- end -->",
+    )
+    page = "\n\n".join(("# Page", *blocks)) + "\n"
+    filled = fill(page, Results(results))
+    assert filled == (
+        "# Page\n\n<!-- table: speed -->\n\n| geometry | speed |\n|---|---|\n| a long name | 1,192 |\n| b | 5 |\n\n"
+        "<!-- end -->\n\nText `<!-- table: x -->`\n\n<!-- table: old -->\n\n| arm |\n|---|\n| typed |\n\n<!-- end -->\n"
+    )
+    assert fill(filled, Results(results)) == filled
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"ledger": "stdy", "columns": {"a": "label"}},
+            "table made: name=stdy is not in the ledger: did you mean study?",
+        ),
+        (
+            {"ledger": "study", "columns": {"a": "labl"}},
+            "columns: labl is not something that a column shows: did you mean",
+        ),
+        (
+            {"ledger": "study", "columns": {"a": "label"}, "rows": [{"arm": "on"}]},
+            "arm=on is not in the ledger: did you",
+        ),
+        ({"ledger": "study", "columns": {}, "rows": [{"arm": "one", "seeds": [9]}]}, "does not have all seeds [9]"),
+        (
+            {"ledger": "study", "columns": {}, "rows": [{"arm": "one", "published": "X"}]},
+            "published=X on CartPole-v1 is",
+        ),
+        ({"ledger": "study", "colums": {}}, "did you mean columns?"),
+        ({"ledger": "study", "layout": "runs", "columns": {"a": "iqm"}}, "iqm is not something that a column shows"),
+        ({"measured": "speed", "columns": {"a": "sped"}}, "sped is not a heading there: did you mean speed?"),
+        ({"measured": "sped"}, "measured=sped is not there: did you mean speed?"),
+    ],
+)
+def test_mistakes_are_told(results, spec, message):
+    with pytest.raises(ConfigError) as raised:
+        table(results, **spec)
+    assert message in str(raised.value)
+    with pytest.raises(ConfigError, match="table sped is not in"):
+        fill("<!-- table: sped -->\n\n<!-- end -->", Results(Path("nowhere")))
+
+
+def test_the_script_says_which_pages_are_old(monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "scripts" / "tables.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--check"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert (ended.value.code, capsys.readouterr().out) == (0, "")
