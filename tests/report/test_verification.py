@@ -268,14 +268,14 @@ def test_several_rows_are_corrected_for_many_tests(capsys):
     assert "statistically compatible" in verdict(capsys, runs, rows)
 
 
-@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("new", [2, 4])
 def test_the_test_of_ranks_keeps_its_level(new, capsys):
     """New runs of one row have the same recorded runs, so their ranks are correlated, which the test counts."""
-    generator, wrong = np.random.default_rng(new), 0
+    generator, wrong = np.random.default_rng(0), 0
     for _ in range(2000):
-        drawn = generator.normal(size=6 + new)
+        drawn = generator.normal(size=10 + new)
         try:
             judge(again(drawn[:new]), recorded(drawn[new:]), 0.05, "the report")
         except RunsFailed:
             wrong += 1
-    assert wrong / 2000 <= 0.06
+    assert wrong / 2000 <= 0.05  # without the correlation it is 0.06 for four runs
