@@ -125,6 +125,44 @@ def test_an_experiment_is_recorded_by_its_name(qohort, project):
     assert not (project / "results").exists()
 
 
+MANIFEST = """# @package ablation
+title: Tiny
+baseline: dqn
+seeds: [0, 1]
+budget: 300
+settings: [learning_starts=60, batch_size=16, log_every=50, evaluation.every=150, evaluation.episodes=1, compile=none]
+environments: {cartpole: {low: 0, high: 50}}
+arms: {dqn: [], rainbow: [head=huber]}
+"""
+
+
+@pytest.mark.slow
+def test_experiments_and_ablations_are_recorded_and_reproduced(tmp_path, monkeypatch, capfd):
+    """The arm rainbow has the name of a preset that it is not: it is trained again as what it is."""
+    (tmp_path / "conf" / "ablation").mkdir(parents=True)
+    (tmp_path / "conf" / "ablation" / "tiny.yaml").write_text(MANIFEST)
+    quiet = ("logger=none", "trainer.progress_bar=false")
+    assert run(monkeypatch, tmp_path, "train", "-m", "ablation=tiny", *quiet) == 0
+    assert run(monkeypatch, tmp_path, "ledger", "name=tiny", "ablation=tiny") == 0
+    ledger = read_ledger(tmp_path / "results" / "ledger", "tiny")
+    assert [(row.arm, row.environment, row.env, row.against) for row in ledger.rows] == [
+        ("dqn", "cartpole", "CartPole-v1", "dqn"),
+        ("rainbow", "cartpole", "CartPole-v1", "dqn"),
+    ]
+    assert ledger.command == "qohort train -m ablation=tiny"
+    assert run(monkeypatch, tmp_path, "reproduce", "tiny", "sample=4") == 0
+    assert "equal to the bit: 4 of 4 runs" in capfd.readouterr().out
+
+    assert run(monkeypatch, tmp_path, "train", "experiment=debug", "seed=[3,5]", *TINY) == 0
+    texts = ",".join(f'"{one}"' for one in TINY)
+    given = ("experiments=debug", "seeds=[3,5]", f"overrides=[{texts}]")
+    assert run(monkeypatch, tmp_path, "ledger", "name=nested/one", *given) == 0
+    (row,) = read_ledger(tmp_path / "results" / "ledger", "nested/one").rows
+    assert (row.arm, row.title, row.seeds, row.overrides[0]) == ("debug", "debug", [3, 5], "experiment=debug")
+    assert run(monkeypatch, tmp_path, "reproduce", "nested/one") == 0
+    assert "equal to the bit: 2 of 2 runs" in capfd.readouterr().out
+
+
 def forget(project):
     files(project, "result.json", 0.9)[0].unlink()
 

@@ -199,6 +199,21 @@ def test_changes_by_hand():
     assert made_differences(then, then) == ()
 
 
+def test_the_kernel_explains_nothing_and_the_c_library_does():
+    then, now, other = (
+        made_of({"platform": f"Linux-{name}"}, False)
+        for name in (
+            "6.18.44-fc-v657-x86_64-with-glibc2.36",
+            "6.1.0-x86_64-with-glibc2.36",
+            "6.1.0-x86_64-with-glibc2.31",
+        )
+    )
+    assert made_differences(then, now) == ()
+    assert made_differences(then, other) == (
+        "platform Linux-x86_64-with-glibc2.36 then, Linux-x86_64-with-glibc2.31 now",
+    )
+
+
 def test_ranks_are_uniform_where_nothing_but_chance_differs():
     generator = np.random.default_rng(1)
     ranks = [rank(*(lambda drawn: (drawn[0], drawn[1:]))(generator.normal(size=11))) for _ in range(4000)]

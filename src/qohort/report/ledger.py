@@ -7,6 +7,7 @@ it a line for each seed. Every IQM and every interval of a table is computed fro
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from qohort.config.messages import format_value, nearest
 from qohort.statistics import Array
 
 HEAD = "# Written by `qohort ledger`: do not edit. `qohort reproduce {name}` trains its runs again and compares.\n"
-NO_REASON = ("commit", "uncommitted_changes")
-"""What is recorded of the code besides its hash. Another commit of the same code has the same bits."""
+NO_REASON = ("commit", "uncommitted_changes", "packages.qohort", "packages.wandb")
+"""What is recorded and changes no bit. Another commit or version of Qohort with the same code has the same bits."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,13 @@ def made_of(manifest: Mapping[str, Any], patched: bool) -> dict[str, Any]:
         patched: Whether the code had uncommitted changes.
     """
     packages = {name: version for name, version in manifest.get("packages", {}).items() if version is not None}
-    named = ("code", "python", "platform", "cpu", "gpu", "accelerator", "threads", "bits", "compile")
+    named = ("cpu", "gpu", "accelerator", "threads", "bits", "compile")
     return {
         "commit": manifest.get("git_commit"),
         "uncommitted_changes": patched,
+        "code": manifest.get("code"),
+        "python": manifest.get("python"),
+        "platform": _without_kernel(manifest.get("platform")),
         **{key: manifest.get(key) for key in named},
         "compile_fallbacks": dict(manifest.get("compile_fallbacks") or {}),
         "environments": manifest.get("environments"),
@@ -133,8 +137,13 @@ def made_of(manifest: Mapping[str, Any], patched: bool) -> dict[str, Any]:
     }
 
 
+def _without_kernel(platform: str | None) -> str | None:
+    """Return a platform without the release of its kernel, which changes no bit: `Linux-x86_64-with-glibc2.36`."""
+    return None if platform is None else re.sub(r"^([A-Za-z]+)-.*?-(x86_64|aarch64|arm64|AMD64)", r"\1-\2", platform)
+
+
 def made_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in words what differs in how two runs were made, except commits of the same code.
+    """Return in words what differs in how two runs were made, except what changes no bit.
 
     Args:
         then: From `made_of`.
