@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.experiments.ablation import read_ablation
-from qohort.report.report import plan_runs
+from qohort.report.planning import plan_runs
 from qohort.report.scores import PlannedRun
 from qohort.runs.directory import area_under_curve
 from qohort.runs.manifest import cpu_name

@@ -8,28 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from qohort.agent.policy import Policy as Policy
 from qohort.config.annotations import Range
 from qohort.config.schema import TrainConfig
 from qohort.networks.packing import without_masked
-
-
-class Policy(NamedTuple):
-    """A policy over the next actions.
-
-    Attributes:
-        probabilities: The probability of each next action, `[B, A]`.
-        bonus: Added to the return of each next action, `[B, A]`; None for no bonus.
-        one_hot: Whether the policy is deterministic. Heads take a shorter path in this case.
-    """
-
-    probabilities: Tensor
-    bonus: Tensor | None = None
-    one_hot: bool = False
 
 
 class Bootstrap(ABC):

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qohort.agent.bootstrap import Policy
+from qohort.agent.policy import Policy
 from qohort.agent.td_loss import TDLoss, at_action
 from qohort.networks.branches import BranchedActions
 from qohort.replay.transition import Batch

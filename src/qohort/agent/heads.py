@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qohort.agent.bootstrap import Policy
+from qohort.agent.policy import Policy
 from qohort.config.annotations import PositiveInt, Range
 
 

@@ -22,11 +22,11 @@ from qohort.config.identity import config_hash
 from qohort.config.messages import format_value, nearest
 from qohort.config.paths import check_directory
 from qohort.config.schema import TrainConfig
-from qohort.experiments.ablation import GROUP, Arm, read_ablation
+from qohort.experiments.ablation import GROUP, Arm, Show, read_ablation
 from qohort.report.commands import compose, overrides_of
 from qohort.report.found import find_runs
 from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_differences, made_of
-from qohort.report.report import plan_runs
+from qohort.report.planning import plan_runs
 from qohort.report.scores import (
     FinishedRun,
     PlannedRun,
@@ -39,6 +39,7 @@ from qohort.report.scores import (
 )
 from qohort.runs.directory import RunDirectory
 from qohort.runs.files import write_atomically
+from qohort.runs.metrics import RETURN
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ def _finished(planned: Sequence[PlannedRun], settings: LedgerConfig) -> dict[tup
     Raises:
         ConfigError: If a run is not finished or could not be trained again.
     """
-    read = [read_run(plan, 1) for plan in planned]
+    show = Show(score="final", metric=RETURN, last=1, figures=())
+    read = [read_run(plan, show) for plan in planned]
     problems = [one for one in read if isinstance(one, Problem)]
     finished: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
     for one in read:

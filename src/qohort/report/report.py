@@ -13,24 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qohort.config.annotations import Range, Sized
 from qohort.config.checks import build_config, resolve
-from qohort.config.composition import without_hydra
 from qohort.config.errors import ConfigError
-from qohort.config.members import check_config
 from qohort.config.messages import format_value
 from qohort.config.paths import check_writable
 from qohort.experiments.ablation import GROUP, Ablation, read_ablation
-from qohort.experiments.sweep import fold_ablation
 from qohort.report.cells import Table
 from qohort.report.external import ExternalResult, by_environment, read_external
 from qohort.report.found import FoundRuns, find_runs, other_task, records, setting
+from qohort.report.planning import plan_runs
 from qohort.report.scores import (
     PlannedRun,
     Scores,
@@ -43,7 +39,6 @@ from qohort.report.scores import (
 )
 from qohort.report.stopping import Stopping, stopping_of
 from qohort.runs.files import write_atomically
-from qohort.runs.members import members_of
 from qohort.runs.metrics import RETURN, check_metric
 
 
@@ -195,29 +190,6 @@ def _check_code(ablation: Ablation, scores: Scores, settings: ReportConfig) -> l
         print(other, file=sys.stderr)
         return [other]
     return []
-
-
-def plan_runs(ablation: Ablation, loader: ConfigLoader, output_dir: str) -> list[PlannedRun]:
-    """Every run that an ablation asks for, in the order of its environments, arms and seeds.
-
-    Args:
-        ablation: The ablation.
-        loader: Composes configurations.
-        output_dir: Where the runs are.
-
-    Raises:
-        ConfigError: If a run or an arm is wrong.
-    """
-    master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
-    planned = []
-    for cell, cohorts in fold_ablation(ablation, loader, master, (), sys.maxsize):
-        configs = [config for cohort in cohorts for config in check_config(without_hydra(cohort.config))]
-        members = members_of([replace(config, output_dir=output_dir) for config in configs])
-        planned += [
-            PlannedRun(cell.arm, cell.environment, member.config, member.directory.path)
-            for member in sorted(members, key=lambda member: member.config.seed)
-        ]
-    return planned
 
 
 def write(
