@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -97,13 +96,13 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
-    in_parts, sizes = qohort.cohort.compiler._in_parts, []
+    parts, sizes = qohort.cohort.compiler._parts, []
 
-    def noted(program: Any, state: Sequence[Tensor]) -> Any:
+    def noted(state: Sequence[Tensor]) -> list[slice]:
         sizes.append(sum(one.nbytes for one in state))
-        return in_parts(program, state)
+        return parts(state)
 
-    monkeypatch.setattr(qohort.cohort.compiler, "_in_parts", noted)
+    monkeypatch.setattr(qohort.cohort.compiler, "_parts", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert max(sizes) > 2 * CACHE_BYTES

@@ -29,6 +29,7 @@ from torch._guards import TracingContext, tracing
 from torch._inductor import compile_fx, cpp_builder, exc
 from torch._inductor import config as inductor_config
 from torch._inductor.codegen.cpp import CppScheduling
+from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -55,6 +56,8 @@ ON_GPU = {
     "triton.mix_order_reduction": False,
 }
 """Settings of inductor on a GPU: the order of a sum is not chosen by timing it, nor by the number of members."""
+SIZES_ARE_ASSERTED = hasattr(PythonWrapperCodegen, "bind_input_symbol")
+"""Whether compiled Python reads the number of members from its inputs only if it asserts their sizes, as since 2.14."""
 ENTRY = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
 """The symbol of `void inductor_entry_impl(AtenTensorHandle* inputs, AtenTensorHandle* outputs)`."""
 
@@ -359,7 +362,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
     fixed = {str(name): str(size) for name, size in shapes.replacements.items() if size.is_number}
     if fixed:
         raise ValueError(f"the network or loss has an operation that fixes the number of members: {fixed}")
-    settings: dict[str, Any] = {"size_asserts": False}  # `build` checks the inputs itself
+    settings: dict[str, Any] = {"size_asserts": SIZES_ARE_ASSERTED and not native}  # `build` checks the inputs itself
     if native:
         settings["realize_opcount_threshold"] = INLINED
     if on_gpu:
