@@ -9,7 +9,7 @@ from qohort.report.analysis import Place
 from qohort.report.cells import Cell, Table, latex, markdown
 from qohort.report.charts import _legend, _lines, _with_external
 from qohort.report.external import ExternalResult, by_environment, read_external
-from qohort.report.figures import PUBLISHED, Forest
+from qohort.report.panels import PUBLISHED, Forest, Row
 from qohort.statistics import Estimate
 
 HEADER = "name,environment,mean,std,low,high,n,env_steps,source\n"
@@ -106,10 +106,10 @@ def test_environments_are_named_as_in_the_report_or_as_in_gymnasium():
 
 def test_figures_have_a_row_and_a_line_for_each():
     places = [Place("cartpole", ("cartpole",), (), (RESULT,)), Place("acrobot", ("acrobot",), ())]
-    own = ("mine", Estimate(1.0, 0.5, 1.5), 0)
+    own = Row("mine", Estimate(1.0, 0.5, 1.5), 0)
     panels = _with_external(places, [Forest(place.name, "return", [own], None) for place in places])
-    assert panels[0].rows == [own, ("DQN (published)", RESULT.estimate, PUBLISHED)]
-    assert panels[1].rows == [own, ("DQN (published)", None, PUBLISHED)]
+    assert panels[0].rows == [own, Row("DQN (published)", RESULT.estimate, PUBLISHED)]
+    assert panels[1].rows == [own, Row("DQN (published)", None, PUBLISHED)]
     assert _lines(places[0].external) == (("a", 488.69),)
     assert "published means at the end of training, a DQN (n=3, 500,000 env_steps)" in _legend(places[0].external)
     assert _legend(()) == ""

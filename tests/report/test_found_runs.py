@@ -14,9 +14,9 @@ import yaml
 
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_tree
-from qohort.experiments.ablation import Show
+from qohort.experiments.presentation import Show
 from qohort.experiments.sequential import read_score
-from qohort.report import figures, page
+from qohort.report import figures
 from qohort.report.found import _name, _shortened, find_runs, setting
 from qohort.report.verification import final_return
 from qohort.runs.directory import RunDirectory
@@ -48,8 +48,7 @@ class Found:
     def __call__(self, *overrides, draws=False):
         """Exit code, stdout, stderr."""
         if not draws:  # which takes seconds
-            for module in (figures, page):
-                self._monkeypatch.setattr(module, "draw", lambda *given: b"")
+            self._monkeypatch.setattr(figures, "draw", lambda chart, formats, size: dict.fromkeys(formats, b""))
         script = str(ROOT / "scripts" / "report.py")
         self._monkeypatch.setattr(sys, "argv", [script, "resamples=200", *overrides])
         code = 0
@@ -118,7 +117,7 @@ def test_without_a_baseline_there_are_only_scores(found):
     (directory,) = Path("reports").iterdir()
     assert "comparisons of arms" not in (directory / "table.md").read_text()
     drawn = {path.name for path in (directory / "figures").glob("*.png") if path.stat().st_size > 1000}
-    assert drawn == {"scores.png", "curves_CartPole-v1.png"}
+    assert drawn == {"scores.png", "curves_CartPole-v1.png", "together_CartPole-v1.png", "runs.png"}
     html = (directory / "report.html").read_text()
     assert "no baseline" in html
     assert "Holm" not in re.sub(r"<img[^>]*>", "", html)

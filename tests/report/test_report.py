@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,8 @@ def test_the_figures_are_png_and_pdf_and_all_in_the_page(report):
     synthetic.write_runs(report.planned, known)
     assert report()[0] == 0
     figures = report.path / "figures"
-    names = {"scores", "differences", "improvement", "curves_cartpole", "curves_mountaincar", "profiles"}
+    names = {"scores", "differences", "improvement", "runs", "profiles"}
+    names |= {f"{figure}_{name}" for figure in ("curves", "together") for name in ENVIRONMENTS}
     assert {path.name for path in figures.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     html = (report.path / "report.html").read_text()
     for name in names:
@@ -172,6 +174,94 @@ def test_the_manifest_says_what_is_shown(report):
     code, _, err = report()
     assert code == 2
     assert "show.score=best is not one of the choices" in err
+
+
+def test_how_a_report_looks_is_chosen_when_reporting_and_changes_no_number(report):
+    synthetic.write_runs(report.planned, known)
+    assert report("show.figures=[]")[0] == 0
+    before = report.files()
+    titles = "show.titles={dqn: Deep Q, cartpole: Pole}"
+    columns = "show.columns=[verdict,iqm]"
+    code, _, err = report("show.figures=[]", "show.arms=[same,dqn]", titles, columns, "show.title=My report")
+    assert code == 0, err
+    after = report.files()
+    for name in ("scores.csv", "comparisons.csv"):
+        assert after[Path(name)] == before[Path(name)]
+    text = (report.path / "table.md").read_text()
+    assert "**Pole: final evaluation, returns**\n\n| arm | IQM |\n|---|---|\n| same | 125.0 [" in text
+    assert re.search(r"\| same \| 125.*\n\| Deep Q \| 125", text)
+    assert "**Pole: comparisons of arms, final evaluation**\n\n| arm | verdict (Holm) |" in text
+    assert "better" not in text
+    assert "IQM of each kind of score" not in text  # it has none of the columns
+    page = (report.path / "report.html").read_text()
+    assert "<h1>My report</h1>" in page
+    assert "Not shown: better. It is still counted in the correction for many comparisons." in page
+    assert "'show.arms=[same,dqn]' \"show.titles={dqn:'Deep Q',cartpole:'Pole'}\"" in unescape(page)
+    # In bold: better is the best arm, and over all environments it is told apart, but it is not shown.
+    assert "<b>" not in re.sub(r"<li>.*?</li>", "", page, flags=re.DOTALL)
+    assert not any(name.parts[0] == "tables" and b"textbf" in content for name, content in after.items())
+    assert b"textbf" in before[Path("tables/scores_all_environments.tex")]
+
+
+def test_a_report_may_compare_by_the_best_evaluation_and_by_another_metric(report):
+    synthetic.write_runs(report.planned, known)
+    code, _, err = report("show.figures=[]", "show.score=best")
+    assert code == 0, err
+    text = (report.path / "table.md").read_text()
+    assert "**cartpole: best evaluation (with hindsight), returns**" in text
+    rows = [row for row in rows_of(report.path) if (row["arm"], row["environment"]) == ("dqn", "cartpole")]
+    best = sorted(float(row["best"]) for row in rows)
+    assert f"| dqn | 6 | {np.mean(best[1:-1]):.1f} [" in text
+    assert "<b>This report compares arms by their best evaluation</b>" in (report.path / "report.html").read_text()
+    for run in report.planned:
+        file = run.directory / "metrics.jsonl"
+        file.write_text(file.read_text().replace('"eval/return"', '"eval/length": 7.0, "eval/return"'))
+    code, _, err = report("show.figures=[]", "show.metric=eval/length")
+    assert code == 0, err
+    text = (report.path / "table.md").read_text()
+    assert "**cartpole: final evaluation, eval/length, as logged**" in text
+    assert "| better | 6 | 7.000 [7.000, 7.000] |" in text
+    assert "all environments" not in text  # low and high of the manifest are returns
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("show.arms=[dqnn]", "show.arms: there is no dqnn: did you mean dqn?"),
+        ("show.colors={cartpole: red}", "show.colors: there is no cartpole: it must be one of"),
+        ("show.figure=[runs]", "did you mean show.figures?"),
+        ("style=nowhere.yaml", "style=nowhere.yaml cannot be read"),
+    ],
+)
+def test_mistakes_in_what_is_shown_are_one_line(report, given, message):
+    code, out, err = report(given)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_several_ablations_are_one_report(report):
+    other = synthetic.manifest(["dqn", "third"], {"cartpole": (0, 500), "acrobot": (-500, -70)}, SEEDS)
+    synthetic.write_manifest(report.directory, other, "other")
+    synthetic.write_runs(report.planned, known)
+    more = synthetic.plan(report.conf, report.directory / "outputs", "other")
+    synthetic.write_runs([run for run in more if not run.directory.exists()], synthetic.plausible_by_arm)
+    places = (f"output_dir={report.directory}/outputs", f"reports_dir={report.directory}/reports")
+    code, out, err = report("ablation=[synthetic,other]", *places, "show.figures=[]")
+    assert code == 0, err
+    path = report.directory / "reports" / "synthetic+other"
+    assert f"report of 54 runs: {path / 'report.html'}" in out
+    rows = rows_of(path)
+    # 3 arms in two environments, and another arm in one of them and in a third, in which dqn is too.
+    assert len(rows) == len({row["directory"] for row in rows}) == 6 * (3 * 2 + 1 + 2)
+    text = (path / "table.md").read_text()
+    assert text.count("| third | dqn | 6 |") == 2
+    assert text.count("| better | dqn | 6 |") == 2
+    assert "p, Holm (6 comparisons)" in text
+    page = (path / "report.html").read_text()
+    assert "train.py -m ablation=synthetic,other" in page
+    assert "report.py &#39;ablation=[synthetic,other]&#39;" in page
 
 
 @pytest.mark.slow
@@ -273,7 +363,7 @@ def test_with_allow_missing_every_table_and_figure_carries_the_count(report, mon
     assert all(re.search(r"\((15|15|30) of (18|36) runs: some are missing\)", title) for title in titles)
     assert "| better | 4 of 6 |" in text
     assert "| better | dqn | 4 of 6, 5 of 6 |" in text
-    assert len({chart.key for chart in drawn}) == 6
+    assert len({chart.key for chart in drawn}) == 9
     assert all(re.search(r"\d+ of (18|36) runs, SOME ARE MISSING", chart.note) for chart in drawn)
     html = (report.path / "report.html").read_text()
     assert "6 of 36 runs are missing from every table and figure" in html
@@ -368,7 +458,7 @@ def test_wandb_has_the_tables_and_the_figures(report, monkeypatch):
     artifacts = [one.artifact for one in wandb_file.records(file) if one.WhichOneof("record_type") == "artifact"]
     (artifact,) = [one for one in artifacts if one.type == "report"]
     held = {entry.path for entry in artifact.manifest.contents}
-    assert {"report.html", "table.md", "table.tex", "scores.csv"} <= held
+    assert {"report.html", "table.md", "table.tex", "scores.csv", "tables/scores_cartpole.tex"} <= held
     assert {f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")} <= held
     assert wandb_file.exit_code(file) == 0
 
@@ -430,26 +520,75 @@ def test_the_latex_table_compiles(report):
     done = subprocess.run(command, cwd=report.path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
+    assert "multiply defined" not in done.stdout
+    files = sorted((report.path / "tables").glob("*.tex"))
+    assert len(files) == 9
+    assert "\n".join(sorted(file.read_text() for file in files)) == "\n".join(
+        sorted(re.findall(r"\\begin\{table\}.*?\\end\{table\}\n", (report.path / "table.tex").read_text(), re.DOTALL))
+    )
+    assert all(f"\\label{{tab:{file.stem}}}" in file.read_text() for file in files)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ACT = (Path(__file__).parent / "page.js").read_text()
 LOOK = """<!DOCTYPE html><body>
-<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>
+<iframe src="report.html" style="width:WIDTHpx;height:900px;border:0"></iframe><pre></pre>
 <script>
+ACT
 const frame = document.querySelector("iframe");
-frame.onload = () => {{
+frame.onload = () => {
   const page = frame.contentDocument, images = [...page.images];
   for (const fold of page.querySelectorAll("details")) fold.open = true;
   const wide = [...page.querySelectorAll("main > *, figure img")].filter(
-    one => one.getBoundingClientRect().right > {width} + 1);
-  document.querySelector("pre").textContent = "SEEN " + JSON.stringify({{
+    one => one.getBoundingClientRect().right > WIDTH + 1);
+  document.querySelector("pre").textContent = "SEEN " + JSON.stringify({
     images: images.length, shown: images.filter(image => image.naturalWidth > 0).length,
     narrow: images.filter(image => image.currentSrc !== image.src).length,
-    tables: page.querySelectorAll("table").length, overflow: page.documentElement.scrollWidth - {width},
+    tables: page.querySelectorAll("table").length, overflow: page.documentElement.scrollWidth - WIDTH,
     wide: wide.map(one => one.outerHTML.slice(0, 80)), smallest: Math.min(...[...page.querySelectorAll(
-      "td, th, p, li, figcaption")].map(one => parseFloat(getComputedStyle(one).fontSize)))}}) + " END";
-}};
+      "td, th, p, li, figcaption, svg text")].map(one => parseFloat(getComputedStyle(one).fontSize))),
+    ...act(frame.contentWindow)}) + " END";
+};
 </script>"""
+SWITCHES = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --virtual-time-budget=10000
+--dump-dom"""
+
+
+def look(address, width):
+    """What a page writes between SEEN and END, and what the browser logs."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [CHROMIUM, *SWITCHES.split(), f"--user-data-dir={profile}", f"--window-size={width},1000", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    found = re.search(r"SEEN (.*) END</pre>", done.stdout)
+    assert found, done.stderr[-2000:]
+    return json.loads(unescape(found[1])), done.stderr
+
+
+def check_acts(seen):
+    """What `page.js` did, and what the page showed then."""
+    assert seen["errors"] == []
+    assert seen["buttons"] == ["dqn (baseline)", "better", "same"]
+    assert seen["hovered"] == "better, seed 5: 350 at 20,000 env_steps"
+    assert seen["chosen"] == 1
+    assert seen["hint"] == seen["away"]
+    assert seen["hint"].startswith("Thick: the IQM of each arm. Point at a curve")
+    assert seen["focused"] is True
+    assert seen["first"].startswith("dqn, seed 0: 100 at")
+    assert seen["second"].startswith("dqn, seed 1: 110 at")
+    assert seen["last"].startswith("same, seed 5: 150 at")
+    assert seen["runs"] == [18, 12, 18]
+    assert seen["pressed"] == "false"
+    rows = ["dqn", "better", "same"]
+    assert seen["orders"] == [
+        ["none", *rows],
+        ["descending", "better", "dqn", "same"],
+        ["ascending", "dqn", "same", "better"],
+        ["none", *rows],
+    ]
+    assert seen["byP"] == ["1.00", "< 0.001"]
+    assert seen["unreachable"] == 0
+    assert seen["outside"] == 0
 
 
 @pytest.mark.slow
@@ -460,33 +599,36 @@ def test_the_page_in_a_browser_shows_every_figure_and_no_error(report, width):
     report.shows("last: 5")
     synthetic.write_runs(report.planned, known)
     assert report()[0] == 0
-    (report.path / "look.html").write_text(LOOK.format(width=width))
+    (report.path / "look.html").write_text(LOOK.replace("WIDTH", str(width)).replace("ACT", ACT))
     handler = functools.partial(Quiet, directory=report.path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, tempfile.TemporaryDirectory() as profile:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        switches = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-        command = [
-            CHROMIUM,
-            *switches.split(),
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
-        ]
-        command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=10000"]
-        address = f"http://127.0.0.1:{server.server_address[1]}/look.html"
-        command += [f"--window-size={width + 40},1000", "--dump-dom", address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        seen, log = look(f"http://127.0.0.1:{server.server_address[1]}/look.html", width + 40)
         server.shutdown()
-    found = re.search(r"SEEN (.*) END</pre>", done.stdout)
-    assert found, done.stderr[-2000:]
-    seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert seen["images"] == seen["shown"] == 6
-    assert seen["narrow"] == (6 if width == 400 else 0)
+    assert seen["images"] == seen["shown"] == 9
+    assert seen["narrow"] == (9 if width == 400 else 0)
     assert seen["tables"] == 12
     assert seen["overflow"] <= 0
     assert seen["wide"] == []
     assert seen["smallest"] >= 12
-    assert "CONSOLE" not in done.stderr
+    if width == 1280:
+        assert seen["clipped"] == []
+    check_acts(seen)
+    assert "CONSOLE" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")
+def test_the_page_works_as_a_file(report):
+    synthetic.write_runs(report.planned, known)
+    assert report()[0] == 0
+    acting = f'<pre id="acted"></pre><script>{ACT}\ndocument.getElementById("acted").textContent = '
+    acting += '"SEEN " + JSON.stringify(act(window)) + " END";</script></body>'
+    page = report.path / "acting.html"
+    page.write_text((report.path / "report.html").read_text().replace("</body>", acting))
+    seen, log = look(page.as_uri(), 1280)
+    check_acts(seen)
+    assert "CONSOLE" not in log
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 from omegaconf import DictConfig
 
 from qohort.cli.entry_point import entry_point
@@ -14,8 +17,23 @@ def _check(config: DictConfig) -> None:
 
 
 @entry_point("report", check=_check)
-def main(config: DictConfig) -> None:
+def _report(config: DictConfig) -> None:
     """Report."""
     from qohort.report.report import report
 
     report(config)
+
+
+def main() -> None:
+    """Report."""
+    sys.argv[1:] = [word for argument in sys.argv[1:] for word in _one_choice(argument)]
+    _report()
+
+
+def _one_choice(argument: str) -> list[str]:
+    """Return `ablation=[a,b]` as `ablation=a` and `ablations=[b]`, since a group of Hydra has one choice."""
+    found = re.fullmatch(r"ablation=\[\s*([\w./-]+)\s*((?:,\s*[\w./-]+\s*)*)\]", argument)
+    if found is None:
+        return [argument]
+    others = re.findall(r"[\w./-]+", found[2])
+    return [f"ablation={found[1]}", *([f"ablations=[{','.join(others)}]"] if others else [])]

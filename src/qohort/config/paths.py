@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
 
-PATH_KEYS = ("output_dir", "reports_dir", "run", "runs", "external", "to", "ledger_dir")
+PATH_KEYS = ("output_dir", "reports_dir", "run", "runs", "external", "style", "to", "ledger_dir")
 """Keys that are paths."""
 HUB = "hub:"
 """What `to` begins with if it is not a path but the name of a repository of the Hugging Face Hub."""

@@ -4,6 +4,7 @@ Files, in reading order:
     sweep: Folds a sweep into cohorts, launches them and reports failures.
     showing: Prints what a sweep would train.
     ablation: Reads an ablation manifest and makes its arms and their overrides.
+    presentation: The keys that say what a report shows and how it looks.
     stopping: The keys that say when the arms of an ablation stop.
     sequential: Decides the comparisons of an ablation group by group.
     groups: Trains an ablation group by group until every comparison is decided.

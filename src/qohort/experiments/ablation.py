@@ -25,13 +25,11 @@ from qohort.config.errors import ConfigError
 from qohort.config.identity import config_difference, experiment_tree, flat
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
+from qohort.experiments.presentation import FIGURES, Show, check_comparable
 from qohort.experiments.stopping import SequentialConfig, is_stopping_key, with_stopping
 from qohort.runs.metrics import RETURN, check_metric
 
 GROUP = "ablation"
-
-
-FIGURES = ("scores", "differences", "improvement", "curves", "profiles")
 
 
 @dataclass(frozen=True)
@@ -63,23 +61,6 @@ class ArmChoice:
     overrides: Sequence[str]
     differs: Sequence[str]
     title: str | None
-
-
-@dataclass(frozen=True)
-class Show:
-    """What a report shows.
-
-    Attributes:
-        score: The score that arms are compared by. The best evaluation is not offered, since it is biased upwards.
-        metric: The metric of evaluations that scores are of, as `eval/return`.
-        last: Number of evaluations in the mean of the last evaluations.
-        figures: The figures to draw.
-    """
-
-    score: Literal["final", "last", "auc"]
-    metric: str
-    last: PositiveInt
-    figures: Sequence[Literal["scores", "differences", "improvement", "curves", "profiles"]]
 
 
 @dataclass(frozen=True)
@@ -154,8 +135,13 @@ class Ablation:
 
     @property
     def selector(self) -> str:
-        """The override that selects it on the command line."""
+        """The override that selects it on the command line of a report."""
         return f"{GROUP}={self.name}"
+
+    @property
+    def sweep(self) -> str:
+        """The override that trains it."""
+        return self.selector
 
 
 class ArmInEnvironment(NamedTuple):
@@ -193,6 +179,7 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
         check_metric("show.metric", manifest.show.metric)
         _check_one_value([text for choice in manifest.environments.values() for text in choice.overrides])
         _check_one_value(manifest.settings)
+        check_comparable(manifest.show)
         arms = tuple(_arms(manifest))
     except ConfigError as error:
         raise ConfigError(f"ablation={name}: {error}") from error

@@ -20,7 +20,8 @@ import numpy as np
 from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value
-from qohort.experiments.ablation import Ablation, Show
+from qohort.experiments.ablation import Ablation
+from qohort.experiments.presentation import Show
 from qohort.experiments.stopping import GROUP, SequentialConfig
 from qohort.runs.directory import RunDirectory, evaluation_scores
 from qohort.runs.files import write_atomically

@@ -3,13 +3,18 @@
 Files, in reading order:
     report: Plans the runs of an ablation, or finds runs, reads their scores and writes the report.
     found: Finds runs by pattern, without a manifest, and makes arms of them.
+    combined: Makes one ablation of several.
     external: Reads published results, which are shown beside the runs.
     scores: Reads the scores of runs, and reports runs that cannot be counted.
+    variation: Bands of curves that show how runs vary.
     analysis: Computes the statistics of each arm.
     cells: A table, and its formats Markdown and LaTeX.
     tables: The tables of a report.
-    charts: The figures, as data.
+    style: What a report shows and how it looks, and the colour of each arm.
+    panels: The panels of figures, as data.
+    charts: Selects the figures and collects their data.
     figures: Draws the figures.
+    interactive: The data of the page's interactive figures, which `report.js.j2` draws.
     page: Renders `report.html` from `report.html.j2`.
     verification: Trains some runs of a report again and compares.
     ledger: The file of published runs: commands, code, machine, fingerprints.

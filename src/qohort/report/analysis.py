@@ -12,6 +12,7 @@ from qohort.experiments.ablation import Ablation, Arm
 from qohort.multiple_comparisons import DECIDED_BEFORE, NOT_DECIDED, Verdict, decide
 from qohort.report.external import ExternalResult
 from qohort.report.scores import SCORES, Scores
+from qohort.report.variation import run_percentiles, run_range
 from qohort.statistics import (
     Array,
     Band,
@@ -75,12 +76,26 @@ class Place:
         environments: The environments.
         arms: The statistics of each arm.
         external: Published results in the environment.
+        title: Name in tables and figures; empty for `name`.
+        order: Labels of the arms that are shown, in their order; None for all. All of `arms` are compared.
     """
 
     name: str
     environments: tuple[str, ...]
     arms: tuple[ArmSummary, ...]
     external: tuple[ExternalResult, ...] = ()
+    title: str = ""
+    order: tuple[str, ...] | None = None
+
+    @property
+    def heading(self) -> str:
+        """Its name in tables and figures."""
+        return self.title or self.name
+
+    @property
+    def shown(self) -> tuple[ArmSummary, ...]:
+        """The arms that are shown, in their order."""
+        return self.arms if self.order is None else tuple(self.of(label) for label in self.order)
 
     def of(self, label: str) -> ArmSummary:
         """Return the statistics of an arm by its label."""
@@ -89,7 +104,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of an arm with its interval, at points `x`, `[points]`."""
+    """A curve of an arm with its band, at points `x`, `[points]`."""
 
     x: Array
     band: Band
@@ -134,6 +149,9 @@ def analyse(
     places = [replace(place, external=(external or {}).get(place.name, ())) for place in places]
     if len(environments) > 1 and is_normalised(ablation):
         places.append(_place(ablation, scores, ACROSS, environments, resamples))
+    show = ablation.manifest.show
+    order = None if show.arms is None else tuple(show.arms)
+    places = [replace(place, title=show.titles.get(place.name, ""), order=order) for place in places]
     return with_verdicts(places, scores.sequential)
 
 
@@ -220,23 +238,34 @@ def _compare(
     return compare(interquartile_mean, ours, theirs, [mine == other for mine, other in seeds], resamples)
 
 
-def curves(scores: Scores, environment: str, arms: Sequence[Arm], resamples: int) -> dict[str, Curve]:
-    """Return the IQM of the evaluations over env_steps, by label of the arm, for arms that have runs.
+def curves(scores: Scores, environment: str, ablation: Ablation, resamples: int) -> dict[str, Curve]:
+    """Return the evaluations over env_steps with the band that the report shows, by label of the arm.
+
+    Arms without runs have none.
 
     Args:
         scores: The scores of the runs.
         environment: The environment.
-        arms: The arms.
+        ablation: The ablation.
         resamples: Bootstrap resamples.
     """
     made = {}
-    for arm in arms:
+    for arm in ablation.arms:
         runs = scores.finished[arm.label, environment]
         if runs:
             values = np.stack([run.values for run in runs], axis=-1)
-            x = runs[0].env_steps.astype(np.float64)
-            made[arm.label] = Curve(x, band(interquartile_mean, [values], resamples))
+            made[arm.label] = Curve(runs[0].env_steps.astype(np.float64), _band(ablation, values, resamples))
     return made
+
+
+def _band(ablation: Ablation, returns: Array, resamples: int) -> Band:
+    match ablation.manifest.show.band:
+        case "percentiles":
+            return run_percentiles(returns)
+        case "range":
+            return run_range(returns)
+        case _:
+            return band(interquartile_mean, [returns], resamples)
 
 
 def profiles(ablation: Ablation, scores: Scores, resamples: int, points: int = 61) -> dict[str, Curve]:

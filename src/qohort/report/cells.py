@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from qohort.experiments.ablation import Ablation
 from qohort.runs.metrics import RETURN
@@ -14,10 +15,17 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, and a note below or after it, such as an interval."""
+    """A cell of a table.
+
+    Attributes:
+        text: Its text.
+        note: A note below or after it, such as an interval.
+        strong: Whether it is printed in bold: the highest of its column, where that is told apart from the others.
+    """
 
     text: str
     note: str = ""
+    strong: bool = False
 
     def __str__(self) -> str:
         """Return text and note on one line."""
@@ -34,6 +42,7 @@ class Table:
         columns: Headings of the columns.
         rows: The cells. The first one of a row is the arm.
         notes: Lines below the table.
+        keys: Names of the columns in `COLUMNS`, but for the first one; empty if columns cannot be chosen.
     """
 
     key: str
@@ -41,10 +50,27 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+
+def with_columns(table: Table, wanted: Sequence[str] | None) -> Table | None:
+    """Return a table with the wanted columns in their order; None if it has none of them.
+
+    Args:
+        table: The table.
+        wanted: Names in `COLUMNS`; None for all.
+    """
+    if wanted is None or not table.keys:
+        return table
+    places = [0, *(table.keys.index(key) + 1 for key in wanted if key in table.keys)]
+    if len(places) == 1:
+        return None
+    columns = tuple(table.columns[place] for place in places)
+    return replace(table, columns=columns, rows=tuple(tuple(row[place] for place in places) for row in table.rows))
 
 
 def column_name(ablation: Ablation, name: str) -> str:
-    """Return the heading of a column of `SCORES`."""
+    """Return the heading of a column of `SCORES`, or of a metric of `metrics.jsonl`."""
     last = ablation.manifest.show.last
     words = {
         "final": "final evaluation",
@@ -53,6 +79,17 @@ def column_name(ablation: Ablation, name: str) -> str:
         "best": "best evaluation (with hindsight)",
     }[name]
     return words if is_of_returns(ablation) else f"{words}, {ablation.manifest.show.metric}"
+
+
+def metric_name(ablation: Ablation, several: bool = False) -> str:
+    """Return the name of the metric on an axis: `return`, or that of another metric, as it is.
+
+    Args:
+        ablation: The ablation.
+        several: Whether it is of several values: `returns`.
+    """
+    words = "returns" if several else "return"
+    return words if is_of_returns(ablation) else ablation.manifest.show.metric
 
 
 def is_of_returns(ablation: Ablation) -> bool:
@@ -103,14 +140,19 @@ def _latex_heading(text: str) -> str:
     return rf"\shortstack[r]{{{lines}}}" if len(text) > 12 else lines
 
 
+def _latex_cell(cell: Cell) -> str:
+    text = latex_text(cell.text)
+    return f"{rf'{chr(92)}textbf{{{text}}}' if cell.strong else text} {latex_text(cell.note)}".rstrip()
+
+
 def latex(table: Table) -> str:
-    """Return a table in LaTeX. It needs the package booktabs."""
-    body = "".join(f"    {' & '.join(latex_text(str(cell)) for cell in row)} \\\\\n" for row in table.rows)
+    """Return a table in LaTeX, with the label `tab:` and its key. It needs the package booktabs."""
+    body = "".join(f"    {' & '.join(map(_latex_cell, row))} \\\\\n" for row in table.rows)
     head = " & ".join(map(_latex_heading, table.columns))
     notes = "".join(f"  \\par\\raggedright {latex_text(note)}\n" for note in table.notes)
     return (
         "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
-        f"  \\caption{{{latex_text(table.title)}.}}\n"
+        f"  \\caption{{{latex_text(table.title)}.}}\n  \\label{{tab:{table.key}}}\n"
         f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}\n"
         f"    \\toprule\n    {head} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
         f"  \\end{{tabular}}\n{notes}\\end{{table}}\n"

@@ -2,83 +2,209 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from qohort.experiments.ablation import Ablation
-from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, curves, profiles
-from qohort.report.cells import column_name, is_of_returns
+from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place
+from qohort.report.cells import column_name, metric_name
 from qohort.report.external import ExternalResult
-from qohort.report.figures import PUBLISHED, Chart, Forest, Pair
-from qohort.report.scores import Scores
+from qohort.report.panels import PUBLISHED, Chart, Forest, Line, Pair, Row, Runs, Strip, Together
+from qohort.report.style import BASELINE_DASHES, Look, looks
 from qohort.report.tables import family
-from qohort.statistics import Estimate
 
 BOOTSTRAP = "95% bootstrap intervals"
+BANDS = {
+    "interval": f"IQM, {BOOTSTRAP} at each point",
+    "percentiles": "the median run by the mean of its curve; dotted: the runs at the 5th and 95th percentile",
+    "range": "IQM, band from the lowest to the highest run at each point",
+}
+"""What the bands of curves are, in words."""
+
+Curves = Mapping[str, Mapping[str, Curve]]
+"""Curves by environment and by label of the arm."""
 
 
-def charts(ablation: Ablation, scores: Scores, places: Sequence[Place], resamples: int) -> list[Chart]:
-    """Return the figures that the manifest selects.
+def charts(ablation: Ablation, places: Sequence[Place], curves: Curves, profiles: Mapping[str, Curve]) -> list[Chart]:
+    """Return the figures that are selected, with the titles and labels that are chosen.
 
     Args:
         ablation: The ablation.
-        scores: The scores of its runs.
         places: The statistics of its arms.
-        resamples: Bootstrap resamples.
+        curves: The evaluations of each environment.
+        profiles: The performance profile of each arm; empty for none.
     """
-    shown = column_name(ablation, ablation.manifest.show.score)
-    metric = "return" if is_of_returns(ablation) else ablation.manifest.show.metric
-    selected = ablation.manifest.show.figures
-    made = []
-    forests: dict[str, tuple[str, str, Callable[[ArmSummary], Estimate | None], Callable[[Place], float | None]]] = {
-        "scores": ("IQM of each arm", "return", _iqm, lambda place: _baseline(ablation, place)),
-        "differences": (
-            "Difference of IQM from the arm each is compared with",
-            "difference of returns",
-            lambda one: one.comparison.difference if one.comparison else None,
-            lambda place: 0.0,
-        ),
+    show, found = ablation.manifest.show, looks(ablation)
+    single = [place for place in places if place.name != ACROSS]
+    made: list[Chart] = []
+    for figure in dict.fromkeys(show.figures):
+        match figure:
+            case "scores" | "differences" | "improvement":
+                some = [_forests(ablation, places, figure, found)]
+            case "runs":
+                some = [_runs(ablation, places, found)]
+            case "curves":
+                some = [_curves(ablation, place, curves[place.name], found) for place in single]
+            case "together":
+                some = [_together(ablation, place, curves[place.name], found) for place in single]
+            case "profiles":
+                some = [_profiles(ablation, places, profiles, found)]
+        made += [_titled(chart, figure, ablation) for chart in some if chart is not None]
+    return made
+
+
+def _titled(chart: Chart, figure: str, ablation: Ablation) -> Chart:
+    """Return a figure with the title and the labels of axes that are chosen."""
+    show = ablation.manifest.show
+    title = show.titles.get(figure, chart.title)
+    x, y = (show.labels.get(label, label) for label in chart.axes)
+    panels: Any = [
+        replace(panel, axis=show.labels.get(panel.axis, panel.axis)) if isinstance(panel, Forest | Strip) else panel
+        for panel in chart.panels
+    ]
+    return replace(chart, title=title, axes=(x, y), panels=panels)
+
+
+def _forests(
+    ablation: Ablation,
+    places: Sequence[Place],
+    figure: Literal["scores", "differences", "improvement"],
+    found: Mapping[str, Look],
+) -> Chart | None:
+    title, axis = {
+        "scores": ("IQM of each arm", "return"),
+        "differences": ("Difference of IQM from the arm each is compared with", "difference of returns"),
         "improvement": (
             "Probability that a run scores higher than one of the arm it is compared with",
             "probability of improvement",
-            lambda one: one.comparison.improvement if one.comparison else None,
-            lambda place: 0.5,
         ),
-    }
-    for key, (title, axis, value, line) in forests.items():
-        if key in selected:
-            compared = key != "scores"
-            against = None if compared else ablation.manifest.baseline
-            panels = [_forest(place, axis, metric, value, line(place), against) for place in places]
-            if any(panel.rows for panel in panels):
-                intervals = "95% score intervals" if key == "improvement" else BOOTSTRAP
-                number = family(places)
-                diamonds = f"diamonds: told apart after Holm's correction for {number} comparisons; empty: probably"
-                notes = [f"{shown}, {count(places)}", intervals, *([diamonds] if number else [])]
-                if key == "scores" and any(place.external for place in places):
-                    panels = _with_external(places, panels)
-                    notes.append("squares: published means with ± std or interval, not tested, listed below the tables")
-                made.append(Chart(key, title, "; ".join(notes), panels))
-    if "curves" in selected:
-        for place in places:
-            if place.name != ACROSS:
-                found = curves(scores, place.name, ablation.arms, resamples)
-                pairs = _pairs(place, found)
-                if pairs:
-                    pairs = [replace(pair, lines=_lines(place.external)) for pair in pairs]
-                    title = f"Evaluation {_plural(metric)} on {place.name}"
-                    note = f"{place.name}: IQM of {count([place])}; {BOOTSTRAP} at each point{_legend(place.external)}"
-                    key = f"curves_{place.name.replace('/', '_')}"
-                    made.append(Chart(key, title, note, pairs, ("env_steps", metric)))
-    if "profiles" in selected:
-        pairs = _pairs(places[-1], profiles(ablation, scores, resamples))
-        if pairs:
-            title = "Performance profiles: the fraction of runs above each normalised score"
-            note = f"{shown}, {count(places)}; {BOOTSTRAP} at each point"
-            axes = ("normalised score τ", "fraction of runs above τ")
-            made.append(Chart("profiles", title, note, pairs, axes))
-    return made
+    }[figure]
+    panels = [_forest(ablation, place, figure, axis, found) for place in places]
+    if not any(panel.rows for panel in panels):
+        return None
+    number = family(places)
+    notes = [
+        f"{column_name(ablation, ablation.manifest.show.score)}, {count(places)}",
+        "95% score intervals" if figure == "improvement" else BOOTSTRAP,
+        _baseline_words(ablation, figure),
+    ]
+    if number:
+        notes.append(f"diamonds: told apart after Holm's correction for {number} comparisons; empty: probably")
+    if figure == "scores" and any(place.external for place in places):
+        panels = _with_external(places, panels)
+        notes.append("squares: published means with ± std or interval, not tested, listed below the tables")
+    return Chart(figure, title, "; ".join(filter(None, notes)), panels)
+
+
+def _baseline_words(ablation: Ablation, figure: str) -> str:
+    """Return how a forest plot marks the baseline; empty without one."""
+    titles = [arm.title for arm in ablation.arms if arm.label == ablation.manifest.baseline]
+    if not titles:
+        return ""
+    if figure == "scores":
+        return f"bold and dashed line: the baseline, {titles[0]}"
+    one = len({arm.against for arm in ablation.arms}) == 1
+    return f"dashed line: equal to {f'the baseline, {titles[0]}' if one else 'the arm it is compared with'}"
+
+
+def _forest(
+    ablation: Ablation,
+    place: Place,
+    figure: Literal["scores", "differences", "improvement"],
+    axis: str,
+    found: Mapping[str, Look],
+) -> Forest:
+    """Return a panel of scores or of comparisons."""
+    baseline = ablation.manifest.baseline
+    compared = figure != "scores"
+    arms = [one for one in place.shown if not compared or one.arm.label != one.arm.against]
+    line = {"scores": _baseline(baseline, place), "differences": 0.0, "improvement": 0.5}[figure]
+    rows = []
+    for one in arms:
+        estimate = one.aggregates.get("IQM")
+        if compared:
+            estimate = getattr(one.comparison, figure.removesuffix("s")) if one.comparison else None
+        strength = _strength(one, None if compared else baseline)
+        rows.append(Row(_row_name(one, place, compared), estimate, strength, found[one.arm.label]))
+    words = _axis(ablation, place, axis)
+    return Forest(place.heading, words, rows, line, (0.0, 1.0) if figure == "improvement" else None)
+
+
+def _axis(ablation: Ablation, place: Place, axis: str) -> str:
+    """Return the label of an axis of scores."""
+    single, several = metric_name(ablation), metric_name(ablation, several=True)
+    if place.name == ACROSS:
+        single, several = "normalised score", "normalised scores"
+    return axis.replace("returns", several).replace("return", single)
+
+
+def _runs(ablation: Ablation, places: Sequence[Place], found: Mapping[str, Look]) -> Chart | None:
+    """Return the figure of the scores of all runs in each environment."""
+    panels = []
+    for place in places:
+        if place.name != ACROSS and any(one.scores for one in place.shown):
+            rows = [
+                Runs(one.name, one.scores[0], one.aggregates["IQM"], found[one.arm.label]) if one.scores else None
+                for one in place.shown
+            ]
+            names = [one.name for one in place.shown]
+            panels.append(Strip(place.heading, _axis(ablation, place, "return"), rows, names))
+    if not panels:
+        return None
+    notes = [
+        f"{column_name(ablation, ablation.manifest.show.score)}, {count(places)}",
+        "a point per run, behind them their density; black: IQM",
+        *(["bold: the baseline"] if ablation.manifest.baseline else []),
+    ]
+    return Chart("runs", "Every run", "; ".join(notes), panels)
+
+
+def _curves(ablation: Ablation, place: Place, own: Mapping[str, Curve], found: Mapping[str, Look]) -> Chart | None:
+    """Return the figure of the curves in an environment, a panel per arm."""
+    pairs = _pairs(place, own, found)
+    if not pairs:
+        return None
+    pairs = [replace(pair, lines=_lines(place.external)) for pair in pairs]
+    band = ablation.manifest.show.band
+    dashed = "; dashed: the arm it is compared with" if any(pair.beside for pair in pairs) else ""
+    note = f"{place.heading}: {BANDS[band]}, {count([place])}{dashed}{_legend(place.external)}"
+    key, title = f"curves_{_key(place)}", f"Evaluation {metric_name(ablation, several=True)} on {place.heading}"
+    return Chart(key, title, note, pairs, ("env_steps", metric_name(ablation)), band != "percentiles")
+
+
+def _together(ablation: Ablation, place: Place, own: Mapping[str, Curve], found: Mapping[str, Look]) -> Chart | None:
+    """Return the figure of the curves in an environment, all arms in one pair of axes."""
+    lines = _found_lines(place, own, found)
+    if not lines:
+        return None
+    band = ablation.manifest.show.band
+    dashed = "; dashed: the baseline" if ablation.manifest.baseline else ""
+    note = f"{BANDS[band]}, {count([place])}{dashed}{_legend(place.external)}"
+    key, title = (
+        f"together_{_key(place)}",
+        f"Evaluation {metric_name(ablation, several=True)} of all arms on {place.heading}",
+    )
+    panel = Together(place.heading, lines, _lines(place.external))
+    return Chart(key, title, note, [panel], ("env_steps", metric_name(ablation)), band != "percentiles")
+
+
+def _profiles(
+    ablation: Ablation, places: Sequence[Place], profiles: Mapping[str, Curve], found: Mapping[str, Look]
+) -> Chart | None:
+    """Return the figure of performance profiles over all environments, all arms in one pair of axes."""
+    lines = _found_lines(places[-1], profiles, found)
+    if not lines:
+        return None
+    title = "Performance profiles: the fraction of runs above each normalised score"
+    dashed = "; dashed: the baseline" if ablation.manifest.baseline else ""
+    note = f"{column_name(ablation, ablation.manifest.show.score)}, {count(places)}; {BOOTSTRAP} at each point{dashed}"
+    axes = ("normalised score τ", "fraction of runs above τ")
+    return Chart("profiles", title, note, [Together(places[-1].heading, lines, legend=True)], axes)
+
+
+def _key(place: Place) -> str:
+    return place.name.replace("/", "_")
 
 
 def count(places: Sequence[Place]) -> str:
@@ -97,37 +223,9 @@ def count(places: Sequence[Place]) -> str:
     return f"{words} runs per arm" + (" in each environment" if len(places) > 1 else "")
 
 
-def _iqm(one: ArmSummary) -> Estimate | None:
-    return one.aggregates.get("IQM")
-
-
-def _baseline(ablation: Ablation, place: Place) -> float | None:
-    if not ablation.manifest.baseline:
-        return None
-    found = _iqm(place.of(ablation.manifest.baseline))
+def _baseline(baseline: str, place: Place) -> float | None:
+    found = place.of(baseline).aggregates.get("IQM") if baseline else None
     return None if found is None else found.value
-
-
-def _plural(metric: str) -> str:
-    """Return the name of the metric for several values: `returns`, or that of another metric, as it is."""
-    return "returns" if metric == "return" else metric
-
-
-def _forest(
-    place: Place,
-    axis: str,
-    metric: str,
-    value: Callable[[ArmSummary], Estimate | None],
-    line: float | None,
-    against: str | None,
-) -> Forest:
-    """Return a panel: of scores, beside the arm `against`, or of comparisons if that is None."""
-    compared = against is None
-    arms = [one for one in place.arms if not compared or one.arm.label != one.arm.against]
-    single, several = ("normalised score", "normalised scores") if place.name == ACROSS else (metric, _plural(metric))
-    words = axis.replace("returns", several).replace("return", single)
-    rows = [(_row_name(one, place, compared), value(one), _strength(one, against)) for one in arms]
-    return Forest(place.name, words, rows, line, (0.0, 1.0) if "probability" in axis else None)
 
 
 def _strength(one: ArmSummary, against: str | None) -> Literal[0, 1, 2]:
@@ -141,7 +239,7 @@ def _with_external(places: Sequence[Place], panels: Sequence[Forest]) -> list[Fo
     made = []
     for place, panel in zip(places, panels, strict=True):
         found = {one.title: one.estimate for one in place.external}
-        made.append(replace(panel, rows=[*panel.rows, *((title, found.get(title), PUBLISHED) for title in titles)]))
+        made.append(replace(panel, rows=[*panel.rows, *(Row(title, found.get(title), PUBLISHED) for title in titles)]))
     return made
 
 
@@ -166,14 +264,25 @@ def _row_name(one: ArmSummary, place: Place, compared: bool) -> str:
     return f"{one.name} vs {place.of(one.arm.against).arm.title}" if compared and len(others) > 1 else one.name
 
 
-def _pairs(place: Place, found: Mapping[str, Curve]) -> list[Pair]:
+def _found_lines(place: Place, curves: Mapping[str, Curve], found: Mapping[str, Look]) -> list[Line]:
+    """Return the curves of the arms that are shown and have one, the baseline last, so that it is on top."""
+    lines = [
+        Line(one.name, curves[one.arm.label], found[one.arm.label]) for one in place.shown if one.arm.label in curves
+    ]
+    return sorted(lines, key=lambda line: line.look.baseline)
+
+
+def _pairs(place: Place, curves: Mapping[str, Curve], found: Mapping[str, Look]) -> list[Pair]:
     """Return a panel for each arm that has a curve, with the curve of the arm it is compared with."""
     compared = any(one.arm.label != one.arm.against for one in place.arms)
     pairs = []
-    for one in place.arms:
+    for one in place.shown:
         label, against = one.arm.label, one.arm.against
-        if label not in found or (label == against and compared and len(found) > 1):
+        if label not in curves or (label == against and compared and len(curves) > 1):
             continue
-        beside = found.get(against) if label != against else None
-        pairs.append(Pair(one.name, found[label], place.of(against).name if beside else "", beside))
+        beside = None
+        if label != against and against in curves:
+            look = replace(found[against], dashes=BASELINE_DASHES)
+            beside = Line(place.of(against).name, curves[against], look)
+        pairs.append(Pair(Line(one.name, curves[label], replace(found[label], dashes="solid")), beside))
     return pairs

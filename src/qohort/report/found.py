@@ -15,7 +15,8 @@ from qohort.config.errors import ConfigError
 from qohort.config.identity import experiment_tree, flat, named_keys
 from qohort.config.messages import format_value, nearest
 from qohort.config.schema import TrainConfig
-from qohort.experiments.ablation import Ablation, Arm, EnvironmentChoice, ManifestConfig, Show
+from qohort.experiments.ablation import Ablation, Arm, EnvironmentChoice, ManifestConfig
+from qohort.experiments.presentation import Show
 from qohort.experiments.stopping import GROUP, SequentialConfig
 from qohort.report.scores import PlannedRun
 from qohort.runs.listing import Run, groups, in_words, runs_in
@@ -218,7 +219,7 @@ def _manifest(
         arms={},
         add_one={},
         leave_one_out={},
-        show=Show("final", metric, 5, ("scores", "differences", "improvement", "curves")),
+        show=Show("final", metric, 5, ("scores", "differences", "improvement", "curves", "together", "runs")),
         until="seeds",
         sequential=SequentialConfig(None, 5, None, 0.05),
     )

@@ -15,27 +15,32 @@ from qohort.experiments.ablation import Ablation, Arm
 from qohort.multiple_comparisons import CONFIRMED_LEVEL, LEVEL
 from qohort.report.analysis import Place
 from qohort.report.cells import Table
-from qohort.report.figures import NARROW, Chart, draw
 from qohort.report.found import FoundRuns
+from qohort.report.interactive import as_script
+from qohort.report.panels import Chart
 from qohort.report.scores import FinishedRun, Scores
 from qohort.report.stopping import Stopping
 from qohort.report.tables import family
 from qohort.runs.manifest import HISTORY
 from qohort.statistics import MIN_RUNS
 
+PIXELS = 151
+"""Pixels of the page per inch of a figure: one of the usual width is as wide as the page."""
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page, drawn for wide and for narrow screens as data URLs."""
+    """A figure of the page, drawn for wide and for narrow screens as data URLs, and its largest width in pixels."""
 
     chart: Chart
     wide: str
     narrow: str
+    pixels: int
 
     @classmethod
-    def of(cls, chart: Chart, wide: bytes) -> Picture:
-        """Make a picture of a chart from its wide PNG; the narrow one is drawn here."""
-        return cls(chart, _data(wide), _data(draw(chart, "png", NARROW)))
+    def of(cls, chart: Chart, wide: bytes, narrow: bytes, inches: float) -> Picture:
+        """Make a picture of a chart from its PNGs and the width of the wide one in inches."""
+        return cls(chart, _data(wide), _data(narrow), round(inches * PIXELS))
 
 
 def _data(png: bytes) -> str:
@@ -100,6 +105,12 @@ def conditions(runs: Sequence[FinishedRun]) -> list[tuple[str, list[tuple[str, i
     ]
 
 
+def hidden(ablation: Ablation) -> list[str]:
+    """Return the titles of the arms that are not shown."""
+    shown = ablation.manifest.show.arms
+    return [] if shown is None else [arm.title for arm in ablation.arms if arm.label not in shown]
+
+
 def page(
     ablation: Ablation,
     scores: Scores,
@@ -109,6 +120,7 @@ def page(
     commands: Sequence[str],
     problems: Sequence[str],
     stopping: Stopping | None,
+    interactive: Sequence[Mapping[str, Any]],
 ) -> str:
     """Render the page.
 
@@ -121,8 +133,10 @@ def page(
         commands: The commands that reproduce the report.
         problems: A line for each run that is not counted.
         stopping: How the arms were stopped; None if every arm has all seeds.
+        interactive: The data of the interactive figures.
     """
     import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qohort.report", "."),
@@ -159,5 +173,8 @@ def page(
         "conditions": conditions(runs),
         "seconds": (min(run.result["wall_s"] for run in runs), max(run.result["wall_s"] for run in runs)),
         "commands": commands,
+        "interactive": interactive,
+        "data": Markup(as_script(list(interactive))),
+        "hidden": hidden(ablation),
     }
     return environment.get_template("report.html.j2").render(values)

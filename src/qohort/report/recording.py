@@ -22,7 +22,8 @@ from qohort.config.identity import config_hash
 from qohort.config.messages import format_value, nearest
 from qohort.config.paths import check_directory
 from qohort.config.schema import TrainConfig
-from qohort.experiments.ablation import GROUP, Arm, Show, read_ablation
+from qohort.experiments.ablation import GROUP, Arm, read_ablation
+from qohort.experiments.presentation import Show
 from qohort.report.commands import compose, overrides_of
 from qohort.report.found import find_runs
 from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_differences, made_of

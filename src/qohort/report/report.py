@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,11 +19,14 @@ from omegaconf import DictConfig
 
 from qohort.config.annotations import Range, Sized
 from qohort.config.checks import build_config, resolve
+from qohort.config.composition import override
 from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value
 from qohort.config.paths import check_writable
 from qohort.experiments.ablation import GROUP, Ablation, read_ablation
+from qohort.experiments.presentation import FIGURES, Show
 from qohort.report.cells import Table
+from qohort.report.combined import combine
 from qohort.report.external import ExternalResult, by_environment, read_external
 from qohort.report.found import FoundRuns, find_runs, other_task, records, setting
 from qohort.report.planning import plan_runs
@@ -38,8 +41,16 @@ from qohort.report.scores import (
     scores_csv,
 )
 from qohort.report.stopping import Stopping, stopping_of
+from qohort.report.style import chosen, rc_params, styled
 from qohort.runs.files import write_atomically
 from qohort.runs.metrics import RETURN, check_metric
+
+if TYPE_CHECKING:
+    from qohort.report.page import Picture
+    from qohort.report.panels import Chart
+
+DEFAULTS = Show("final", RETURN, 5, FIGURES)
+"""What a report shows if neither the manifest nor anything else says it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class ReportConfig:
     """The configuration of a report. `conf/report.yaml` says what each key is."""
 
     ablation: str | None
+    ablations: Sequence[str] | None
     runs: str | Annotated[Sequence[str], Sized(1)] | None
     baseline: str | None
     name: str | None
@@ -58,6 +70,8 @@ class ReportConfig:
     allow_missing: bool
     other_code: Literal["refuse", "allow"]
     resamples: Annotated[int, Range(100)]
+    style: str | None
+    show: Mapping[str, Any]
     wandb: bool
 
 
@@ -69,6 +83,7 @@ def report(config: DictConfig) -> Path:
     """
     settings, published = check_report(config)
     ablation, planned, stopping = _runs_asked_for(settings)
+    ablation = styled(ablation, chosen(ablation.manifest.show, settings.style, settings.show))
     if settings.external is not None and (metric := ablation.manifest.show.metric) != RETURN:
         raise ConfigError(f"external={settings.external} has returns, but the report is of {metric}: leave it out")
     external = {}
@@ -95,9 +110,10 @@ def check_report(config: DictConfig) -> tuple[ReportConfig, list[ExternalResult]
     Raises:
         ConfigError: If it is wrong. Whether there are runs is not checked.
     """
-    name = HydraConfig.get().runtime.choices[GROUP]
+    name = HydraConfig.get().runtime.choices.get(GROUP)
     settings: ReportConfig = build_config(ReportConfig, {**resolve(config), GROUP: name})
     _check_selection(settings)
+    chosen(DEFAULTS, settings.style, settings.show)
     check_writable("reports_dir", settings.reports_dir)
     return settings, [] if settings.external is None else read_external(Path(settings.external))
 
@@ -112,6 +128,8 @@ def _check_selection(settings: ReportConfig) -> None:
         raise ConfigError(
             "ablation has no value: give it one with ablation=NAME, a file in conf/ablation, or give runs=PATTERN"
         )
+    if settings.ablations is not None and settings.ablation is None:
+        raise ConfigError(f"ablations={format_value(settings.ablations)} needs ablation: write ablation=[a,b]")
     if settings.ablation is not None and settings.runs is not None:
         raise ConfigError(
             f"ablation={settings.ablation} and runs={format_value(settings.runs)} are both given: give one of them"
@@ -121,7 +139,8 @@ def _check_selection(settings: ReportConfig) -> None:
             f"overrides={format_value(settings.overrides)} does not go with runs=...: the runs are what they are"
         )
     for key, value in (("baseline", settings.baseline), ("name", settings.name), ("metric", settings.metric)):
-        if settings.ablation is not None and value is not None:
+        decided = settings.ablation is not None and not (key == "name" and settings.ablations)
+        if decided and value is not None:
             raise ConfigError(f"{key}={value} does not go with ablation=...: the manifest decides it")
     check_metric("metric", settings.metric or RETURN)
     path = Path(settings.name or "name")
@@ -135,8 +154,19 @@ def _runs_asked_for(settings: ReportConfig) -> tuple[Ablation, list[PlannedRun],
         patterns = [settings.runs] if isinstance(settings.runs, str) else settings.runs
         return *find_runs(patterns, settings.baseline, settings.name, settings.metric or RETURN), None
     loader = GlobalHydra.instance().config_loader()
-    ablation = read_ablation(str(settings.ablation), settings.overrides, loader)
-    planned = plan_runs(ablation, loader, settings.output_dir)
+    parts = []
+    for name in (str(settings.ablation), *(settings.ablations or ())):
+        one = read_ablation(name, settings.overrides, loader)
+        parts.append((one, plan_runs(one, loader, settings.output_dir)))
+    if len(parts) > 1:
+        for one, runs in parts:
+            if stopping_of(one, runs) is not None:
+                raise ConfigError(
+                    f"ablation={one.name} stopped its arms when they were decided (until=decided): report it alone, or "
+                    "every seed of its manifest with 'overrides=[\"until=seeds\"]'"
+                )
+        return *combine(parts, settings.name), None
+    ablation, planned = parts[0]
     stopping = stopping_of(ablation, planned)
     if stopping is not None:
         ablation = replace(ablation, extra=(*ablation.extra, *stopping.overrides(ablation)))
@@ -159,7 +189,7 @@ def _check_missing(ablation: Ablation, scores: Scores, settings: ReportConfig) -
         f"{len(scores.problems)} of {len(scores.planned)} runs of {ablation.selector} cannot be counted, listed above"
     )
     if not settings.allow_missing or not counted:
-        command = f"run {' '.join(('scripts/train.py', '-m', ablation.selector, *ablation.extra))} for what is left"
+        command = f"run {' '.join(('scripts/train.py', '-m', ablation.sweep, *ablation.extra))} for what is left"
         if isinstance(ablation, FoundRuns):
             command = "train what is left, or give other runs"
         allowed = "" if not counted else ", or report the others with allow_missing=true"
@@ -179,7 +209,7 @@ def _check_code(ablation: Ablation, scores: Scores, settings: ReportConfig) -> l
         print("\n".join(f"  {line}" for line in mixed), file=sys.stderr)
         words = f"the runs of {ablation.selector} were made with different code, listed above"
         if settings.other_code == "refuse":
-            again = f"train them again with scripts/train.py -m {ablation.selector} overwrite=true, or "
+            again = f"train them again with scripts/train.py -m {ablation.sweep} overwrite=true, or "
             raise ConfigError(
                 f"{words}: {'' if isinstance(ablation, FoundRuns) else again}report them all the same with "
                 "other_code=allow"
@@ -212,40 +242,59 @@ def write(
         settings: The report's.
         external: Published results by environment.
     """
-    from qohort.report.analysis import analyse
+    from qohort.report.analysis import analyse, curves, profiles
     from qohort.report.cells import latex, markdown
     from qohort.report.charts import charts
-    from qohort.report.figures import draw
-    from qohort.report.page import Picture, page
+    from qohort.report.interactive import interactive
+    from qohort.report.page import page
     from qohort.report.tables import comparisons_csv, tables
 
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
     places = analyse(ablation, scores, settings.resamples, external)
     made = [*(stopping.tables() if stopping is not None else []), *tables(ablation, places)]
-    drawn = [
-        (chart, draw(chart, "png"), draw(chart, "pdf"))
-        for chart in charts(ablation, scores, places, settings.resamples)
-    ]
-    pictures = [Picture.of(chart, png) for chart, png, _ in drawn]
-    html = page(ablation, scores, places, made, pictures, commands(ablation, settings, directory), problems, stopping)
-
-    figures = directory / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    files: dict[Path, Any] = {
+    figures = ablation.manifest.show.figures
+    own = {name: curves(scores, name, ablation, settings.resamples) for name in ablation.manifest.environments}
+    shares = profiles(ablation, scores, settings.resamples) if "profiles" in figures else {}
+    drawn = _draw(charts(ablation, places, own, shares), ablation.manifest.show)
+    pictures = [picture for picture, _ in drawn]
+    again = commands(ablation, settings, directory)
+    runs = interactive(ablation, scores, places, own)
+    files: dict[Path, str | bytes] = {
         directory / "scores.csv": scores_csv(ablation, scores),
         directory / "comparisons.csv": comparisons_csv(places),
         directory / "table.md": "\n".join(markdown(table) for table in made),
         directory / "table.tex": "\n".join(latex(table) for table in made),
-        directory / "report.html": html,
+        directory / "report.html": page(ablation, scores, places, made, pictures, again, problems, stopping, runs),
+        **{directory / "tables" / f"{table.key}.tex": latex(table) for table in made},
+        **{directory / "figures" / name: content for _, files in drawn for name, content in files.items()},
     }
-    for chart, png, pdf in drawn:
-        files |= {figures / f"{chart.key}.png": png, figures / f"{chart.key}.pdf": pdf}
-    for path, content in files.items():
-        write_atomically(path, content if isinstance(content, bytes) else content.encode())
-    for old in {*figures.glob("*.png"), *figures.glob("*.pdf")} - set(files):
-        old.unlink()
+    _write_files(directory, files)
     if settings.wandb:
-        log_to_wandb(ablation.name, directory, made, {chart.key: chart.title for chart, _, _ in drawn})
+        log_to_wandb(ablation.name, directory, made, {picture.chart.key: picture.chart.title for picture in pictures})
+
+
+def _draw(made: Sequence[Chart], show: Show) -> list[tuple[Picture, dict[str, bytes]]]:
+    """Draw figures: for the page, and as files by name."""
+    from qohort.report.figures import NARROW, Size, draw
+    from qohort.report.page import Picture
+
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
+    size = Size(show.width, show.height, rc_params(show))
+    narrow = Size(min(show.width, NARROW), None, size.params)
+    drawn = []
+    for chart in made:
+        wide, small = draw(chart, ("png", "pdf"), size), draw(chart, ("png",), narrow)
+        picture = Picture.of(chart, wide["png"], small["png"], show.width)
+        drawn.append((picture, {f"{chart.key}.{format}": content for format, content in wide.items()}))
+    return drawn
+
+
+def _write_files(directory: Path, files: Mapping[Path, str | bytes]) -> None:
+    """Write the files of a report, and remove figures and tables of an earlier one that this one does not have."""
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content if isinstance(content, bytes) else content.encode())
+    for old in {*directory.glob("figures/*.p[nd][gf]"), *directory.glob("tables/*.tex")} - set(files):
+        old.unlink()
 
 
 def log_to_wandb(name: str, directory: Path, tables: Sequence[Table], figures: Mapping[str, str]) -> None:
@@ -278,7 +327,7 @@ def log_to_wandb(name: str, directory: Path, tables: Sequence[Table], figures: M
             media[f"figure/{key}"] = wandb.Image(str(directory / "figures" / f"{key}.png"), caption=title)
         run.log(media)
         artifact = wandb.Artifact(f"report-{re.sub('[^A-Za-z0-9_.-]+', '-', name)}", type="report")
-        for file in (*directory.glob("*.*"), *directory.glob("figures/*.*")):
+        for file in (*directory.glob("*.*"), *directory.glob("figures/*.*"), *directory.glob("tables/*.*")):
             artifact.add_file(str(file), str(file.relative_to(directory)))
         run.log_artifact(artifact)
     finally:
@@ -295,11 +344,15 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
     found = isinstance(ablation, FoundRuns)
     output = [] if settings.output_dir == "outputs" or found else [f"output_dir={settings.output_dir}"]
     name = ablation.selector
-    train = ["python scripts/train.py -m", name, *ablation.extra, *output, "hydra/launcher=joblib"]
+    train = ["python scripts/train.py -m", ablation.sweep, *ablation.extra, *output, "hydra/launcher=joblib"]
     reporting = ["python scripts/report.py", _quoted(name), *output]
-    for key in ("baseline", "name", "metric", "external"):
+    for key in ("baseline", "name", "metric", "external", "style"):
         if (value := getattr(settings, key)) is not None:
             reporting.append(_quoted(setting(key, value)))
+    for key, value in settings.show.items():
+        if value is not None:
+            texts = isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+            reporting.append(_quoted((setting if texts else override)(f"show.{key}", value)))
     if ablation.extra:
         quoted = (f'"{text}"' for text in ablation.extra)
         reporting.append(f"'overrides=[{','.join(quoted)}]'")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
-from qohort.experiments.ablation import Ablation, Arm, Show
+from qohort.experiments.ablation import Ablation, Arm
+from qohort.experiments.presentation import Show
 from qohort.runs.code import code_hash, component_packages
 from qohort.runs.directory import RunDirectory, evaluation_scores
 from qohort.runs.metrics import RETURN, evaluation_metrics, read_evaluations

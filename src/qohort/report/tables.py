@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Place, aggregates_of
-from qohort.report.cells import NOTHING, Cell, Table, column_name, is_of_returns, number
+from qohort.report.cells import NOTHING, Cell, Table, column_name, is_of_returns, number, with_columns
 from qohort.report.external import ExternalResult
 from qohort.report.scores import SCORES
 from qohort.statistics import MIN_RUNS, Estimate
@@ -22,41 +23,99 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
         ablation: The ablation.
         places: The statistics of its arms.
     """
-    made = []
-    aggregates = tuple(aggregates_of(ablation))
-    for place in places:
-        missing = [one for one in place.arms if one.count[0] < one.count[1]]
-        counted = sum(one.count[0] for one in place.arms), sum(one.count[1] for one in place.arms)
-        remark = f" ({counted[0]} of {counted[1]} runs: some are missing)" if missing else ""
-        plain = "returns" if is_of_returns(ablation) else "as logged"
-        kind = "normalised scores" if place.name == ACROSS else plain
-        shown = column_name(ablation, ablation.manifest.show.score)
-        made += [
-            Table(
-                f"scores_{_key(place)}",
-                f"{place.name}: {shown}, {kind}{remark}",
-                ("arm", "runs", *aggregates),
-                (
-                    *(_scores(one, place, aggregates) for one in place.arms),
-                    *(_external(one, place, aggregates) for one in place.external),
-                ),
-                tuple(f"{one.note}. Not tested." for one in place.external),
-            ),
-            Table(
-                f"comparison_{_key(place)}",
-                f"{place.name}: comparisons of arms, {shown}{remark}",
-                comparison_columns(places),
-                tuple(_comparison(one, place) for one in place.arms if one.arm.label != one.arm.against),
-            ),
-            Table(
-                f"columns_{_key(place)}",
-                f"{place.name}: IQM of each kind of score, {kind}{remark}",
-                ("arm", "runs", *(column_name(ablation, name) for name in SCORES)),
-                tuple(_columns(one, place) for one in place.arms),
-            ),
-        ]
     compared = any(arm.label != arm.against for arm in ablation.arms)
-    return [table for table in made if compared or not table.key.startswith("comparison_")]
+    made = []
+    for place in places:
+        own = [_scores_table(ablation, place), _columns_table(ablation, place)]
+        if compared:
+            own.insert(1, _comparison_table(ablation, place, places))
+        made += [with_columns(table, ablation.manifest.show.columns) for table in own]
+    return [table for table in made if table is not None]
+
+
+def _scores_table(ablation: Ablation, place: Place) -> Table:
+    aggregates = tuple(aggregates_of(ablation))
+    best = _best(place)
+    notes = [f"{one.note}. Not tested." for one in place.external]
+    if best is not None:
+        notes.append(
+            f"Bold: the highest IQM of all arms, which is told apart from {_told_from(best, place)}. It is "
+            "not compared with the other arms."
+        )
+    return Table(
+        f"scores_{_key(place)}",
+        _title(ablation, place),
+        ("arm", "runs", *aggregates),
+        (
+            *(_scores(one, place, aggregates, one is best) for one in place.shown),
+            *(_external(one, place, aggregates) for one in place.external),
+        ),
+        tuple(notes),
+        ("runs", *(name.lower().replace(" ", "_") for name in aggregates)),
+    )
+
+
+def _comparison_table(ablation: Ablation, place: Place, places: Sequence[Place]) -> Table:
+    keys = ("compared_with", "runs", "difference", "p", "p_holm", "verdict", "improvement", "seeds_needed")
+    shown = column_name(ablation, ablation.manifest.show.score)
+    return Table(
+        f"comparison_{_key(place)}",
+        f"{place.heading}: comparisons of arms, {shown}{_missing(place)}",
+        comparison_columns(places),
+        tuple(_comparison(one, place) for one in place.shown if one.arm.label != one.arm.against),
+        keys=keys,
+    )
+
+
+def _columns_table(ablation: Ablation, place: Place) -> Table:
+    return Table(
+        f"columns_{_key(place)}",
+        f"{place.heading}: IQM of each kind of score, {_kind(ablation, place)}{_missing(place)}",
+        ("arm", "runs", *(column_name(ablation, name) for name in SCORES)),
+        tuple(_columns(one, place) for one in place.shown),
+        keys=("runs", *SCORES),
+    )
+
+
+def _title(ablation: Ablation, place: Place) -> str:
+    shown = column_name(ablation, ablation.manifest.show.score)
+    return f"{place.heading}: {shown}, {_kind(ablation, place)}{_missing(place)}"
+
+
+def _kind(ablation: Ablation, place: Place) -> str:
+    plain = "returns" if is_of_returns(ablation) else "as logged"
+    return "normalised scores" if place.name == ACROSS else plain
+
+
+def _missing(place: Place) -> str:
+    counted, planned = (sum(one.count[side] for one in place.arms) for side in (0, 1))
+    return f" ({counted} of {planned} runs: some are missing)" if counted < planned else ""
+
+
+def _best(place: Place) -> ArmSummary | None:
+    """Return the arm with the highest IQM if the report tells it apart from what it is compared with; None if not.
+
+    For an arm that others are compared with, that is if all of these are lower.
+    """
+    ranked = [one for one in place.arms if "IQM" in one.aggregates]
+    if not ranked:
+        return None
+    best = max(ranked, key=lambda one: one.aggregates["IQM"].value)
+    own, others = best.verdict, [one.verdict for one in _compared_with(best, place)]
+    lower = [other is not None and other.word == "lower" for other in others]
+    if own is not None:
+        return best if own.word == "higher" and all(lower) else None
+    return best if lower and all(lower) else None
+
+
+def _compared_with(arm: ArmSummary, place: Place) -> list[ArmSummary]:
+    return [one for one in place.arms if one.arm.against == arm.arm.label and one is not arm]
+
+
+def _told_from(best: ArmSummary, place: Place) -> str:
+    """Return what the best arm is told apart from, in words."""
+    own = [] if best.verdict is None else [place.of(best.arm.against).arm.title]
+    return " and ".join([*own, *(["every arm that is compared with it"] if _compared_with(best, place) else [])])
 
 
 def _key(place: Place) -> str:
@@ -68,7 +127,7 @@ def _external(one: ExternalResult, place: Place, aggregates: Sequence[str]) -> t
     return (Cell(one.title), Cell(str(one.n)), *(mean if name == "mean" else Cell(NOTHING) for name in aggregates))
 
 
-def _scores(one: ArmSummary, place: Place, aggregates: Sequence[str]) -> tuple[Cell, ...]:
+def _scores(one: ArmSummary, place: Place, aggregates: Sequence[str], best: bool) -> tuple[Cell, ...]:
     cells = [
         estimate_cell(one.aggregates.get(name), 3 if name == "optimality gap" else decimals(place))
         for name in aggregates
@@ -76,6 +135,7 @@ def _scores(one: ArmSummary, place: Place, aggregates: Sequence[str]) -> tuple[C
     if one.scores and min(map(len, one.scores)) < MIN_RUNS:  # the interval of so few runs would be too narrow
         runs = ", ".join(number(score, decimals(place)) for scores in one.scores for score in scores)
         cells[0] = Cell(cells[0].text, f"runs: {runs}")
+    cells[0] = replace(cells[0], strong=best)
     return (Cell(one.arm.title), _runs(one), *cells)
 
 
