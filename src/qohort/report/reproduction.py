@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,8 +171,7 @@ def reproduce(planned: Plan) -> list[Again]:
     settings, draws = planned.settings, planned.draws
     count = sum(len(draw.runs) for draw in draws)
     print(f"{count} of {sum(len(row.runs) for row in planned.ledger.rows)} runs of {settings.name}, trained again:")
-    for draw in draws:
-        _tell_code(draw, planned.ledger)
+    _tell_code(draws, planned.ledger)
     output = None if settings.output_dir is None else Path(settings.output_dir)
     runs = []
     for draw in draws:
@@ -184,12 +184,15 @@ def reproduce(planned: Plan) -> list[Again]:
     return runs
 
 
-def _tell_code(draw: Draw, ledger: Ledger) -> None:
-    """Print a line before anything is trained if this code is not the one that made a row."""
-    then, now = ledger.made[draw.row.made].get("code"), code_hash(config_tree(draw.config))
-    if then != now:
-        commit = str(ledger.made[draw.row.made].get("commit"))[:8]
-        print(f"{draw.row.name} was made with other code: {then}, commit {commit}; now {now}", file=sys.stderr)
+def _tell_code(draws: Sequence[Draw], ledger: Ledger) -> None:
+    """Print a line before anything is trained if this code is not the one that made the rows."""
+    others: dict[str, list[str]] = defaultdict(list)
+    for draw in draws:
+        made, now = ledger.made[draw.row.made], code_hash(config_tree(draw.config))
+        if made.get("code") != now:
+            others[f"{made.get('code')}, commit {str(made.get('commit'))[:8]}; now {now}"].append(draw.row.name)
+    for words, names in others.items():
+        print(f"made with other code ({words}): {', '.join(names)}", file=sys.stderr)
 
 
 def _again(row: LedgerRow, run: LedgerRun, new: Trained, made: Mapping[str, Mapping[str, Any]]) -> Again:
