@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qohort.agent.evaluation import EpisodeScores
 from qohort.config.checks import build_config
@@ -219,14 +220,20 @@ def _report(
     for parent in dict.fromkeys(path.parent for path in outcomes):
         own = {path: outcome for path, outcome in outcomes.items() if path.parent == parent}
         if not single:
-            print(f"mean return of {parent}: {format_returns([outcome['mean'] for outcome in own.values()])}")
+            _say(f"mean return of {parent}: {format_returns([outcome['mean'] for outcome in own.values()])}")
         if settings.video == "grid":
             print(f"video of episode 1 of each run: {_grid(settings, parent, own)}")
     for path, outcome in outcomes.items():
         name = evaluation_name(settings, outcome["env_steps"])
-        print(f"written: {path / 'evaluation.json'}, {path / 'evaluations' / name}.json")
+        _say(f"written to {path}: evaluation.json, evaluations/{name}.json")
         if outcome["video"] is not None:
             print(f"video of episode 1: {path / outcome['video']}")
+
+
+def _say(line: str) -> None:
+    """Print a line, broken between words if the terminal is narrower."""
+    live = sys.stdout.isatty()
+    Console(file=sys.stdout, highlight=False).print(Text(line), soft_wrap=not live)
 
 
 def _print_table(outcomes: Mapping[Path, Mapping[str, Any]], configs: Mapping[Path, TrainConfig]) -> None:

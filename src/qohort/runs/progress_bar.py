@@ -71,9 +71,7 @@ class CohortProgress(CohortCallback):
         elif not self._told:
             print("compiling ...", flush=True)
         if not self._told and self._budget <= SHORT_RUN:
-            self._bar.write(
-                "compiling takes longer than so short a run: compile=none or experiment=debug starts at once"
-            )
+            self._bar.write("so short a run is faster without compiling: compile=none, or experiment=debug")
         self._told = True
 
     def _compiled(self, module: Learner) -> None:

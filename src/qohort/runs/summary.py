@@ -91,6 +91,6 @@ def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirector
     if len(finals) > 1:
         print(f"final return: {format_returns(finals)}")
         draw_cohort(parent / "learning_curve.png", [directory.rows() for _, directory in runs], title)
-        print(f"learning curve of the cohort: {parent / 'learning_curve.png'}")
+        print(f"learning curve: {parent / 'learning_curve.png'}")
     for config, directory in runs:
         print(f"seed {config.seed}: {directory.path}")
