@@ -79,7 +79,7 @@ class Runs:
                 directory, score = self.directories[cell][seed], self.score(cell[0], seed)
                 if directory.result() is None and score is not None:
                     directory.path.mkdir(parents=True)
-                    content = {**dict.fromkeys(RESULT_NUMBERS, score), "auc": score / 2}
+                    content = {**dict.fromkeys(RESULT_NUMBERS, score), "auc": score / 2, "fingerprint": ""}
                     (directory.path / "result.json").write_text(json.dumps(content))
                     self.trained.append((cell[0], seed))
 

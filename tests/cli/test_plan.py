@@ -57,7 +57,7 @@ def write(member, *, code=None, finished=False, failed=None, checkpoint=None):
     (path / "config.yaml").write_text(yaml.safe_dump(config_tree(member.config)))
     (path / "manifest.json").write_text(json.dumps({"code": code or code_hash(config_tree(member.config))}))
     if finished:
-        (path / "result.json").write_text(json.dumps(dict.fromkeys(RESULT_NUMBERS, 9.0)))
+        (path / "result.json").write_text(json.dumps({**dict.fromkeys(RESULT_NUMBERS, 9.0), "fingerprint": ""}))
     if failed is not None:
         (path / "failed.json").write_text(json.dumps({"env_steps": 40, "reason": failed}))
     if checkpoint is not None:

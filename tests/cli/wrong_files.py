@@ -67,31 +67,59 @@ READERS = {
 """Commands that read runs."""
 
 
+LISTING = ("report", "ablation")
+"""Those that list the runs which cannot be counted before they refuse."""
+READ = {
+    "evaluate": ("config.yaml", "checkpoints/final.ckpt", "checkpoints"),
+    "export": ("result.json", "checkpoints/final.ckpt"),
+    "diff": ("config.yaml", "result.json"),
+    "report": ("config.yaml",),
+    "ablation": ("result.json", "metrics.jsonl"),
+    "verify": ("config.yaml", "manifest.json"),
+    "train": ("result.json", "checkpoints"),
+}
+"""The files that each of them is tried with."""
+
+
 def damaged_runs() -> Iterator[Wrong]:
     """A damaged file of a run that a command reads. Some commands do without it."""
-    for reader, line in READERS.items():
-        for number, (file, damages) in enumerate(DAMAGES.items()):
-            few = damages if reader in ("evaluate", "verify") or number < 2 else damages[::3]
-            for damage in few:
-                yield Wrong(f"damaged run, {reader}", line, ("seed-0",), {f"{{run}}/{file}": damage}, may_be_right=True)
+    for reader, files in READ.items():
+        for file in files:
+            for damage in DAMAGES[file]:
+                damaged = {f"{{run}}/{file}": damage}
+                yield Wrong(
+                    f"damaged run, {reader}",
+                    READERS[reader],
+                    ("seed-0",),
+                    damaged,
+                    may_be_right=True,
+                    lists=reader in LISTING,
+                )
 
 
 def unfinished_runs() -> Iterator[Wrong]:
     """Runs that are not finished, failed ones and half-made directories."""
     gone = {"{run}/result.json": None}
     for reader in ("export", "ablation", "verify"):
-        yield Wrong("unfinished run", READERS[reader], (), gone)
+        yield Wrong("unfinished run", READERS[reader], (), gone, lists=reader in LISTING)
     none = {**gone, "{run}/checkpoints": None}
     for reader in ("evaluate", "export"):
         yield Wrong("unfinished run", READERS[reader], ("{run}", "checkpoint"), none)
     for text in ("", "{", "[]", '{"reason": 3}'):
         files = {**gone, "{run}/failed.json": text}
         for reader in ("ablation", "train", "report"):
-            yield Wrong("failed run", READERS[reader], ("seed-0",), files, may_be_right=True)
+            yield Wrong("failed run", READERS[reader], ("seed-0",), files, may_be_right=True, lists=reader in LISTING)
     for place in ("{run}", "{experiment}"):
         for what in (None, b"a file", DIRECTORY, LINK):
             for reader in ("evaluate", "export", "diff", "verify", "train", "ablation"):
-                yield Wrong("half-made run", READERS[reader], (), {place: what}, may_be_right=reader == "train")
+                yield Wrong(
+                    "half-made run",
+                    READERS[reader],
+                    (),
+                    {place: what},
+                    may_be_right=reader == "train",
+                    lists=reader in LISTING,
+                )
 
 
 REPORTS: tuple[tuple[object, ...], ...] = (
@@ -119,9 +147,11 @@ def damaged_reports() -> Iterator[Wrong]:
         yield Wrong("damaged report", READERS["verify"], tuple(map(str, told)), files, may_be_right=damage is half)
 
 
+CHECKED_LATE = ("same experiment", "budget", "does not declare")
+"""What arms differ in is checked after their environments."""
 # What is replaced in the manifest, by what, and words that the message must have.
 MANIFESTS = [
-    ("# @package ablation\n", "", "ablation=own", "# @package ablation"),
+    ("# @package ablation\n", "# @package ablatoin\n", "ablation=own", "# @package ablation"),
     ("title: Own\n", "", "title has no value"),
     ("title: Own\n", "title: 3\n", "title=3"),
     ("title: Own\n", "title: [a]\n", "title=[a]"),
@@ -198,7 +228,8 @@ def manifests() -> Iterator[Wrong]:
     """Wrong manifests of an ablation, for training and for the report."""
     for old, new, *told in MANIFESTS:
         files = {"conf/ablation/own.yaml": new if old == MANIFEST else swap((old, new))}
-        yield Wrong("manifest", READERS["train"], tuple(told), files)
+        looks = any(words in CHECKED_LATE for words in told)
+        yield Wrong("manifest", READERS["train"], tuple(told), files, looks=looks)
         yield Wrong("manifest, report", READERS["ablation"], tuple(told), files)
 
 
@@ -224,7 +255,7 @@ STUDIES = [
     ("rungs: [40]\n", "rungs: 40\n", "rungs=40"),
     ("tuning_seeds: [1000]\n", "tuning_seeds: [0]\n", "share 0"),
     ("space:\n", "space: [\n", "own"),
-    (STUDY, "", "name has no value"),
+    (STUDY, "", "# @package _global_"),
     (STUDY, "# @package _global_\n- a\n", "own"),
 ]
 

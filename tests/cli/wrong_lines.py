@@ -45,7 +45,7 @@ COMMAND_LINES = [
     ("new a b", "new needs one directory"),
     ("new --force", "new needs one directory"),
     ("new 1lab", "1lab cannot be the name of a package"),
-    ("new json", "json cannot be the name of a package"),
+    ("new json", "json is the name of another package"),
     ("new conf", "conf"),
     ("new qohort", "qohort"),
     ("new .", "exists and is not an empty directory"),
@@ -415,7 +415,7 @@ TRAIN = [
     ("output_dir=[outputs]", "output_dir=[outputs]"),
     ("'output_dir=a file'", "output_dir=a file", "not a directory"),
     ("'output_dir=a file/x'", "output_dir=a file/x"),
-    ("output_dir=/proc/x", "output_dir=/proc/x"),
+    ("output_dir=/proc/x", "/proc/x"),
     ("gamma", "'gamma' is not a setting"),
     ("gamma 0.5", "is not a setting"),
     ("'gamma= 0.5 0.6'", "gamma"),
@@ -500,7 +500,13 @@ TRAIN = [
     ("agent=dqn network=nature", "network"),
     ("env=mountaincar env.id=MountainCarContinuous-v0", "MountainCarContinuous-v0", "Discrete"),
 ]
-LOOKS = ("CartPole-v9", "network=nature", "MountainCarContinuous", "ablation=own budget=4")
+LOOKS = (
+    "CartPole-v9",
+    "network=nature",
+    "MountainCarContinuous",
+    "ablation=own bootstrap=double",
+    "output_dir=/proc/x",
+)
 """Parts of lines whose mistake only the environment can tell."""
 
 
@@ -604,7 +610,7 @@ def missing_places() -> Iterator[Wrong]:
     for command, (key, right) in places.items():
         yield Wrong("place", (command, *right, f"{key}=here"), (f"{key}=", "here"), {"here": "a file"})
         yield Wrong("place", (command, *right, f"{key}=here/x/y"), (f"{key}=", "here"), {"here": "a file"})
-        yield Wrong("place", (command, *right, f"{key}=/proc/x"), (f"{key}=/proc/x",))
+        yield Wrong("place", (command, *right, f"{key}=/proc/x"), ("/proc/x",), looks=command in ("train", "tune"))
         yield Wrong("place", (command, *right, f"{key}=here"), (f"{key}=",), user=True)
     yield Wrong("place", ("evaluate", *RIGHT["evaluate"]), ("run=", "not writable"), user=True)
     yield Wrong("place", ("export", "run={run}"), ("to=",), user=True)

@@ -38,7 +38,7 @@ from qohort.agent.rows import Fail, Recorder, Rows
 from qohort.agent.target_networks import TargetNetwork, unit_of
 from qohort.agent.td_loss import TDLoss
 from qohort.agent.tensor_evaluation import TensorEvaluator
-from qohort.agent.update import BEHAVIOUR_EPSILON, Update, held_numbers
+from qohort.agent.update import Update
 from qohort.agent.update_plan import UpdatePlan
 from qohort.cohort.held import across_members, per_member
 from qohort.cohort.noise import Noise
@@ -47,6 +47,7 @@ from qohort.cohort.schedules import ConstantSchedule, Intervals, Progress, follo
 from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.cohort.state import Stateful, load_state, state_of
 from qohort.config.errors import ConfigError
+from qohort.config.folding import foldable_keys
 from qohort.config.members import evaluation_environment
 from qohort.config.schema import TrainConfig
 from qohort.environments.frames import stored_frames
@@ -61,6 +62,32 @@ STATE_FORMAT = 4
 """The format version of the entry `qohort` of a checkpoint."""
 PER_UPDATE = ("training_step", "on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
 """The hooks that Lightning calls once per update."""
+BEHAVIOUR_EPSILON = "bootstrap.epsilon"
+"""The key of the exploration's ε in `QLearning.held`, present if the bootstrap uses it."""
+
+
+def held_numbers(members: Sequence[TrainConfig], bootstrap: Bootstrap, device: torch.device) -> dict[str, Tensor]:
+    """Return the hyperparameters of the update that may differ between members, by configuration key.
+
+    Args:
+        members: The members' configurations.
+        bootstrap: The bootstrap policy.
+        device: The device of the returned tensors.
+
+    Returns:
+        One tensor `[M]` per key.
+    """
+    first = members[0]
+    held = {}
+    if first.max_grad_norm is not None:
+        held["max_grad_norm"] = per_member([member.max_grad_norm or 0.0 for member in members], device)
+    for key in foldable_keys(vars(first)):
+        group, _, name = key.partition(".")
+        if group in ("target_network", "bootstrap"):
+            held[key] = per_member([getattr(member, group)[name] for member in members], device)
+    if bootstrap.follows_exploration:
+        held[BEHAVIOUR_EPSILON] = per_member([0.0] * len(members), device)
+    return held
 
 
 class QLearning(pl.LightningModule):

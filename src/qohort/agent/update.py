@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,45 +9,15 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from qohort.agent.bootstrap import Bootstrap
 from qohort.agent.optimizers import GradientsOnly, MemberOptimizer, Tensors, clip_by_norm
 from qohort.agent.results import UpdateResult
 from qohort.agent.target_networks import TargetNetwork
 from qohort.agent.td_loss import TDLoss
-from qohort.cohort.held import per_member, with_numbers
+from qohort.cohort.held import with_numbers
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.tape import Call
-from qohort.config.folding import foldable_keys
-from qohort.config.schema import TrainConfig
 from qohort.replay.transition import Batch
-
-BEHAVIOUR_EPSILON = "bootstrap.epsilon"
-"""The key of the exploration's ε in the held numbers, present if the bootstrap uses it."""
-
-
-def held_numbers(members: Sequence[TrainConfig], bootstrap: Bootstrap, device: torch.device) -> dict[str, Tensor]:
-    """Return the hyperparameters of the update that may differ between members, by configuration key.
-
-    Args:
-        members: The members' configurations.
-        bootstrap: The bootstrap policy.
-        device: The device of the returned tensors.
-
-    Returns:
-        One tensor `[M]` per key.
-    """
-    first = members[0]
-    held = {}
-    if first.max_grad_norm is not None:
-        held["max_grad_norm"] = per_member([member.max_grad_norm or 0.0 for member in members], device)
-    for key in foldable_keys(vars(first)):
-        group, _, name = key.partition(".")
-        if group in ("target_network", "bootstrap"):
-            held[key] = per_member([getattr(member, group)[name] for member in members], device)
-    if bootstrap.follows_exploration:
-        held[BEHAVIOUR_EPSILON] = per_member([0.0] * len(members), device)
-    return held
 
 
 class Update:

@@ -79,7 +79,6 @@ def tune(config: DictConfig) -> Winner:
     """
     settings, space = check_study(config)
     directory = RunDirectory(Path(settings.output_dir) / "tuning" / settings.name)
-    check_database(directory.path / STUDY)
     if not (directory.path / STUDY).exists():
         check_target(settings, [])
     if not directory.lock():
@@ -99,6 +98,7 @@ def check_study(config: DictConfig) -> tuple[TuneConfig, Space]:
     """
     settings = check_settings(config)
     space = read_space(settings.space)
+    check_database(Path(settings.output_dir) / "tuning" / settings.name / STUDY)
     check_space(settings, space)
     return settings, space
 

@@ -10,8 +10,9 @@ from qohort.experiments.ablation import Ablation
 from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place
 from qohort.report.cells import column_name, metric_name
 from qohort.report.external import ExternalResult
+from qohort.report.palette import BASELINE_DASHES
 from qohort.report.panels import PUBLISHED, Chart, Forest, Line, Pair, Row, Runs, Strip, Together
-from qohort.report.style import BASELINE_DASHES, Look, looks
+from qohort.report.style import Look, looks
 from qohort.report.tables import family
 
 BOOTSTRAP = "95% bootstrap intervals"

@@ -21,33 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qohort.report.analysis import Curve
+from qohort.report.palette import GREY, STYLE, WIDE
 from qohort.report.panels import PUBLISHED, Chart, Forest, Line, Pair, Runs, Strip, Together
 from qohort.report.style import Look
 from qohort.statistics import Array
 
-GREY = "#595959"
-WIDE, NARROW = 7.0, 3.7
-"""Widths of figures in inches: the usual one, and that for narrow screens."""
 VIOLIN = 10
 """Runs from which on a density is drawn behind the points."""
-
-
-STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.formatter.useoffset": False,
-    "axes.unicode_minus": True,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "qohort",
-}
 
 
 @dataclass(frozen=True)

@@ -274,8 +274,9 @@ def write(
 
 def _draw(made: Sequence[Chart], show: Show) -> list[tuple[Picture, dict[str, bytes]]]:
     """Draw figures: for the page, and as files by name."""
-    from qohort.report.figures import NARROW, Size, draw
+    from qohort.report.figures import Size, draw
     from qohort.report.page import Picture
+    from qohort.report.palette import NARROW
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF has
     size = Size(show.width, show.height, rc_params(show))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash, config_tree
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, Arm
@@ -160,6 +161,8 @@ def read_run(plan: PlannedRun, show: Show) -> FinishedRun | Problem:
             some = f"{lacking} of {len(values)} evaluations have"
             named = ", ".join(evaluation_metrics(directory.metrics))
             return Problem(plan, "no score", f"{some} no {show.metric}; their metrics are {named}")
+    except ConfigError as error:
+        return Problem(plan, "damaged", str(error))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Problem(plan, "damaged", f"{type(error).__name__}: {error}")
     scores = evaluation_scores(env_steps.tolist(), values.tolist(), show.last)

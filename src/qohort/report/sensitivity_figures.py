@@ -12,11 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qohort.report.figures import GREY, STYLE, WIDE
+from qohort.report.palette import GREY, PALETTE, STYLE, WIDE
 from qohort.statistics import Array, Estimate
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#595959")
-"""Okabe & Ito's colours, which colour-blind readers can distinguish."""
 MARKERS = "osD^vPX"
 
 
@@ -85,7 +83,7 @@ def draw(figure: Plane | Dimensions | Curves, format: Literal["png", "pdf"]) -> 
 
 def _look(arm: int) -> dict[str, Any]:
     """Return the colour and the marker of an arm, the same in each figure."""
-    return {"color": COLORS[arm % len(COLORS)], "marker": MARKERS[arm % len(MARKERS)]}
+    return {"color": PALETTE[arm % len(PALETTE)], "marker": MARKERS[arm % len(MARKERS)]}
 
 
 def _draw_plane(drawing: Figure, figure: Plane) -> None:

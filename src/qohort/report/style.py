@@ -15,16 +15,9 @@ from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value, nearest
 from qohort.experiments.ablation import Ablation
 from qohort.experiments.presentation import COLUMNS, FIGURES, Show
+from qohort.report.palette import BASELINE, BASELINE_DASHES, DASHES, PALETTE
 from qohort.report.scores import SCORES
 from qohort.runs.metrics import check_metric
-
-PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#117733", "#332288", "#ee99aa", "#000000")
-"""Colours of arms that colour-blind readers can tell apart, of the palettes of Okabe and Ito and of Tol. They are
-repeated with other dashes if there are more arms."""
-BASELINE = "#4d4d4d"
-"""The colour of the baseline, which is dashed in every figure."""
-DASHES = ("solid", (0, (5, 1.2)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-BASELINE_DASHES = (0, (3.2, 1.4))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ from qohort.report.verdicts import Again, judge
 from qohort.runs.directory import RunDirectory
 from qohort.runs.training import train
 
+COLUMNS = ("arm", "environment", "seed", "directory", "config_hash", "fingerprint", "final")
+"""The columns of `scores.csv` that are used here."""
+AGAIN = "write the report again"
+
 
 @dataclass(frozen=True)
 class VerifyConfig:
@@ -97,11 +101,31 @@ def read_rows(report: Path) -> list[Row]:
         inside = sorted(report.glob("*/scores.csv"))
         hint = f"did you mean report={inside[0].parent}?" if inside else "write one with scripts/report.py"
         raise ConfigError(f"report={report} is not a report, it has no scores.csv: {hint}")
-    with file.open(newline="") as lines:
-        rows: list[Row] = [row for row in csv.DictReader(lines) if row.get("status") == "finished"]
+    try:
+        with file.open(newline="") as lines:
+            rows: list[Row] = [row for row in csv.DictReader(lines) if row.get("status") == "finished"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{file} cannot be read ({error}): {AGAIN}") from error
     if not rows:
         raise ConfigError(f"report={report} counts no run: there is nothing to verify")
+    for row in rows:
+        if absent := [key for key in COLUMNS if not row.get(key)]:
+            raise ConfigError(f"{file} has a row without {absent[0]}: {AGAIN}")
+        for key in ("seed", "final"):
+            _check_number(row, key, file)
     return rows
+
+
+def _check_number(row: Row, key: str, file: Path) -> None:
+    """Check that a cell is a number, and that of a seed an integer.
+
+    Raises:
+        ConfigError: If not.
+    """
+    try:
+        (int if key == "seed" else float)(row[key])
+    except ValueError as error:
+        raise ConfigError(f"{file} has a row with {key}={row[key]}, which is not a number: {AGAIN}") from error
 
 
 def draw_rows(rows: Sequence[Row], sample: int, seed: int) -> list[Row]:
@@ -137,6 +161,8 @@ def load_run(row: Row) -> Original:
         result = directory.result()
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{directory.path} is in the report but cannot be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ConfigError(f"{directory.path} is in the report, but its manifest.json is damaged: train it again")
     if config_hash(config) != row["config_hash"] or config.seed != int(row["seed"]):
         raise ConfigError(f"{directory.path} has a config.yaml that is not the one in the report: {row['config_hash']}")
     if result is None or result.get("fingerprint") != row["fingerprint"]:

@@ -56,7 +56,7 @@ def check_jobs(firsts: Sequence[TrainConfig]) -> None:
         )
     for first in firsts:
         # Jobs that are equal in these keys are checked once.
-        network = (first.network, first.head, first.bootstrap, first.target_network, first.optimizer, first.exploration)
+        network = (first.network, first.head, first.bootstrap, first.optimizer, first.exploration)
         evaluation = (first.evaluation.env, first.evaluation.video_at)
         key = repr((first.env, evaluation, first.info_metrics, network, first.trainer, first.logger))
         if key in _CHECKED:
@@ -144,7 +144,7 @@ def check_environment(config: TrainConfig) -> tuple[spaces.Space[Any], int]:
                 f"reset_every={config.reset_every} resets a submodule `output`, which "
                 f"network={config.network['_target_']} does not have: set it to null"
             )
-        check_update(config, network, head, env.observation_space, actions)
+        check_update(config, network, head, env.observation_space)
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -74,6 +74,19 @@ def drop_unused_blocks(checkpoints: Path) -> None:
         blocks_in(checkpoints).keep_only(used)
 
 
+def load_whole(path: Path) -> dict[str, Any]:
+    """Load a checkpoint as `load` does, after its checksums are compared.
+
+    Raises:
+        RuntimeError: If they differ.
+        zipfile.BadZipFile: If the file is not of a checkpoint's format.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise RuntimeError("the checksums differ")
+    return load(path)
+
+
 def load(path: Path) -> dict[str, Any]:
     """Load a member's checkpoint to the CPU. It holds only tensors, numbers and containers.
 

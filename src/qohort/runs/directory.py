@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # slow to import, and lists of runs do without it
 WALL_TIMES = ("wall_s", "env_steps_per_s")
 """The columns of a metric row that depend on the clock and are left out of the fingerprint."""
 RESULT_NUMBERS = ("env_steps", "final_return", "best_return", "auc", "wall_s")
-"""What every `result.json` has."""
+"""What every `result.json` has, besides the fingerprint."""
 
 
 class RunDirectory:
@@ -68,7 +68,10 @@ class RunDirectory:
             ConfigError: If it is damaged.
         """
         result = self._read_json("result.json")
-        if result is not None and not all(isinstance(result.get(key), int | float) for key in RESULT_NUMBERS):
+        if result is None:
+            return None
+        whole = all(isinstance(result.get(key), int | float) for key in RESULT_NUMBERS)
+        if not whole or not isinstance(result.get("fingerprint"), str):
             raise self._damage("result.json")
         return result
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Annotated, Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -35,10 +36,13 @@ from qohort.environments.making import check_spaces, make_environment
 from qohort.environments.preprocessing import Preprocessing
 from qohort.networks.packing import masks_of
 from qohort.replay.transition import Values
-from qohort.runs.checkpoints import load
+from qohort.runs.checkpoints import load_whole
 from qohort.runs.directory import RunDirectory
 from qohort.runs.video import FrameRecorder, has_ffmpeg, open_writer
 from qohort.statistics import MIN_RUNS, estimate, mean
+
+UNREADABLE = (RuntimeError, OSError, EOFError, UnpicklingError, BadZipFile)
+"""What loading a damaged checkpoint raises."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +195,8 @@ def _newest_checkpoint(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
     broken = []
     for path in paths:
         try:
-            checkpoint = load(path)
-        except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+            checkpoint = load_whole(path)
+        except UNREADABLE as error:
             broken.append(f"{path.name} cannot be read ({type(error).__name__})")
             continue
         if broken:
@@ -209,8 +213,8 @@ def _named_checkpoint(directory: RunDirectory, name: str) -> tuple[Path, dict[st
         there = f"it has {', '.join(names)}" if names else "it has none yet"
         raise ConfigError(f"checkpoint={name} is not a checkpoint of run={directory.path}: {there}")
     try:
-        return folder / name, load(folder / name)
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        return folder / name, load_whole(folder / name)
+    except UNREADABLE as error:
         raise ConfigError(f"checkpoint={name} cannot be read ({type(error).__name__}): take another one") from error
 
 

@@ -1,8 +1,7 @@
-"""Checks before training that an update works: a loss or a bootstrap of one's own may raise an error in it."""
+"""Checks before training that the loss can be computed: a loss or a bootstrap of one's own may raise an error in it."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,80 +13,68 @@ import torch
 from gymnasium import spaces
 from hydra.utils import instantiate
 from torch import Tensor
+from torch.func import grad_and_value, vmap
 
 from qohort.agent.bootstrap import Bootstrap
-from qohort.agent.branches import BranchedTDLoss
 from qohort.agent.heads import Head
 from qohort.agent.td_loss import TDLoss
-from qohort.agent.update import Update, held_numbers
+from qohort.cohort.held import with_numbers
 from qohort.cohort.noise import Noise
-from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork
 from qohort.config.errors import ConfigError
 from qohort.config.schema import TrainConfig
 from qohort.environments.checked import in_words
-from qohort.networks.branches import branches_of
 from qohort.networks.packing import masks_of
 
 BATCH = 3
 """Transitions in the batch of the check."""
-GROUPS = ("network", "head", "bootstrap", "target_network", "optimizer")
-"""The components that take part in an update."""
+GROUPS = ("network", "head", "bootstrap")
+"""The components that take part in a loss."""
 
 
-def check_update(
-    config: TrainConfig, network: CohortNetwork, head: Head, space: spaces.Space[Any], actions: int
-) -> None:
-    """Update two members once, on a batch of zeros.
+def check_update(config: TrainConfig, network: CohortNetwork, head: Head, space: spaces.Space[Any]) -> None:
+    """Compute the loss of two members and its gradient once, on a batch of zeros.
 
     Args:
         config: The configuration of a member.
-        network: The networks of two members; they are changed.
+        network: The networks of two members.
         head: The head.
         space: The observation space.
-        actions: The number of actions, with branches as a `BranchedActions`.
 
     Raises:
         ConfigError: If a component raises an error, or the head returns something else than a loss and a TD error for
             each sample.
     """
     try:
-        _update(config, network, _WatchedHead(head, config.head["_target_"]), space, actions)
+        _update(config, network, _WatchedHead(head, config.head["_target_"]), space)
     except ConfigError:
         raise
     except Exception as error:
         group, place = _culprit(config, error)
         name = f"{group}={getattr(config, group)['_target_']}"
-        raise ConfigError(f"{name}: an update of two members fails{place}: {in_words(error)[:300]}") from error
+        raise ConfigError(f"{name}: the loss of two members fails{place}: {in_words(error)[:300]}") from error
 
 
-def _update(config: TrainConfig, network: CohortNetwork, head: Any, space: spaces.Space[Any], actions: int) -> None:
-    members = [config, dataclasses.replace(config, seed=config.seed + 1)]
-    device = torch.device("cpu")
+def _update(config: TrainConfig, network: CohortNetwork, head: Any, space: spaces.Space[Any]) -> None:
+    """Compute the gradients of two members, as an update does. Branches of actions count as one set of actions here."""
     bootstrap: Bootstrap = instantiate(config.bootstrap)
-    target_network = instantiate(config.target_network)
-    masks, branches = masks_of(space), branches_of(actions)
-    parts = (network.member_forward, bootstrap, head, None if masks is None else masks.allowed)
-    td_loss = TDLoss(*parts) if branches is None else BranchedTDLoss(*parts, branches=branches)
-    target = network.frozen_copy() if target_network.separate else network
-    optimizer = instantiate(config.optimizer, _partial_=True, _convert_="all")(list(network.parameters()))
-    held = held_numbers(members, bootstrap, device)
-    update = Update(td_loss, network, target, target_network, optimizer, held, Compiler("none"))
-    uses = ("online", "target", "policy")
-    noise = Noise([0, 1], network.normals, head.fractions, uses, BATCH, 1, device)
+    if bootstrap.follows_exploration:
+        bootstrap = with_numbers(bootstrap, "bootstrap", {"bootstrap.epsilon": torch.tensor(0.5)})
+    masks = masks_of(space)
+    td_loss = TDLoss(network.member_forward, bootstrap, head, None if masks is None else masks.allowed)
     number = torch.zeros(2, BATCH, dtype=torch.float32)
     observation = torch.from_numpy(np.zeros((2, BATCH, *(space.shape or ())), dtype=space.dtype))
-    taken = (2, BATCH) if branches is None else (2, BATCH, len(branches.sizes))
+    noise = Noise([0, 1], network.normals, head.fractions, ("online", "target", "policy"), BATCH, 1, number.device)
     batch = {
         "observation": observation,
-        "action": torch.zeros(taken, dtype=torch.int64),
+        "action": number.long(),
         "reward": number,
         "discount": number + 0.5,
         "next_observation": observation,
-        "ended": number.bool(),
+        **noise.for_update(),
     }
-    update({**batch, **noise.for_update()})
-    update.follow()
+    parameters = network.parameters_by_name()
+    vmap(grad_and_value(td_loss, has_aux=True))(parameters, parameters, batch)
 
 
 class _WatchedHead:
