@@ -93,22 +93,15 @@ SCREENS = {
     "evaluate": Screen("A cohort is evaluated", ("evaluate", "run={double}", "episodes=5"), ""),
     "plan": Screen("A dry run", ("train", "--dry-run", *SMALL, "agent=double", "seed=[0,1,2,3]"), ""),
     "report": Screen(
-        "A report", ("report", "ablation=tiny"), "Of an ablation that was trained before; its tables are in the files."
+        "A report",
+        ("report", "runs=outputs", "allow_missing=true"),
+        "Of the cohorts above; its tables and figures are in the files.",
     ),
 }
 CHEAP = ("runs", "diff")
 """Screens of stored run directories, which need no training."""
-TINY = """# @package ablation
-title: Two agents
-baseline: dqn
-seeds: [0, 1]
-budget: 2000
-settings: [compile=none, learning_starts=500, evaluation.episodes=2, evaluation.every=1000]
-environments: {cartpole: {low: 0.0, high: 500.0}}
-arms:
-  dqn: [agent=dqn]
-  double: {overrides: [agent=double], differs: [bootstrap]}
-"""
+NEEDS = {"evaluate": ("train",), "plan": ("train",), "report": ("train", "sweep")}
+"""The screens whose commands come before that of another one."""
 
 
 def record(start: Callable[[], int], size: tuple[int, int], until: str | None = None) -> tuple[str, str]:
@@ -201,7 +194,8 @@ def _store(cwd: Path, config: Any, score: float | None, ended: bool, age: float)
     directory.mkdir(parents=True)
     files = {"config.yaml": yaml.safe_dump(config_tree(config), sort_keys=False), "manifest.json": '{"code": "0"}'}
     if score is not None:
-        files["result.json"] = json.dumps({"seed": config.seed, "final_return": score})
+        numbers = {"env_steps": config.budget, "best_return": score, "auc": score, "wall_s": 60.0}
+        files["result.json"] = json.dumps({"seed": config.seed, "final_return": score, **numbers})
     elif ended:
         files["failed.json"] = json.dumps({"env_steps": 41_500, "reason": "diverged: loss nan, mean Q nan"})
     else:
@@ -223,11 +217,9 @@ def screens(name: str, size: tuple[int, int], cwd: Path) -> tuple[str, list[str]
     return " ".join(["qohort", *words]), [seen, end][-len(SCREENS[name].moments()) :] if SCREENS[name].ends else [seen]
 
 
-def prepare(cwd: Path) -> None:
-    """Make the manifest of the report's ablation, and its runs."""
-    (cwd / "conf" / "ablation").mkdir(parents=True)
-    (cwd / "conf" / "ablation" / "tiny.yaml").write_text(TINY)
-    command = [sys.executable, "-m", "qohort", "train", "-m", "ablation=tiny", "logger=none"]
+def prepare(name: str, cwd: Path) -> None:
+    """Train what a screen is of."""
+    command = [sys.executable, "-m", "qohort", *SCREENS[name].words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True)
 
@@ -239,8 +231,9 @@ def recorded(names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[str
         with HYDRA:
             store(Path(stored))
         for name in sorted(names, key=lambda name: (name not in CHEAP, [*SCREENS].index(name))):  # runs have an age
-            if name == "report":
-                prepare(Path(trained))
+            for need in NEEDS.get(name, ()):
+                if need not in found:
+                    prepare(need, Path(trained))
             found[name] = screens(name, size, Path(stored if name in CHEAP else trained))
     return found
 
