@@ -53,7 +53,7 @@ test-torch: ## run the exactness tests with another torch: TORCH=2.14.1
 	@$(PYTHON) -m venv --clear build/torch-$(TORCH)
 	@sed -E '/^(torch|setuptools)==/d' requirements.lock > build/torch-$(TORCH)/requirements.txt
 	@build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
-		'torch==$(TORCH)' -r build/torch-$(TORCH)/requirements.txt
+		'torch==$(TORCH)' 'setuptools>=77' -r build/torch-$(TORCH)/requirements.txt
 	@build/torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--ignore-requires-python --editable .
 	@build/torch-$(TORCH)/bin/python -m pytest -n $(WORKERS) -m "" tests/test_exactness.py tests/test_cohort.py \

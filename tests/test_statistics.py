@@ -179,7 +179,7 @@ def test_one_run_has_no_interval():
     assert comparison.difference.value == 2.0
     assert math.isnan(comparison.difference.high)
     assert math.isnan(comparison.improvement.low)
-    assert math.isnan(comparison.seeds_needed)
+    assert all(map(math.isnan, comparison.seeds_needed))
 
 
 def test_pairing_narrows_what_seeds_share():
@@ -248,6 +248,19 @@ def test_seeds_needed_are_those_of_the_textbook_and_give_the_power():
     arm, other = generator.normal(0.5, size=(2000, 63)), generator.normal(size=(2000, 63))
     seen = stats.ttest_ind(arm, other, axis=1).pvalue < 0.05
     assert seen.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_seeds_needed_have_the_range_of_the_interval():
+    generator = np.random.default_rng(11)
+    arm, other = generator.normal(1.2, size=30), generator.normal(size=30)
+    apart = compare(mean, [arm], [other], [True])
+    low, high = apart.difference.low, apart.difference.high
+    assert 0 < low < high
+    needed = apart.seeds_needed
+    # The number is inversely proportional to the square of the difference.
+    assert needed.low == pytest.approx(max(MIN_RUNS, needed.value * (apart.difference.value / high) ** 2), abs=1)
+    assert needed.high == pytest.approx(needed.value * (apart.difference.value / low) ** 2, rel=0.1)
+    assert compare(mean, [arm], [arm + generator.normal(size=30)], [True]).seeds_needed.high == math.inf
 
 
 DISTRIBUTIONS = {

@@ -235,8 +235,9 @@ class Comparison(NamedTuple):
     """The arm's statistic minus that of the other arm."""
     improvement: Estimate
     """Probability that a run of the arm scores higher than a run of the other arm. Ties count half."""
-    seeds_needed: float
-    """Seeds with which a test at level 5% detects this difference with power 80%; infinite for no difference."""
+    seeds_needed: Estimate
+    """Pairs of seeds with which a test at level 5% detects a difference with power 80%: the observed one, and the
+    bounds of its interval, of which the further one gives the low value. Infinite for a difference of 0."""
     p: float
     """Two-sided p-value of the difference by itself, from `p_value`; NaN for too few runs."""
 
@@ -261,7 +262,12 @@ def compare(
     difference = Estimate(value, float(low), float(high))
 
     improvement = probability_of_improvement(arm, other)
-    needed = seeds_needed(value, float(drawn.std()), float(np.mean(runs)))
+    spread = float(drawn.std()), float(np.mean(runs))
+    crosses = difference.low <= 0 <= difference.high
+    near, far = sorted((abs(difference.low), abs(difference.high)))
+    needed = Estimate(
+        seeds_needed(value, *spread), seeds_needed(far, *spread), seeds_needed(0.0 if crosses else near, *spread)
+    )
     return Comparison(difference, improvement, needed, p_value(value, drawn, runs, statistic))
 
 
@@ -354,7 +360,7 @@ def seeds_needed(
     """
     from scipy.stats import norm
 
-    if runs < 2:
+    if runs < 2 or math.isnan(difference):
         return math.nan
     if difference == 0:
         return math.inf

@@ -26,7 +26,7 @@ from matrix import MARKS
 from qohort.experiments.ablation import Arm
 from qohort.report.analysis import ArmSummary, Place, with_verdicts
 from qohort.report.cells import Cell, Table, latex, markdown, number
-from qohort.report.tables import _comparison, comparisons_csv
+from qohort.report.tables import _comparison, comparisons_csv, p_text, seeds
 from qohort.report.tables import family as tables_family
 from qohort.statistics import Comparison, Estimate
 
@@ -486,7 +486,7 @@ def test_verdicts_of_all_places_are_one_family_and_none_is_given_if_arms_stopped
             (9, 9),
             {"mean": nothing},
             {},
-            Comparison(Estimate(1.0, 0.5, 1.5), nothing, 9.0, 0.01) if label == "b" else None,
+            Comparison(Estimate(1.0, 0.5, 1.5), nothing, Estimate(9.0, 9.0, 9.0), 0.01) if label == "b" else None,
             None,
             (),
         )
@@ -499,6 +499,28 @@ def test_verdicts_of_all_places_are_one_family_and_none_is_given_if_arms_stopped
     row = " | ".join(map(str, _comparison(places[1].of("b"), places[1])))
     assert p_values in f"| {row} |"
     assert [line.split(",")[2] for line in comparisons_csv(places).splitlines()] == ["environment", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("needed", "words"),
+    [
+        ((56, 11.6, 1198), "12 to 1,200"),
+        ((430, 30.2, math.inf), "30 or more"),
+        ((5, 5, 5), "5 or fewer"),
+        ((6, 5, 9), "5 to 9"),
+        ((5, math.nan, math.nan), "–"),
+    ],
+)
+def test_seeds_needed_in_words(needed, words):
+    assert seeds(Estimate(*needed)) == words
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(0.0004, "< 0.001"), (0.00499, "0.0049"), (0.0491, "0.049"), (0.04999, "0.049"), (0.2468, "0.24"), (1.0, "1.00")],
+)
+def test_p_values_in_words_never_stand_for_a_larger_one(p, words):
+    assert p_text(p) == words
 
 
 def test_numbers():

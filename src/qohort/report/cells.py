@@ -121,6 +121,8 @@ SPECIAL = {
     **{character: f"\\{character}" for character in "#$%&_"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
     "−": "$-$",
     "±": r"$\pm$",
     "–": "--",

@@ -91,7 +91,9 @@ def _forests(
         _baseline_words(ablation, figure),
     ]
     if number:
-        notes.append(f"diamonds: told apart after Holm's correction for {number} comparisons; empty: probably")
+        of = " of IQMs" if figure == "improvement" else ""
+        words = f"diamonds: the difference{of} is told apart, by Holm's correction for {number} comparisons"
+        notes.append(f"{words}; empty diamonds: probably told apart")
     if figure == "scores" and any(place.external for place in places):
         panels = _with_external(places, panels)
         notes.append("squares: published means with ± std or interval, not tested, listed below the tables")

@@ -182,7 +182,10 @@ def _finish_rows(axes: Axes, panel: Forest | Strip, names: Sequence[str], found:
         axes.set_xlim(panel.limits[0] - 0.02, panel.limits[1] + 0.02)
     axes.set_title(panel.title, loc="left", fontweight="bold")
     axes.set_xlabel(panel.axis)
-    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+    if isinstance(panel, Forest) and panel.limits is not None:
+        axes.set_xticks(np.linspace(*panel.limits, 5))  # with the reference line in the middle
+    else:
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
 
 
 def _draw_pairs(figure: Figure, panels: Sequence[Pair], chart: Chart, columns: int) -> None:

@@ -121,6 +121,7 @@ def page(
     problems: Sequence[str],
     stopping: Stopping | None,
     interactive: Sequence[Mapping[str, Any]],
+    resamples: int,
 ) -> str:
     """Render the page.
 
@@ -134,6 +135,7 @@ def page(
         problems: A line for each run that is not counted.
         stopping: How the arms were stopped; None if every arm has all seeds.
         interactive: The data of the interactive figures.
+        resamples: Bootstrap resamples.
     """
     import jinja2
     from markupsafe import Markup
@@ -173,6 +175,7 @@ def page(
         "conditions": conditions(runs),
         "seconds": (min(run.result["wall_s"] for run in runs), max(run.result["wall_s"] for run in runs)),
         "commands": commands,
+        "resamples": resamples,
         "interactive": interactive,
         "data": Markup(as_script(list(interactive))),
         "hidden": hidden(ablation),

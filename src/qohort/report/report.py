@@ -263,7 +263,9 @@ def write(
         directory / "comparisons.csv": comparisons_csv(places),
         directory / "table.md": "\n".join(markdown(table) for table in made),
         directory / "table.tex": "\n".join(latex(table) for table in made),
-        directory / "report.html": page(ablation, scores, places, made, pictures, again, problems, stopping, runs),
+        directory / "report.html": page(
+            ablation, scores, places, made, pictures, again, problems, stopping, runs, settings.resamples
+        ),
         **{directory / "tables" / f"{table.key}.tex": latex(table) for table in made},
         **{directory / "figures" / name: content for _, files in drawn for name, content in files.items()},
     }

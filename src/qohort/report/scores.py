@@ -219,7 +219,8 @@ def made_with_other_code(scores: Scores) -> str:
         for run in runs
         if run.manifest.get("code") != (now := code_hash(config_tree(run.plan.config)))
     }
-    return f"the runs were made with other code than this ({'; '.join(sorted(others))})" if others else ""
+    words = "the runs were made with other code than this, so the commands below may end with other numbers"
+    return f"{words} ({'; '.join(sorted(others))})" if others else ""
 
 
 def scores_csv(ablation: Ablation, scores: Scores) -> str:

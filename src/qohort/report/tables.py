@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qohort.experiments.ablation import Ablation
+from qohort.multiple_comparisons import CONFIRMED_LEVEL, LEVEL
 from qohort.report.analysis import ACROSS, ArmSummary, Place, aggregates_of
 from qohort.report.cells import NOTHING, Cell, Table, column_name, is_of_returns, number, with_columns
 from qohort.report.external import ExternalResult
@@ -36,7 +37,8 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
 def _scores_table(ablation: Ablation, place: Place) -> Table:
     aggregates = tuple(aggregates_of(ablation))
     best = _best(place)
-    notes = [f"{one.note}. Not tested." for one in place.external]
+    notes = [_scores_note(ablation), *_at_the_bound(ablation, place)]
+    notes += [f"{one.note}. Not tested." for one in place.external]
     if best is not None:
         notes.append(
             f"Bold: the highest IQM of all arms, which is told apart from {_told_from(best, place)}. It is "
@@ -55,6 +57,32 @@ def _scores_table(ablation: Ablation, place: Place) -> Table:
     )
 
 
+def _scores_note(ablation: Ablation) -> str:
+    """Return what the numbers of the scores are."""
+    manifest = ablation.manifest
+    budget = f" after {manifest.budget:,} env_steps" if manifest.budget else ""
+    return (
+        f"IQM: the mean of the middle half of the runs. Brackets: 95% bootstrap intervals over runs. A run's score is "
+        f"its {column_name(ablation, manifest.show.score)}{budget}, each evaluation the mean of its episodes."
+    )
+
+
+def _at_the_bound(ablation: Ablation, place: Place) -> list[str]:
+    """Return a line on the runs with exactly the highest score of all, if many have it, as at a limit of returns."""
+    if place.name == ACROSS or not any(one.scores for one in place.shown):
+        return []
+    highest = max(float(one.scores[0].max()) for one in place.shown if one.scores)
+    counts = {one.arm.title: int((one.scores[0] == highest).sum()) for one in place.shown if one.scores}
+    runs = sum(len(one.scores[0]) for one in place.shown if one.scores)
+    if sum(counts.values()) < max(MIN_RUNS, runs / 20):
+        return []
+    listed = ", ".join(f"{title} {count}" for title, count in counts.items() if count)
+    return [
+        f"Runs with exactly the highest score, {number(highest, decimals(place))}: {listed}. If that is the limit of "
+        "the environment, differences near it are smaller than those of the agents."
+    ]
+
+
 def _comparison_table(ablation: Ablation, place: Place, places: Sequence[Place]) -> Table:
     keys = ("compared_with", "runs", "difference", "p", "p_holm", "verdict", "improvement", "seeds_needed")
     shown = column_name(ablation, ablation.manifest.show.score)
@@ -63,8 +91,41 @@ def _comparison_table(ablation: Ablation, place: Place, places: Sequence[Place])
         f"{place.heading}: comparisons of arms, {shown}{_missing(place)}",
         comparison_columns(places),
         tuple(_comparison(one, place) for one in place.shown if one.arm.label != one.arm.against),
+        _comparison_notes(place, places),
         keys=keys,
     )
+
+
+def _comparison_notes(place: Place, places: Sequence[Place]) -> tuple[str, ...]:
+    """Return how the comparisons were made, for a reader who has the table alone."""
+    tested = family(places)
+    if not tested:
+        return ()
+    notes = [
+        "Brackets: 95% intervals, not corrected. p: paired by seed where the arms have the same seeds; the larger of "
+        "that of the bootstrap interval and of Student's t with the bootstrap's standard error. Verdicts: Holm's "
+        f"correction for {tested} comparisons, below {CONFIRMED_LEVEL:g} higher or lower, below {LEVEL:g} probably. "
+        "Arms are compared with the named arm alone, not with each other. Seeds needed: for a test at 5% of this "
+        "comparison alone with power 80%, over the interval of the difference."
+    ]
+    apart = [one.arm.title for one in place.shown if _interval_alone(one)]
+    if apart:
+        notes.append(
+            f"{_listed(apart)}: the uncorrected interval excludes 0, but the corrected p-value is at least {LEVEL:g}, "
+            "so there is no verdict."
+        )
+    return tuple(notes)
+
+
+def _interval_alone(one: ArmSummary) -> bool:
+    """Return whether the interval of a difference excludes 0 without a verdict."""
+    if one.comparison is None or one.verdict is None or one.verdict.word != "not told apart":
+        return False
+    return not one.comparison.difference.low <= 0 <= one.comparison.difference.high
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _columns_table(ablation: Ablation, place: Place) -> Table:
@@ -186,29 +247,44 @@ def comparisons_csv(places: Sequence[Place]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     interval = ("difference", "difference_low", "difference_high", "p_uncorrected", "p_holm", "comparisons", "verdict")
-    improvement = ("improvement", "improvement_low", "improvement_high", "seeds_needed")
-    writer.writerow(("arm", "compared_with", "environment", *interval, *improvement))
+    improvement = ("improvement", "improvement_low", "improvement_high")
+    needed = ("seeds_needed", "seeds_needed_low", "seeds_needed_high")
+    writer.writerow(("arm", "compared_with", "environment", *interval, *improvement, *needed))
     for place in places:
         for one in place.arms:
             if one.comparison is not None and one.verdict is not None:
                 tested = (*one.comparison.difference, *one.verdict, *one.comparison.improvement)
-                values = (*tested, one.comparison.seeds_needed)
+                values = (*tested, *one.comparison.seeds_needed)
                 writer.writerow((one.arm.label, one.arm.against, place.name, *values))
     return text.getvalue()
 
 
 def p_text(p: float) -> str:
-    """Return a p-value as text, with as many decimals as its verdict depends on."""
+    """Return a p-value as text with two digits, since more are not certain from a few thousand bootstrap draws."""
     if math.isnan(p):
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{math.floor(p * 10_000) / 10_000:.4f}" if p < 0.1 else f"{p:.2f}"
+    if p < 0.001:
+        return "< 0.001"
+    places = 4 if p < 0.01 else 3 if p < 0.1 else 2
+    return f"{math.floor(p * 10**places) / 10**places:.{places}f}"  # down, so that 0.05 never stands for less
 
 
-def seeds(needed: float) -> str:
-    """Return the number of seeds needed, in words."""
-    if math.isnan(needed):
+def seeds(needed: Estimate) -> str:
+    """Return the number of seeds needed in words, as the range that the interval of the difference leaves open."""
+    if math.isnan(needed.low):
         return NOTHING
-    return "no difference seen" if math.isinf(needed) else f"{needed:,.0f}" if needed <= 10_000 else "over 10,000"
+    low, high = (_two_digits(bound) for bound in (needed.low, needed.high))
+    least = f"{MIN_RUNS} or fewer" if needed.low <= MIN_RUNS else low
+    if math.isinf(needed.high):
+        return f"{low} or more"
+    if needed.high <= MIN_RUNS:
+        return least
+    return f"{low} to {high}"
+
+
+def _two_digits(seeds: float) -> str:
+    """Return a number of seeds with two significant digits."""
+    return f"{float(f'{seeds:.2g}'):,.0f}"
 
 
 def _runs(one: ArmSummary) -> Cell:
