@@ -71,9 +71,9 @@ def test_comparisons_are_those_of_a_report(tmp_path):
     conf = synthetic.write_manifest(tmp_path, synthetic.manifest(["a", "b", "c"], {"cartpole": (0, 500)}, 6))
     planned = synthetic.plan(conf, tmp_path / "outputs")
     synthetic.write_runs(planned, synthetic.plausible)
-    scores = read_scores(planned, 3)
     with synthetic.loader() as loader:
         ablation = synthetic.read_ablation("synthetic", (), loader, [f"hydra.searchpath=[file://{conf}]"])
+    scores = read_scores(planned, ablation.manifest.show)
     (place,) = analyse(ablation, scores, RESAMPLES)
     rows = [
         ledger_row(
