@@ -94,6 +94,7 @@ def damaged_runs() -> Iterator[Wrong]:
                     damaged,
                     may_be_right=True,
                     lists=reader in LISTING,
+                    looks=reader == "train",
                 )
 
 

@@ -37,7 +37,7 @@ from qohort.config.instructions import check_bits_variable
 from qohort.config.members import check_config
 from qohort.config.mistakes import explain, plain
 from qohort.config.overrides import check_choices, parse_override
-from qohort.config.paths import check_directory, check_output, expand_paths
+from qohort.config.paths import check_output, check_writable, expand_paths
 from qohort.config.schema import TrainConfig
 from qohort.runs.interruption import STOP
 
@@ -195,7 +195,7 @@ def _says_multirun(arguments: Namespace, sources: Sources | None) -> bool:
     """Return whether `hydra.mode=MULTIRUN`, on the command line or in a file, makes a sweep without `-m`."""
     if sources is None or arguments.cfg or arguments.info:
         return False
-    files = (file for directory in sources.directories for file in directory.rglob("*.yaml"))
+    files = (file for directory in sources.directories for file in directory.rglob("*.yaml") if file.is_file())
     texts = (*arguments.overrides, *(file.read_text(errors="replace") for file in files))
     if not any("MULTIRUN" in text for text in texts):
         return False  # composing takes longer
@@ -395,7 +395,7 @@ def _check_hydras_directory(key: str, config: DictConfig) -> None:
         ConfigError: If not.
     """
     with contextlib.suppress(OmegaConfBaseException):  # it refers to what only Hydra knows
-        check_directory(key, str(OmegaConf.select(config, key)))
+        check_writable(key, str(OmegaConf.select(config, key)))
 
 
 def _for_each(

@@ -235,6 +235,9 @@ def _arms(manifest: ManifestConfig) -> Iterator[Arm]:
     """
     if manifest.baseline not in manifest.arms:
         raise ConfigError(f"baseline={manifest.baseline} is not an arm: {nearest(manifest.baseline, manifest.arms)}")
+    seeds = manifest.seeds
+    if not isinstance(seeds, str) and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f"seeds={format_value(seeds)} is empty or has a seed twice: give different seeds")
     if not manifest.environments:
         raise ConfigError("environments is empty: name at least one file of conf/env")
     for name, choice in manifest.environments.items():

@@ -169,10 +169,13 @@ def fold_ablation(
     planned = []
     for cell in cells(ablation):
         try:
-            planned.append((cell, fold(cell.overrides, loader, master, only, max_members)))
+            cohorts = fold(cell.overrides, loader, master, only, max_members)
         except (HydraException, OmegaConfBaseException) as error:
             mistake = explain(error, cell.overrides, Sources("train", project=project_directory()), sweeping=True)
             raise ConfigError(f"{ablation.selector}: {mistake}") from error
+        if not cohorts:
+            raise ConfigError(f"{ablation.selector}: seeds={ablation.manifest.seeds} has no seeds, as range(0,30) has")
+        planned.append((cell, cohorts))
     check_arms(ablation, {(cell.arm.label, cell.environment): _first(cohorts[0]) for cell, cohorts in planned})
     return planned
 

@@ -163,6 +163,8 @@ def check_target(settings: TuneConfig, written: Sequence[str]) -> None:
     existing = next(one for one in (target.parent, *target.parent.parents) if one.exists())
     if not os.access(existing, os.W_OK):
         raise ConfigError(f"name={settings.name}: {target} cannot be written")
+    if target.exists() and not target.is_file():
+        raise ConfigError(f"name={settings.name}: {target} is not a file: choose another name")
     if target.exists() and not settings.overwrite and digest(target.read_text()) not in written:
         raise ConfigError(
             f"{target} exists and was not written by this study: choose another name, or replace it with overwrite=true"

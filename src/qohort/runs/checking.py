@@ -145,14 +145,14 @@ def check_environment(config: TrainConfig) -> tuple[spaces.Space[Any], int]:
                 f"network={config.network['_target_']} does not have: set it to null"
             )
         check_update(config, network, head, env.observation_space)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
         reason = " ".join(str(error).split())
         raise ConfigError(reason if reason.startswith("network=") else f"network: {reason}") from error
     except Exception as error:
         place = place_of(error, config.network["_target_"])
-        if not place:  # it is not the network's
+        if not place and "can't allocate memory" not in str(error):  # it is not the network's
             raise
         raise ConfigError(f"network={config.network['_target_']} cannot be made{place}: {in_words(error)}") from error
     finally:

@@ -292,11 +292,11 @@ class RunDirectory:
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
-        if not file.is_file():
+        if not file.exists():
             return None
         try:
             tree = json.loads(file.read_text())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise self._damage(name) from error
         if not isinstance(tree, dict):
             raise self._damage(name)
