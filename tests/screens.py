@@ -195,7 +195,8 @@ def _store(cwd: Path, config: Any, score: float | None, ended: bool, age: float)
     files = {"config.yaml": yaml.safe_dump(config_tree(config), sort_keys=False), "manifest.json": '{"code": "0"}'}
     if score is not None:
         numbers = {"env_steps": config.budget, "best_return": score, "auc": score, "wall_s": 60.0}
-        files["result.json"] = json.dumps({"seed": config.seed, "final_return": score, **numbers})
+        numbers |= {"seed": config.seed, "budget": config.budget, "final_return": score}
+        files["result.json"] = json.dumps({**numbers, "fingerprint": "0"})
     elif ended:
         files["failed.json"] = json.dumps({"env_steps": 41_500, "reason": "diverged: loss nan, mean Q nan"})
     else:

@@ -106,7 +106,7 @@ def test_a_report_has_the_known_answers(report):
     )
     assert re.search(r"\| better \| 6 \| 325\.0 \[", text)
     assert re.search(
-        r"\| better \| dqn \| 6 \| \+200\.0 \[\+200\.0, \+200\.0\] \| 0\.0312 \| 0\.16 \| not told apart \| "
+        r"\| better \| dqn \| 6 \| \+200\.0 \[\+200\.0, \+200\.0\] \| 0\.031 \| 0\.16 \| not told apart \| "
         r"1\.00 \[0\.6\d, 1\.00\] \|",
         text,
     )
@@ -474,7 +474,7 @@ def test_tables_are_escaped():
 
 @pytest.mark.parametrize(
     ("sequential", "word", "p_values", "family"),
-    [(False, "probably higher", "| 0.0100 | 0.0200 |", 2), (True, "see decisions", "| – | – |", 0)],
+    [(False, "probably higher", "| 0.010 | 0.020 |", 2), (True, "see decisions", "| – | – |", 0)],
 )
 def test_verdicts_of_all_places_are_one_family_and_none_is_given_if_arms_stopped_early(
     sequential, word, p_values, family
@@ -508,6 +508,7 @@ def test_verdicts_of_all_places_are_one_family_and_none_is_given_if_arms_stopped
         ((430, 30.2, math.inf), "30 or more"),
         ((5, 5, 5), "5 or fewer"),
         ((6, 5, 9), "5 to 9"),
+        ((math.inf, math.inf, math.inf), "no difference seen"),
         ((5, math.nan, math.nan), "–"),
     ],
 )
@@ -517,7 +518,7 @@ def test_seeds_needed_in_words(needed, words):
 
 @pytest.mark.parametrize(
     ("p", "words"),
-    [(0.0004, "< 0.001"), (0.00499, "0.0049"), (0.0491, "0.049"), (0.04999, "0.049"), (0.2468, "0.24"), (1.0, "1.00")],
+    [(0.0004, "< 0.001"), (0.00499, "0.0049"), (0.0491, "0.049"), (0.04999, "0.049"), (0.2468, "0.25"), (1.0, "1.00")],
 )
 def test_p_values_in_words_never_stand_for_a_larger_one(p, words):
     assert p_text(p) == words

@@ -26,7 +26,11 @@ def _report(config: DictConfig) -> None:
 
 def main() -> None:
     """Report."""
-    sys.argv[1:] = [word for argument in sys.argv[1:] for word in _one_choice(argument)]
+    arguments = sys.argv[1:]
+    for index, argument in enumerate(arguments):
+        if argument == "ablation=null":  # Hydra has no null for a group, so that the ablations named before it go
+            arguments[: index + 1] = ["" if one.startswith("ablation=") else one for one in arguments[: index + 1]]
+    sys.argv[1:] = [word for argument in arguments if argument for word in _one_choice(argument)]
     _report()
 
 

@@ -265,7 +265,9 @@ def p_text(p: float) -> str:
         return NOTHING
     if p < 0.001:
         return "< 0.001"
-    places = 4 if p < 0.01 else 3 if p < 0.1 else 2
+    if p >= 0.1:
+        return f"{p:.2f}"
+    places = 4 if p < 0.01 else 3
     return f"{math.floor(p * 10**places) / 10**places:.{places}f}"  # down, so that 0.05 never stands for less
 
 
@@ -273,13 +275,12 @@ def seeds(needed: Estimate) -> str:
     """Return the number of seeds needed in words, as the range that the interval of the difference leaves open."""
     if math.isnan(needed.low):
         return NOTHING
+    if math.isinf(needed.low):
+        return "no difference seen"
     low, high = (_two_digits(bound) for bound in (needed.low, needed.high))
-    least = f"{MIN_RUNS} or fewer" if needed.low <= MIN_RUNS else low
-    if math.isinf(needed.high):
-        return f"{low} or more"
     if needed.high <= MIN_RUNS:
-        return least
-    return f"{low} to {high}"
+        return f"{MIN_RUNS} or fewer"
+    return f"{low} or more" if math.isinf(needed.high) else f"{low} to {high}"
 
 
 def _two_digits(seeds: float) -> str:
