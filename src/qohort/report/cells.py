@@ -103,10 +103,15 @@ def number(value: float, digits: int, sign: bool = False) -> str:
     return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}".replace("-", "−")
 
 
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}** {cell.note}".rstrip() if cell.strong else str(cell)
+    return text.replace("|", r"\|")
+
+
 def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     head = f"| {' | '.join(table.columns)} |\n|{'---|' * len(table.columns)}\n"
-    rows = "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |\n" for row in table.rows)
+    rows = "".join(f"| {' | '.join(map(_markdown_cell, row))} |\n" for row in table.rows)
     notes = "".join(f"\n{note}\n" for note in table.notes)
     return f"**{table.title}**\n\n{head}{rows}{notes}"
 
