@@ -114,6 +114,13 @@ def test_a_network_is_initialised_from_its_members_stream():
     assert all(torch.equal(stacked[name][0], parameter) for name, parameter in plain.named_parameters())
 
 
+@pytest.mark.parametrize("tracks", [True, False])
+def test_batchnorm_is_refused_with_what_to_use_instead(tracks):
+    """Without running statistics it has no buffer, and would mix the rows of the environments when it acts."""
+    with pytest.raises(ValueError, match="^BatchNorm mixes the rows of a batch and is not supported: use LayerNorm$"):
+        CohortNetwork(lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=tracks)), [3])
+
+
 def forward_of(cohort):
     return lambda parameters, inputs: cohort.member_forward(parameters, inputs["observation"])
 

@@ -1,4 +1,6 @@
 import itertools
+import re
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -293,9 +295,52 @@ def test_observations_must_be_arrays(observation_space):
     [("CartPol-v1", {}), ("CartPole-v99", {}), ("no_such_module:X-v0", {}), ("CartPole-v1", {"gravity_": 1})],
 )
 def test_an_environment_that_cannot_be_made_is_told_in_one_line(id, kwargs):
-    with pytest.raises(ConfigError, match=rf"^env\.id={id} with env\.kwargs=.* cannot be made: ") as raised:
+    with pytest.raises(ConfigError, match=rf"^env\.id={id} (?: with env\.kwargs=.*)? cannot be made: ") as raised:
         make_environment(config(id, **kwargs))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("package", "id", "wrapper", "extra"),
+    [
+        ("minatar", "qohort.environments.minatar:MinAtar/Breakout-v1", None, "minatar"),
+        ("Box2D", "LunarLander-v3", None, "box2d"),
+        ("ale_py", "ale_py:ALE/Pong-v5", None, "atari"),
+        ("cv2", "CartPole-v1", "test_environments.NeedsOpenCV", "atari"),
+    ],
+)
+def test_an_absent_package_is_told_with_the_extra_that_installs_it(package, id, wrapper, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in [
+        name for name in sys.modules if name.startswith(("qohort.environments.minatar", "gymnasium.envs.box"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    wrappers = [{"_target_": wrapper}] if wrapper else []
+    with pytest.raises(ConfigError, match=rf"is not installed: pip install 'qohort\[{extra}\]'$"):
+        make_environment(EnvironmentConfig(id, 1, {}, wrappers))
+
+
+class NeedsOpenCV(gym.Wrapper):
+    """Tells as Gymnasium's AtariPreprocessing does, from which no ImportError is left."""
+
+    def __init__(self, env):
+        raise gym.error.DependencyNotInstalled(
+            'opencv-python package not installed, run `pip install "gymnasium[other]"` to get dependencies for atari'
+        )
+
+
+@pytest.mark.parametrize(
+    ("id", "remedy"),
+    [
+        ("Grid-v0", "; if your module registers it: env.id=MODULE:Grid-v0"),
+        ("math:Grid-v0", "; math does not register Grid-v0"),
+        ("no_such_module:Grid-v0", "there is no module no_such_module here"),
+        ("CartPol-v1", "Did you mean: `CartPole`?"),
+    ],
+)
+def test_an_id_that_is_not_registered_is_told_with_what_may_be_missing(id, remedy):
+    with pytest.raises(ConfigError, match=re.escape(remedy)):
+        make_environment(config(id))
 
 
 def test_wrappers_are_applied_innermost_first():

@@ -51,6 +51,13 @@ def test_what_is_wrong_at_once_is_told_before_anything_is_made(wrong, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrong", ["old step", "step returns None"])
+def test_a_wrapper_that_cannot_unpack_a_step_does_not_hide_the_reason(wrong, tmp_path):
+    """Gymnasium's TimeLimit, which `max_episode_steps` adds, unpacks what the environment returns."""
+    with pytest.raises(ConfigError, match=r"v0: step\(\) did not return a tuple .*Gymnasium's interface since 0\.26$"):
+        run(tmp_path, f"+env.kwargs={{wrong:'{wrong}',max_episode_steps:9}}", "seed=0")
+
+
 def cases():
     """60 of them, drawn: what is wrong, from which step on, and whether only in the instances of evaluation."""
     drawn = random.Random(1)

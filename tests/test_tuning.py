@@ -149,7 +149,7 @@ def test_a_study_from_its_trials_to_its_experiment_file(tmp_path, experiments, c
 
     # The file opens with its command, and means the very runs that were reported.
     text = (experiments / "tuned" / "small.yaml").read_text()
-    assert "# python scripts/train.py experiment=tuned/small\n" in text
+    assert "# qohort train experiment=tuned/small\n" in text
     place = f"hydra.searchpath=[file://{tmp_path}]"
     config = compose("train", "experiment=tuned/small", place, f"output_dir={tmp_path / 'a'}")
     members = members_of(check_config(config))

@@ -213,7 +213,7 @@ REPORT = [
     ("ablation=own 'overrides=[\"bdget=40\"]'", "bdget=40", "did you mean budget"),
     ("ablation=own 'overrides=[\"env=acrobot\"]'", "env=acrobot does not go with ablation"),
     ("ablation=own 'overrides=[\"gamma=2\"]'", "gamma=2", "at most 1"),
-    ("ablation=own 'overrides=[\"budget=80\"]'", "4 of 4 runs", "scripts/train.py -m ablation=own budget=80"),
+    ("ablation=own 'overrides=[\"budget=80\"]'", "4 of 4 runs", "qohort train -m ablation=own budget=80"),
     ("ablation=own 'overrides=[\"seed=0,1,2\"]'", "2 of 6 runs", "allow_missing=true"),
     ("ablation=own output_dir=nowhere", "4 of 4 runs"),
     ("ablation=own 'output_dir=a file'", "4 of 4 runs"),
@@ -380,6 +380,11 @@ SWEEPS = [
     ("-m experiment=debug,nope", "experiment=nope"),
 ]
 TRAIN = [
+    ("device=cuda", "unknown key device=cuda", "trainer=gpu or trainer=cpu"),
+    ("gpu=1", "unknown key gpu=1", "trainer=gpu or trainer=cpu"),
+    ("accelerator=gpu", "unknown key accelerator=gpu", "trainer=gpu or trainer=cpu"),
+    ("env.id=Grid-v0", "env.id=Grid-v0 cannot be made", "env.id=MODULE:Grid-v0"),
+    ("env.id=lab.grid:Grid-v0", "there is no module lab.grid here", "pip install -e"),
     ("agent=dqn agent=dqnn", "agent=dqnn"),
     ("agent=dqn.yaml", "agent=dqn.yaml", "did you mean dqn"),
     ("agent=conf/agent/dqn", "agent=conf/agent/dqn"),

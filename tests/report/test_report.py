@@ -138,7 +138,7 @@ def test_a_report_has_the_known_answers(report):
         returns = [one["eval/return"] for one in evaluations if "eval/return" in one]
         assert float(row["last_5"]) == pytest.approx(np.mean(returns[-5:]))
     html = (report.path / "report.html").read_text()
-    for phrase in ("gamma", "0.901", "scripts/train.py -m ablation=synthetic", "scripts/verify.py", "torch", "2.13.0"):
+    for phrase in ("gamma", "0.901", "qohort train -m ablation=synthetic", "qohort verify", "torch", "2.13.0"):
         assert phrase in html
     assert "http" not in re.sub(r"data:image/png;base64,[\w+/=]+", "", html).replace("http-equiv", "")
 
@@ -337,7 +337,7 @@ def test_runs_that_cannot_be_counted_are_named_and_stop_the_report(report):
     for problem in PROBLEMS:
         assert f"  {problem}\n" in err
     assert err.splitlines()[-1].startswith("qohort: 6 of 36 runs of ablation=synthetic cannot be counted, listed above")
-    assert "scripts/train.py -m ablation=synthetic" in err
+    assert "qohort train -m ablation=synthetic" in err
     assert "Traceback" not in err
     assert not (report.directory / "reports").exists()
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from qohort.agent.results import LossTerms
 from qohort.config.annotations import Range
-from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
+from qohort.config.targets import locate
 from qohort.replay.transition import Batch
 
 Tensors = dict[str, Tensor]

@@ -26,7 +26,7 @@ class CohortNetwork(nn.Module):
         path: Distinguishes the uses of that stream, for example the number of a reset.
 
     Raises:
-        ValueError: If a network has a persistent buffer. Buffers are noise here.
+        ValueError: If a network has BatchNorm or a persistent buffer. Buffers are noise here.
     """
 
     def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int], path: tuple[int, ...] = ()) -> None:
@@ -40,6 +40,8 @@ class CohortNetwork(nn.Module):
         self.size = len(networks)
         self.network = networks[0]
         self._noise = {name: buffer.shape for name, buffer in self.network.named_buffers()}
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules()):
+            raise ValueError("BatchNorm mixes the rows of a batch and is not supported: use LayerNorm")
         if any(name in self.network.state_dict() for name in self._noise):
             raise ValueError(
                 f"the network has persistent buffers ({', '.join(self._noise)}): buffers are noise here, "

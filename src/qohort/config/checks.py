@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
-import difflib
 import inspect
 import pydoc
 import types
@@ -26,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qohort.config.annotations import Node, Range, Role, Sized
 from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value, nearest
+from qohort.config.targets import locate
 
 Schema = TypeVar("Schema")
 
@@ -109,6 +109,8 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
         return _check_parameters(node, target, _with_optional_directory(target), (), path)
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
+    if inspect.isclass(target) and inspect.isabstract(target):
+        raise ConfigError(f"{name} cannot be made: it must define {', '.join(sorted(target.__abstractmethods__))}")
     try:
         parameters = inspect.signature(target).parameters
     except (ValueError, TypeError) as error:
@@ -133,43 +135,6 @@ def _with_optional_directory(target: Any) -> dict[str, inspect.Parameter]:
     found = inspect.signature(target).parameters
     required = {key for key, one in found.items() if key == "save_dir" and one.default is inspect.Parameter.empty}
     return {key: one.replace(default="") if key in required else one for key, one in found.items()}
-
-
-def locate(target: Any, name: str) -> Any:
-    """Import what a `_target_` names.
-
-    Args:
-        target: The `_target_`.
-        name: Its name in messages.
-
-    Raises:
-        ConfigError: If it cannot be imported or called.
-    """
-    if not isinstance(target, str) or "." not in target:
-        raise ConfigError(f"{name} does not fit: it must be a class or function, as module.Name")
-    try:
-        found = pydoc.locate(target)
-    except pydoc.ErrorDuringImport as error:
-        raise ConfigError(f"{name} cannot be imported: {' '.join(str(error).split())}") from error
-    if found is None:
-        raise ConfigError(
-            f"{name} does not exist: {_nearest_target(target)}it must be a class or function, as module.Name"
-        )
-    if not callable(found):
-        raise ConfigError(f"{name} cannot be called: it must be a class or function")
-    return found
-
-
-def _nearest_target(target: str) -> str:
-    """Return a part of a message about a `_target_` that does not exist: the nearest ones, or what is missing."""
-    module, _, last = target.rpartition(".")
-    while module:
-        if (found := pydoc.locate(module)) is not None:
-            close = difflib.get_close_matches(last, [one for one in dir(found) if not one.startswith("_")], n=3)
-            rest = target.removeprefix(f"{module}.{last}")
-            return f"did you mean {' or '.join(f'{module}.{one}{rest}' for one in close)}? " if close else ""
-        module, _, last = module.rpartition(".")
-    return f"there is no package {last}; "
 
 
 def _check_given(parameters: Mapping[str, inspect.Parameter], given: Sequence[str], name: str) -> None:

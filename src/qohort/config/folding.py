@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qohort.config.checks import locate
 from qohort.config.errors import ConfigError
+from qohort.config.targets import locate
 
 RUN_NUMBERS = ("gamma", "max_grad_norm")
 """Keys of the run itself, not of a component, that may differ between members."""

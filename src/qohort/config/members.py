@@ -15,13 +15,14 @@ from typing import Annotated, Any
 from omegaconf import DictConfig, OmegaConf
 
 from qohort.config.annotations import Range
-from qohort.config.checks import build_config, check, locate, resolve
+from qohort.config.checks import build_config, check, resolve
 from qohort.config.errors import ConfigError
 from qohort.config.folding import foldable_keys
 from qohort.config.labels import label_of
 from qohort.config.messages import NEEDS_GLOBAL, format_value, nearest
 from qohort.config.paths import expand_paths
 from qohort.config.schema import NOT_FOR_COHORTS, EnvironmentConfig, TrainConfig, evaluation_interval
+from qohort.config.targets import locate
 
 
 def check_config(config: DictConfig) -> list[TrainConfig]:

@@ -13,12 +13,16 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qohort.config.checks import HYDRA_KEYS, locate
+from qohort.config.checks import HYDRA_KEYS
 from qohort.config.composition import Sources, groups_of, options_of, parser_of
 from qohort.config.errors import ConfigError
 from qohort.config.messages import NEEDS_GLOBAL, format_value, nearest
 from qohort.config.overrides import parse_override
 from qohort.config.schema import NOT_FOR_COHORTS
+from qohort.config.targets import locate
+
+DEVICES = ("device", "gpu", "cuda", "accelerator", "use_gpu", "use_cuda")
+"""What other programs call the key of the device."""
 
 
 def explain(error: BaseException, texts: Sequence[str], sources: Sources | None, sweeping: bool = False) -> ConfigError:
@@ -177,6 +181,8 @@ def _unknown_key(override: Override, known: str, node: Any, config: DictConfig, 
     line, key = str(override.input_line).lstrip("+~"), override.key_or_group
     prefix = f"{known}." if known else ""
     word = key[len(prefix) :].split(".")[0]
+    if key in DEVICES and "trainer" in config:
+        return f"unknown key {line}: the device is chosen by trainer=gpu or trainer=cpu"
     if not isinstance(node, DictConfig):
         return f"unknown key {line}: {known} is {format_value(_content(node))} and has no key {word}"
     if known == "trainer" and word in NOT_FOR_COHORTS:

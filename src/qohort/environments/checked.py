@@ -141,7 +141,7 @@ class CheckedEnv:
         """Return the failure of a method that raised an error, or returned something that cannot be unpacked."""
         if isinstance(error, Misfit):
             return self.failure(f"{method}() {error}")
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+        if _cannot_unpack(error):
             return self.failure(f"{method}() did not return a tuple {wanted}: {SINCE}")
         return self.failure(f"{method}() raised {in_words(error)}", "".join(traceback.format_exception(error)))
 
@@ -256,6 +256,17 @@ class ValueCheck:
         reasons = (outside(self._space, row) for step in steps for row in step)
         self._reason = next((reason for reason in reasons if reason is not None), None)
         self._bounded = self._reason is None
+
+
+def _cannot_unpack(error: BaseException) -> bool:
+    """Return whether what an environment returned could not be unpacked, here or in a wrapper around it."""
+    trace = error.__traceback__
+    if trace is None or trace.tb_next is None:
+        return True  # the error was raised where the environment was called
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    place = str(trace.tb_frame.f_globals.get("__name__"))
+    return "unpack" in str(error) and place.startswith(("gymnasium.", "qohort."))
 
 
 def named_numbers(info: Any, names: Sequence[str]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,9 @@ from qohort.environments.packed import PackedEnv, packed_space
 from qohort.networks.packing import UnsupportedPart
 from qohort.replay.transition import Frames
 
+EXTRAS = {"minatar": "minatar", "Box2D": "box2d", "ale_py": "atari", "cv2": "atari", "opencv": "atari"}
+"""For packages that environments import, by a word of the error that their absence raises: the extra of Qohort."""
+
 
 def make_environment(config: EnvironmentConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """Create one environment with its wrappers.
@@ -38,16 +42,14 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         kwargs = copy.deepcopy(dict(config.kwargs)) | ({"render_mode": render_mode} if render_mode else {})
         env: gym.Env[Any, Any] = gym.make(config.id, disable_env_checker=True, **kwargs)
     except (Exception, SystemExit) as error:
-        # Gymnasium's own errors say what is wrong; another one needs its type, as a LookupError, which is only a key.
-        reason = str(error) if isinstance(error, gym.error.Error) else in_words(error)
-        raise ConfigError(
-            f"env.id={config.id} with env.kwargs={dict(config.kwargs)} cannot be made: {' '.join(reason.split())}"
-        ) from error
+        given = f" with env.kwargs={dict(config.kwargs)}" if config.kwargs else ""
+        raise ConfigError(f"env.id={config.id}{given} cannot be made: {_reason(config.id, error)}") from error
     for wrapper in config.wrappers:
         try:
             wrapped = _wrap(wrapper, env)
         except (Exception, SystemExit) as error:
-            reason = in_words((error.__cause__ if isinstance(error, InstantiationException) else None) or error)
+            cause = (error.__cause__ if isinstance(error, InstantiationException) else None) or error
+            reason = _absent_package(cause) or in_words(cause)
             raise ConfigError(f"env.wrappers: {wrapper} cannot be applied: {reason}") from error
         if not isinstance(wrapped, gym.Env):
             raise ConfigError(f"env.wrappers: {wrapper} returned a {type(wrapped).__name__}, not an environment")
@@ -58,6 +60,41 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         except ValueError as error:
             raise ConfigError(f"env.frame_stack={config.frame_stack} with env.id={config.id}: {error}") from error
     return _packed(env, config)
+
+
+def _reason(name: str, error: BaseException) -> str:
+    """Return in one line why Gymnasium cannot make an environment, and what to do where that is known.
+
+    Args:
+        name: The id of the environment.
+        error: The error that it raised.
+    """
+    if absent := _absent_package(error):
+        return absent
+    # Gymnasium's own errors say what is wrong; another one needs its type, as a LookupError, which is only a key.
+    text = " ".join((str(error) if isinstance(error, gym.error.Error) else in_words(error)).split())
+    module, sign, own = name.rpartition(":")
+    if isinstance(error, gym.error.NameNotFound | gym.error.NamespaceNotFound) and "mean" not in text:
+        remedy = f"{module} does not register {own}" if sign else f"if your module registers it: env.id=MODULE:{name}"
+        return f"{text.rstrip('.')}; {remedy}"
+    missing = getattr(error.__cause__, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if missing and f"{module}.".startswith(f"{missing}."):
+        return (
+            f"there is no module {missing} here: correct its name, run this in the project's directory, or install the "
+            "project with pip install -e"
+        )
+    return text
+
+
+def _absent_package(error: BaseException | None) -> str:
+    """Return how to install the package that an environment lacks; empty if none of ours is known to be missing."""
+    text = ""
+    while error is not None:
+        if isinstance(error, ImportError | gym.error.DependencyNotInstalled):
+            text += f"{getattr(error, 'name', None) or error} "
+        error = error.__cause__ or error.__context__
+    found = next((word for word in EXTRAS if re.search(rf"\b{word}\b", text)), None)
+    return f"it needs a package that is not installed: pip install 'qohort[{EXTRAS[found]}]'" if found else ""
 
 
 def _packed(env: gym.Env[Any, Any], config: EnvironmentConfig) -> gym.Env[Any, Any]:

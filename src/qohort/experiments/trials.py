@@ -15,7 +15,7 @@ from qohort.config.schema import TrainConfig
 from qohort.runs.members import Member
 
 Settings = Mapping[str, Any]
-"""Values by key of `conf/train.yaml`, as on the command line of scripts/train.py."""
+"""Values by key of `conf/train.yaml`, as on the command line of `qohort train`."""
 
 
 Seeds = Annotated[Sequence[Annotated[int, Range(0, 2**63 - 1)]], Sized(1)]

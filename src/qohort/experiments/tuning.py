@@ -393,7 +393,7 @@ class Tuning:
         header = [
             f"The best of {counted(count, 'trial')}; on {self.measured(winner.returns)}",
             f"Found by: {as_typed(command_line())}",
-            f"python scripts/train.py experiment={name}",
+            f"qohort train experiment={name}",
         ]
         text = experiment_of(self.settings, winner.settings, header)
         check_experiment(self.settings, text, winner.settings)
@@ -403,7 +403,7 @@ class Tuning:
             self.study.set_user_attr("written", [*written, digest(text)])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, text.encode())
-        print(f"written: {os.path.relpath(target)} (python scripts/train.py experiment={name})")
+        print(f"written: {os.path.relpath(target)} (qohort train experiment={name})")
 
 
 def reasons(members: Sequence[Member]) -> list[str]:

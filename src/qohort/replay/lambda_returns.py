@@ -16,8 +16,8 @@ from torch import Tensor
 from qohort.cohort.schedules import Floats, Progress
 from qohort.cohort.streams import UniformStream
 from qohort.config.annotations import PositiveInt, Range
-from qohort.config.checks import locate
 from qohort.config.schema import TrainConfig
+from qohort.config.targets import locate
 from qohort.networks.branches import BranchedActions
 from qohort.replay.base import ReplaySpec
 from qohort.replay.ring import Ring, StoredSteps

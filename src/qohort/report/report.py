@@ -189,7 +189,7 @@ def _check_missing(ablation: Ablation, scores: Scores, settings: ReportConfig) -
         f"{len(scores.problems)} of {len(scores.planned)} runs of {ablation.selector} cannot be counted, listed above"
     )
     if not settings.allow_missing or not counted:
-        command = f"run {' '.join(('scripts/train.py', '-m', ablation.sweep, *ablation.extra))} for what is left"
+        command = f"run {' '.join(('qohort train', '-m', ablation.sweep, *ablation.extra))} for what is left"
         if isinstance(ablation, FoundRuns):
             command = "train what is left, or give other runs"
         allowed = "" if not counted else ", or report the others with allow_missing=true"
@@ -209,7 +209,7 @@ def _check_code(ablation: Ablation, scores: Scores, settings: ReportConfig) -> l
         print("\n".join(f"  {line}" for line in mixed), file=sys.stderr)
         words = f"the runs of {ablation.selector} were made with different code, listed above"
         if settings.other_code == "refuse":
-            again = f"train them again with scripts/train.py -m {ablation.sweep} overwrite=true, or "
+            again = f"train them again with qohort train -m {ablation.sweep} overwrite=true, or "
             raise ConfigError(
                 f"{words}: {'' if isinstance(ablation, FoundRuns) else again}report them all the same with "
                 "other_code=allow"
@@ -347,8 +347,8 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
     found = isinstance(ablation, FoundRuns)
     output = [] if settings.output_dir == "outputs" or found else [f"output_dir={settings.output_dir}"]
     name = ablation.selector
-    train = ["python scripts/train.py -m", ablation.sweep, *ablation.extra, *output, "hydra/launcher=joblib"]
-    reporting = ["python scripts/report.py", _quoted(name), *output]
+    train = ["qohort train -m", ablation.sweep, *ablation.extra, *output, "hydra/launcher=joblib"]
+    reporting = ["qohort report", _quoted(name), *output]
     for key in ("baseline", "name", "metric", "external", "style"):
         if (value := getattr(settings, key)) is not None:
             reporting.append(_quoted(setting(key, value)))
@@ -363,5 +363,5 @@ def commands(ablation: Ablation, settings: ReportConfig, directory: Path) -> lis
         reporting.append("allow_missing=true")
     if settings.other_code == "allow":
         reporting.append("other_code=allow")
-    verifying = f"python scripts/verify.py report={directory} sample=3"
+    verifying = f"qohort verify report={directory} sample=3"
     return [*([] if found else [" ".join(train)]), " ".join(reporting), verifying]

@@ -99,7 +99,7 @@ def read_rows(report: Path) -> list[Row]:
     file = report / "scores.csv"
     if not file.is_file():
         inside = sorted(report.glob("*/scores.csv"))
-        hint = f"did you mean report={inside[0].parent}?" if inside else "write one with scripts/report.py"
+        hint = f"did you mean report={inside[0].parent}?" if inside else "write one with qohort report"
         raise ConfigError(f"report={report} is not a report, it has no scores.csv: {hint}")
     try:
         with file.open(newline="") as lines:

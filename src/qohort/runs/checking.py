@@ -20,12 +20,12 @@ from qohort.agent.optimizers import MemberOptimizer, mixes_members
 from qohort.agent.q_values import QValues, network_maker
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork, is_of_output
-from qohort.config.checks import locate
 from qohort.config.errors import ConfigError
 from qohort.config.instructions import check_bits_variable
 from qohort.config.members import evaluation_environment
 from qohort.config.messages import nearest
 from qohort.config.schema import EnvironmentConfig, TrainConfig
+from qohort.config.targets import locate
 from qohort.environments.actions import actions_of
 from qohort.environments.checked import close_all, in_words
 from qohort.environments.contract import check_contract

@@ -97,7 +97,7 @@ def stored_config(directory: RunDirectory) -> TrainConfig:
         )
     if not (path / "config.yaml").is_file():
         runs = [run.parent for depth in ("", "*/", "*/*/") for run in sorted(path.glob(f"{depth}seed-*/config.yaml"))]
-        hint = f"did you mean run={runs[0]}?" if runs else "give one that scripts/train.py wrote"
+        hint = f"did you mean run={runs[0]}?" if runs else "give one that qohort train wrote"
         raise ConfigError(f"run={path} is not a run directory, it has no config.yaml: {hint}")
     try:
         tree: object = directory.config()
@@ -105,7 +105,8 @@ def stored_config(directory: RunDirectory) -> TrainConfig:
             raise ConfigError("it has no keys")
         return build_config(TrainConfig, tree)
     except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"run={path} has a config.yaml that cannot be used: {error}") from error
+        cause = None if isinstance(error, ConfigError) else error  # its message has all that the other one said
+        raise ConfigError(f"run={path} has a config.yaml that cannot be used: {error}") from cause
 
 
 def load_member(

@@ -90,5 +90,5 @@ def command_line() -> list[str]:
 
 
 def as_typed(words: Sequence[str]) -> str:
-    """Return a command line of `command_line` as it is typed in a clone."""
-    return shlex.join(words) if words[0] == "qohort" else f"python scripts/{shlex.join(words)}"
+    """Return a command line of `command_line` as the command `qohort`, which is there in a clone and elsewhere."""
+    return shlex.join(words if words[0] == "qohort" else ["qohort", words[0].removesuffix(".py"), *words[1:]])

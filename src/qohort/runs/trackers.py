@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import instantiate
 
-from qohort.config.checks import class_names, locate
+from qohort.config.checks import class_names
 from qohort.config.errors import ConfigError
 from qohort.config.identity import flat
+from qohort.config.targets import locate
 from qohort.runs.loggers import RunInfo, Sink
 
 if TYPE_CHECKING:  # slow to import, and a report does without it
