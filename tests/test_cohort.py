@@ -117,7 +117,7 @@ def test_a_network_is_initialised_from_its_members_stream():
 @pytest.mark.parametrize("tracks", [True, False])
 def test_batchnorm_is_refused_with_what_to_use_instead(tracks):
     """Without running statistics it has no buffer, and would mix the rows of the environments when it acts."""
-    with pytest.raises(ValueError, match="^BatchNorm mixes the rows of a batch and is not supported: use LayerNorm$"):
+    with pytest.raises(ValueError, match=r"^BatchNorm mixes the rows of a batch and is not supported: use LayerNorm$"):
         CohortNetwork(lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=tracks)), [3])
 
 

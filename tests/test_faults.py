@@ -352,7 +352,15 @@ def test_an_old_result_is_kept_until_the_new_run_has_started(when, tmp_path, mon
     assert not list(tmp_path.rglob("*.before"))
 
 
-def test_an_error_in_training_is_one_line_and_its_traceback_a_file(tmp_path, undisturbed, monkeypatch):
+def test_an_error_before_the_first_checkpoint_says_that_the_command_starts_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(QLearning, "collect", lambda _: 1 / 0)
+    with pytest.raises(
+        RunsFailed, match="nothing was saved yet; correct the cause, then the same command starts over; "
+    ):
+        run(tmp_path)
+
+
+def test_an_error_in_training_is_one_line_and_its_traceback_a_file(tmp_path, undisturbed, monkeypatch, capsys):
     collect = QLearning.collect
 
     def fail(learner):
@@ -367,10 +375,12 @@ def test_an_error_in_training_is_one_line_and_its_traceback_a_file(tmp_path, und
     file = next(tmp_path.glob("*/*/seed-3")) / "traceback.txt"
     assert str(told.value) == (
         "training of seed 3, 4 stopped at 250 env_steps by RuntimeError: out of luck; the checkpoint of 200 env_steps "
-        f"is safe, and the same command goes on; the traceback is in {file}"
+        f"is safe; correct the cause, then the same command goes on from there; the traceback is in {file}"
     )
     assert "in fail" in file.read_text()
+    capsys.readouterr()
     run(tmp_path)
+    assert "seeds 3-4: resumed at 200 env_steps\n" in capsys.readouterr().out
     assert outcome(tmp_path) == undisturbed
 
 

@@ -123,7 +123,7 @@ def test_without_a_terminal_there_is_a_line_for_each_evaluation(module, capsys) 
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "compiling ..."
     assert len(said) == 2
-    assert said[1].startswith("1,000/100,000 env_steps, evaluation 9.0, ")
+    assert said[1].startswith("1,000/100,000 env_steps, evaluation 9.0 at 1,000, ")
 
 
 def test_a_run_that_is_too_short_for_its_compilation_is_told_what_is_faster(module, capsys) -> None:

@@ -10,12 +10,15 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 
+from qohort.cli import completion
 from qohort.cli.train import main
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.identity import config_tree
 from qohort.config.members import check_config
+from qohort.config.paths import PATH_KEYS
 from qohort.runs.code import code_hash
 from qohort.runs.directory import RESULT_NUMBERS
 from qohort.runs.members import members_of
@@ -174,18 +177,53 @@ def test_an_invalid_choice_of_instructions_is_one_line(train, monkeypatch):
         ("qohort ev", {"evaluate"}),
         ("qohort train env=acr", {"env=acrobot"}),
         ("qohort train agent=dqn gam", {"gamma="}),
+        ("qohort export run=x for", {"format="}),
     ],
 )
 @pytest.mark.slow
 def test_words_are_completed_in_bash(line, expected, tmp_path):
+    assert completed(line, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("qohort train --dr", {"--dry-run"}),
+        ("qohort evaluate --dr", set()),
+        ("qohort runs --", {"--help", "--json"}),
+        ("qohort rm --y", {"--yes"}),
+        ("qohort evaluate run=outputs/Corr", {"run=outputs/Corridor-v0/"}),
+        ("qohort evaluate run=[outputs/CartPole-v1,outputs/Corr", {"run=[outputs/CartPole-v1,outputs/Corridor-v0/"}),
+        ("qohort report baseline=x runs=outputs/Corr", {"runs=outputs/Corridor-v0/"}),
+        ("qohort report external=pub", {"external=published.csv"}),
+        ("qohort verify report=reports/ta", {"report=reports/table/"}),
+        ("qohort train output_dir=nowhere/", set()),
+    ],
+)
+def test_options_and_paths_are_completed_in_bash(line, expected, tmp_path):
+    for place in ("outputs/Corridor-v0", "outputs/CartPole-v1", "reports/table"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "published.csv").touch()
+    assert completed(line, tmp_path) == expected
+
+
+def test_the_options_of_hydra_are_all_completed():
+    known = {one for one in get_args_parser()._option_string_actions if one.startswith("--")}
+    assert known - {*completion.HYDRA_OPTIONS} == {"--shell-completion"}
+    assert {*PATH_KEYS} <= {*completion.PATHS}
+
+
+def completed(line, tmp_path):
+    """What bash completes the last word of a line to."""
     words = line.split(" ")
     (tmp_path / "qohort").write_text(f'#!/bin/sh\nexec {sys.executable} -m qohort "$@"\n')
     (tmp_path / "qohort").chmod(0o755)
     script = (
-        'eval "$(qohort completion)"\n'
+        f"{completion.script()}"
         f"COMP_WORDS=({line}) COMP_CWORD={len(words) - 1} COMP_LINE='{line}' COMP_POINT={len(line)}\n"
         '_qohort; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert {*done.stdout.split()} == expected, done.stderr
+    assert not done.stderr
+    return {*done.stdout.split()}

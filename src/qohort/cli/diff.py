@@ -67,7 +67,7 @@ def _run(path: Path) -> Run:
     Raises:
         ConfigError: If there is none, there are those of several experiments, or its configuration cannot be read.
     """
-    found = list(groups(runs_in(path)))
+    found = list(groups(runs_in(path, named=True)))
     if len(found) != 1:
         several = f"those of {len(found)} experiments" if found else "no runs"
         raise ConfigError(f"{path} has {several}: give a run's directory, as qohort runs shows them")

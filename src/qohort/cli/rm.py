@@ -48,7 +48,7 @@ def _runs(path: Path) -> list[Run]:
     Raises:
         ConfigError: If it is another directory, one may not be deleted, or a process is training one of them.
     """
-    runs = runs_in(path)
+    runs = runs_in(path, named=True)
     if not runs or any(run.directory not in (path, path / run.directory.name) for run in runs):
         raise ConfigError(f"{path} is not the directory of a run or of an experiment, as qohort runs shows them")
     for run in runs:

@@ -109,8 +109,9 @@ def check_component(node: Any, path: str, role: Role | None = None) -> Node:
         return _check_parameters(node, target, _with_optional_directory(target), (), path)
     if role and inspect.isclass(target):
         _check_kind(target, role, name, made=False)
-    if inspect.isclass(target) and inspect.isabstract(target):
-        raise ConfigError(f"{name} cannot be made: it must define {', '.join(sorted(target.__abstractmethods__))}")
+    if inspect.isabstract(target):
+        lacks = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
+        raise ConfigError(f"{name} cannot be made: it must define {lacks}")
     try:
         parameters = inspect.signature(target).parameters
     except (ValueError, TypeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import re
 import sys
 import traceback
@@ -300,6 +301,8 @@ def launch(
         print(f"{others} of them {'was' if others == 1 else 'were'} made with other code: overwrite=true trains again")
     # Starting a job takes seconds, so finished ones are not started.
     left = [cohort for cohort, some in zip(cohorts, planned, strict=True) if any(map(_is_unfinished, some))]
+    # Hydra's line for each job says what the plan has said.
+    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
     with STOP.waiting():
         try:
             jobs = [_with_wandb_group(cohort, name) for cohort in left]

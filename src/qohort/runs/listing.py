@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import functools
 import glob
@@ -63,14 +64,19 @@ class Run:
     problem: str = ""
 
 
-def runs_in(path: Path) -> list[Run]:
+def runs_in(path: Path, named: bool = False) -> list[Run]:
     """Return the runs in a directory: an output directory, or any one below it.
+
+    Args:
+        path: The directory.
+        named: Whether it must be that of a run or of an experiment, for the message.
 
     Raises:
         ConfigError: If the directory does not exist.
     """
     if not path.is_dir():
-        raise ConfigError(f"{path} is not a directory: give an output directory, as outputs, or one below it")
+        wanted = "a run's or an experiment's directory" if named else "an output directory, as outputs, or one below it"
+        raise ConfigError(f"{path} is not a directory: {_near(path) if named else ''}give {wanted}")
     # Not Path.glob, which raises an error where a directory vanishes or cannot be read.
     found = {
         (path / file).parent for depth in DEPTHS for file in glob.glob(f"{depth}seed-*/config.yaml", root_dir=path)
@@ -78,6 +84,18 @@ def runs_in(path: Path) -> list[Run]:
     if (path / "config.yaml").is_file():
         found.add(path)
     return [_run(directory) for directory in sorted(found, key=_order)]
+
+
+def _near(path: Path) -> str:
+    """Return a part of a message about a directory that is not there: those beside it of nearest name; maybe empty."""
+    existing = next(one for one in path.absolute().parents if one.is_dir())
+    missing = path.absolute().relative_to(existing).parts[0]
+    beside = [one.name for one in existing.iterdir() if one.is_dir()] if os.access(existing, os.R_OK) else []
+    close = difflib.get_close_matches(missing, sorted(beside), n=3)
+    if not close:
+        close = sorted(one for one in beside if one.startswith(missing.rpartition("-")[0] or missing))[:3]
+    shown = [os.path.relpath(existing / one) if not path.is_absolute() else str(existing / one) for one in close]
+    return f"did you mean {' or '.join(shown)}? " if shown else ""
 
 
 def _order(directory: Path) -> tuple[str, int]:

@@ -122,15 +122,20 @@ class CohortProgress(CohortCallback):
 
     def _print_line(self, module: Learner) -> None:
         self._evaluated = module.evaluated_at
-        status = ", ".join(self._status(module))
+        status = ", ".join(self._status(module, f" at {module.evaluated_at:,}"))
         name = f"{self._name}: " if self._name else ""
         print(f"{name}{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {status}", flush=True)
 
     def _show(self, module: Learner, refresh: bool) -> None:
         self._bar.set_postfix_str(fitting(self._status(module), _columns() - BAR), refresh=refresh)
 
-    def _status(self, module: Learner) -> list[str]:
-        """Return the parts of the status, the most important first."""
+    def _status(self, module: Learner, when: str = "") -> list[str]:
+        """Return the parts of the status, the most important first.
+
+        Args:
+            module: The module.
+            when: Text behind the evaluation, such as its env_steps, which may be fewer than the current ones.
+        """
         then, steps = self._start
         members = len(module.members)
         seconds = time.perf_counter() - module.compiler.seconds - then
@@ -139,7 +144,7 @@ class CohortProgress(CohortCallback):
         seen = recent[~np.isnan(recent)]
         parts = [f"recent return {seen.mean():.1f}"] if seen.size else []
         if not np.isnan(module.last_evaluation).any():
-            parts.append(f"evaluation {module.last_evaluation.mean():.1f}")
+            parts.append(f"evaluation {module.last_evaluation.mean():.1f}{when}")
         return [*parts, f"{speed:,.0f} env_steps/s" + (f" of each of {members} members" if members > 1 else "")]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +53,8 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
         return
     firsts = {parent: runs[0][0] for parent, runs in alike.items()}
     trees = dict(zip(firsts, named_keys(list(firsts.values())), strict=True))
-    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in ("agent", "env.id"))
+    said = ("agent", "env.id", *_classes_of_agents(firsts, trees))
+    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in said)
     differing = [key for key in keys if len({repr(tree.get(key)) for tree in trees.values()}) > 1]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for heading in ("env", "agent", "differs in", "finished", "final return"):
@@ -70,6 +72,18 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
         )
     width = None if sys.stdout.isatty() else 160
     Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def _classes_of_agents(firsts: Mapping[Path, TrainConfig], trees: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    """Return the keys of classes that are the same in all experiments of an agent, so that its name says them.
+
+    Args:
+        firsts: A configuration of each experiment.
+        trees: Its keys and values.
+    """
+    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key.endswith("._target_"))
+    pairs = {key: {(firsts[one].agent, repr(tree.get(key))) for one, tree in trees.items()} for key in keys}
+    return [key for key, values in pairs.items() if len(values) == len({agent for agent, _ in values})]
 
 
 def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:

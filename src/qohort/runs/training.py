@@ -28,6 +28,7 @@ from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluation_videos import EvaluationVideos
 from qohort.runs.interruption import STOP
 from qohort.runs.learning_curve import draw_run
+from qohort.runs.listing import in_words as numbers_in_words
 from qohort.runs.loggers import RunInfo
 from qohort.runs.manifest import command_line, in_sweep
 from qohort.runs.members import Member, other_code
@@ -90,6 +91,9 @@ def finish(members: Sequence[Member]) -> None:
         for place in sorted(waiting, reverse=True):
             if STOP.signal is not None:
                 raise Interrupted(f"interrupted by {STOP.signal}: run the same command to continue")
+            if place[0]:
+                seeds = numbers_in_words([member.config.seed for member in waiting[place]])
+                print(f"seed{'s' * (len(waiting[place]) > 1)} {seeds}: resumed at {place[0]:,} env_steps", flush=True)
             train_cohort(waiting[place], place[0])
 
 
@@ -203,9 +207,10 @@ def _stopped(members: Sequence[Member], module: QLearning | None, error: Excepti
         where = f"its traceback could not be written ({reason.strerror})"
     saved = members[0].directory.resumable_step()
     safe = "nothing was saved yet" if saved is None else f"the checkpoint of {saved:,} env_steps is safe"
+    again = "starts over" if saved is None else "goes on from there"
     return RunsFailed(
-        f"training of seed {seeds} stopped at {env_steps:,} env_steps by {in_words(error)}; {safe}, and the same "
-        f"command goes on; {where}"
+        f"training of seed {seeds} stopped at {env_steps:,} env_steps by {in_words(error)}; {safe}; correct "
+        f"the cause, then the same command {again}; {where}"
     )
 
 
