@@ -104,7 +104,7 @@ def test_runs_that_are_found_are_compared_with_the_baseline(found):
     html = Path("reports/mine/report.html").read_text()
     for phrase in ("runs=outputs/*/dqn-*", "baseline dqn, gamma=0.9", "<td>gamma</td><td>0.9</td><td>0.901</td>"):
         assert phrase in html
-    assert f"report.py &#39;runs=outputs/*/dqn-*&#39; baseline={baseline} name=mine\n" in html
+    assert f"qohort report &#39;runs=outputs/*/dqn-*&#39; baseline={baseline} name=mine\n" in html
     assert "Normalised scores" not in html
     assert "nan" not in re.sub(r"base64,[\w+/=]+", "", html)
 
@@ -185,8 +185,8 @@ def test_missing_seeds_other_budgets_and_mixed_code_are_told(found):
     code, _, err = found("runs=outputs")
     assert code == 2
     lines = [
-        "  dqn, budget=20000, gamma=0.901 on CartPole-v1, seed 3: missing, not run",
-        "  dqn, budget=10000, gamma=0.902 on CartPole-v1, seeds 0, 1, 2, 3, 4: "
+        f"  dqn, budget=20000, gamma=0.901 ({lacking.directory.parent.name}) on CartPole-v1, seed 3: missing, not run",
+        f"  dqn, budget=10000, gamma=0.902 ({short[0].directory.parent.name}) on CartPole-v1, seeds 0, 1, 2, 3, 4: "
         "unequal budget, evaluated 10 times up to 10,000 env_steps, others 20 to 20,000",
         "qohort: 6 of 15 runs of runs=outputs cannot be counted, listed above: train what is left, or give other runs, "
         "or report the others with allow_missing=true",
@@ -203,6 +203,40 @@ def test_missing_seeds_other_budgets_and_mixed_code_are_told(found):
     html = Path("reports/outputs/report.html").read_text()
     assert "6 of 15 runs are missing from every table and figure" in html
     assert "different code: dqn, budget=20000, gamma=0.9:" in html
+
+
+def test_a_component_of_another_class_is_named_by_its_class_alone(found):
+    """Its own keys, and those of the others' class, would make every label long."""
+    runs = [run for run in found.planned if run.environment == "cartpole" and run.config.gamma != 0.902]
+    linear = {"_target_": "qohort.networks.vectors.LinearNetwork", "bias": False}
+    found.write([*runs, found.placed(runs[0], network=linear)])
+    assert [arm.title for arm in find_runs(["outputs"], None, None)[0].arms] == [
+        "dqn, gamma=0.9, network=LinearNetwork",
+        "dqn, gamma=0.9, network=MLP",
+        "dqn, gamma=0.901, network=MLP",
+    ]
+
+
+def test_an_experiment_without_a_finished_run_is_named_by_its_directory(found):
+    runs = [run for run in found.planned if run.environment == "cartpole" and run.config.gamma == 0.9]
+    unfinished = found.placed(runs[0], batch_size=99)
+    found.write([*runs, unfinished])
+    (unfinished.directory / "result.json").unlink()
+    name = unfinished.directory.parent.name
+    assert [arm.title for arm in find_runs(["outputs"], None, None)[0].arms] == ["dqn", name]
+    code, _, err = found("runs=outputs")
+    assert code == 2
+    assert f"  {name} on CartPole-v1, seed" in err
+
+
+def test_a_baseline_that_is_several_arms_is_told_with_the_directory_of_each(found):
+    found.write([run for run in found.planned if run.environment == "cartpole" and run.config.gamma != 0.902])
+    names = {run.config.gamma: run.directory.parent.name for run in found.planned if run.environment == "cartpole"}
+    told = f"2 arms are dqn: write baseline={names[0.9]} (gamma=0.9) or {names[0.901]} (gamma=0.901)"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        find_runs(["outputs"], "dqn", None)
+    with pytest.raises(ConfigError, match=f"did you mean {names[0.9]}"):
+        find_runs(["outputs"], f"{names[0.9]}0", None)
 
 
 def test_another_evaluation_is_told(found):

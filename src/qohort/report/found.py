@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from qohort.experiments.ablation import Ablation, Arm, EnvironmentChoice, Manife
 from qohort.experiments.presentation import Show
 from qohort.experiments.stopping import GROUP, SequentialConfig
 from qohort.report.scores import PlannedRun
-from qohort.runs.listing import Run, groups, in_words, runs_in
+from qohort.runs.listing import Run, groups, in_table, in_words, runs_in
 from qohort.runs.metrics import RETURN
 
 LONGEST = 60
@@ -65,10 +65,12 @@ class Experiment:
     Attributes:
         directory: The directory, `<output_dir>/<env>/<agent>-<hash8>`.
         configs: The configuration of each seed.
+        finished: Whether a run of it is finished, so that it can be counted.
     """
 
     directory: Path
     configs: dict[int, TrainConfig]
+    finished: bool
 
     @property
     def first(self) -> TrainConfig:
@@ -98,7 +100,10 @@ def find_runs(
         ConfigError: If a pattern matches no run, a run cannot be read, or there is no such baseline.
     """
     experiments = [_experiment(some) for some in groups(_runs(patterns))]
-    keys = _labels(experiments)
+    # Experiments that cannot be counted are only in lists of problems, and lengthen no other one's label.
+    counted = [one for one in experiments if one.finished] or experiments
+    labelled = dict(zip((one.directory for one in counted), _labels(counted), strict=True))
+    keys = [labelled.get(one.directory, (one.directory.name, ())) for one in experiments]
     ordered = sorted(zip(keys, experiments, strict=True), key=lambda pair: (pair[1].environment, _order(pair[0])))
     labels = sorted(set(keys), key=_order)
     titles = dict(zip(labels, _titles(labels), strict=True))
@@ -135,7 +140,8 @@ def _runs(patterns: Sequence[str]) -> list[Run]:
 
 def _experiment(runs: Sequence[Run]) -> Experiment:
     configs = {run.config.seed: run.config for run in runs if run.config is not None}
-    return Experiment(runs[0].directory.parent, dict(sorted(configs.items())))
+    finished = any(run.state == "finished" for run in runs)
+    return Experiment(runs[0].directory.parent, dict(sorted(configs.items())), finished)
 
 
 Label = tuple[str, tuple[tuple[str, Any], ...]]
@@ -146,7 +152,8 @@ def _labels(experiments: Sequence[Experiment]) -> list[Label]:
     """Return the label of each experiment. Arms of the same label are one arm in several environments.
 
     The keys are those in which experiments of an agent differ in any environment. Keys in which only environments
-    differ, as their budgets, do not count.
+    differ, as their budgets, do not count. Nor do keys in which only components of other classes differ: the class says
+    more.
     """
     trees = named_keys([replace(one.first, agent="-") for one in experiments])
     places = [(one.first.agent, one.environment) for one in experiments]
@@ -158,12 +165,20 @@ def _labels(experiments: Sequence[Experiment]) -> list[Label]:
     for place in dict.fromkeys(places):
         here = [tree for own, tree in zip(places, trees, strict=True) if own == place]
         keys = dict.fromkeys(key for tree in here for key in tree)
-        differs = {key: None for key in keys if any(tree.get(key) != here[0].get(key) for tree in here)}
+        differs = {key: None for key in keys if _differs(key, here)}
         differing.setdefault(place[0], {}).update(differs)
     return [
         (agent, tuple((key, _hashable(tree.get(key))) for key in differing[agent]))
         for (agent, _), tree in zip(places, trees, strict=True)
     ]
+
+
+def _differs(key: str, trees: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a key has several values in experiments whose component with this key is of one class."""
+    parts = key.split(".")
+    classes = [".".join((*parts[:depth], "_target_")) for depth in range(1, len(parts))]
+    values = {(*(repr(tree.get(one)) for one in classes if one != key), repr(tree.get(key))) for tree in trees}
+    return len(values) > len({one[:-1] for one in values})
 
 
 def _hashable(value: Any) -> Any:
@@ -178,7 +193,7 @@ def _order(label: Label) -> tuple[Any, ...]:
 
 def _titles(labels: Sequence[Label]) -> list[str]:
     """Return the title of each arm: the agent, and its keys as far as they fit."""
-    full = [", ".join((agent, *(f"{key}={format_value(value)}" for key, value in keys))) for agent, keys in labels]
+    full = [", ".join((agent, *("=".join(in_table(*pair)) for pair in keys))) for agent, keys in labels]
     short = [_shortened(agent, text) for (agent, _), text in zip(labels, full, strict=True)]
     return [brief if short.count(brief) == 1 else text for brief, text in zip(short, full, strict=True)]
 
@@ -196,7 +211,13 @@ def _baseline(given: str, pairs: Sequence[tuple[Label, Experiment]], titles: dic
         directory = experiment.directory
         if given in (titles[label], directory.name) or Path(given).resolve() == directory.resolve():
             return label
-    raise ConfigError(f"baseline={given} is not an arm or its directory: {nearest(given, set(titles.values()))}")
+    arms = {label: experiment.directory.name for label, experiment in reversed(pairs)}
+    alike = sorted((label for label in arms if label[0] == given), key=_order)
+    if alike:
+        words = (f"{arms[label]} ({', '.join(titles[label].split(', ')[1:])})" for label in alike)
+        raise ConfigError(f"{len(alike)} arms are {given}: write baseline={' or '.join(words)}")
+    names = {arms[label] if label[1] else titles[label] for label in arms}  # titles of several keys have commas
+    raise ConfigError(f"baseline={given} is not an arm or its directory: {nearest(given, names)}")
 
 
 def _plan(arm: Arm, experiment: Experiment, seed: int) -> PlannedRun:

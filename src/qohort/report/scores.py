@@ -174,7 +174,10 @@ def format_problems(problems: Sequence[Problem]) -> list[str]:
     alike: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     for problem in problems:
         plan = problem.plan
-        alike[plan.arm.label, plan.environment, problem.kind, problem.reason].append(plan.config.seed)
+        # Of runs that were found, the directory is what one looks for.
+        where = plan.directory.parent.name
+        name = f"{plan.arm.label} ({where})" if ", " in plan.arm.label else plan.arm.label
+        alike[name, plan.environment, problem.kind, problem.reason].append(plan.config.seed)
     return [
         f"{label} on {environment}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, sorted(seeds)))}: "
         f"{kind}, {reason}"
