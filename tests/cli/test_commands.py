@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import qohort
 from qohort.cli.main import COMMANDS, main
@@ -275,6 +276,14 @@ def test_a_new_project_has_its_files_and_is_in_style(lab, tmp_path, monkeypatch,
         with pytest.raises(SystemExit):
             main()
         assert message in capsys.readouterr().err
+
+
+def test_the_sweep_of_a_new_project_has_keys_that_are_there(lab, monkeypatch):
+    sweep = yaml.safe_load((lab / "sweeps" / "mine.yaml").read_text())
+    given = {key: one.get("value", one.get("values", [one.get("min")])) for key, one in sweep["parameters"].items()}
+    monkeypatch.chdir(lab)
+    config = qohort.compose(*(f"{key}={one if isinstance(one, str) else one[0]}" for key, one in given.items()))
+    assert (config.seed, config.network.width, config.optimizer.lr) == ([0, 1, 2], 16, 1e-4)
 
 
 @pytest.mark.slow

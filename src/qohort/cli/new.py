@@ -14,7 +14,7 @@ from qohort.cli.arguments import arguments_of, fail, path_of
 from qohort.cli.streams import lenient_streams
 
 TEMPLATE = Path(__file__).parents[1] / "template"
-FOLDERS = ("conf", "tests", "outputs", "reports")
+FOLDERS = ("conf", "tests", "sweeps", "outputs", "reports")
 """Folders of a project, whose names its package may not have."""
 USAGE = """qohort new DIRECTORY
 
