@@ -116,14 +116,15 @@ def test_without_a_terminal_there_is_a_line_for_each_evaluation(module, capsys) 
     for name in ("the update", "the evaluation"):
         module.compiler.on_start(name)
         module.compiler.on_end()
-    for steps, evaluated in ((500, 0), (1_000, 1_000), (1_500, 1_000)):
+    for steps, evaluated in ((500, 0), (1_000, 1_000), (1_500, 1_000), (1_600, 1_500)):
         module.progress.env_steps, module.evaluated_at = steps, evaluated
         module.last_evaluation[:] = 9.0
         bar.on_env_step(None, module)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "compiling ..."
-    assert len(said) == 2
-    assert said[1].startswith("1,000/100,000 env_steps, evaluation 9.0 at 1,000, ")
+    assert len(said) == 3
+    assert said[2].startswith("1,600/100,000 env_steps, evaluation 9.0 at 1,500, ")
+    assert said[1].startswith("1,000/100,000 env_steps, evaluation 9.0, ")
 
 
 def test_a_run_that_is_too_short_for_its_compilation_is_told_what_is_faster(module, capsys) -> None:

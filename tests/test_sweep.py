@@ -8,6 +8,7 @@ import sys
 import time
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
@@ -24,6 +25,7 @@ from qohort.config.errors import ConfigError, Interrupted, SweepFailed
 from qohort.config.members import check_config
 from qohort.experiments.sweep import fold, launch
 from qohort.runs.interruption import StopRequest
+from qohort.runs.summary import _classes_of_agents
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
@@ -373,3 +375,16 @@ def test_a_launcher_that_is_not_installed(name, extra, monkeypatch, capsys):
     assert (
         error == f"qohort: hydra/launcher={name} needs a plugin that is not installed: pip install 'qohort[{extra}]'\n"
     )
+
+
+def test_a_class_that_the_agents_name_says_is_not_a_difference():
+    def experiments(*pairs):
+        agents = {Path(str(i)): SimpleNamespace(agent=agent) for i, (agent, _) in enumerate(pairs)}
+        trees = {Path(str(i)): tree for i, (_, tree) in enumerate(pairs)}
+        return _classes_of_agents(agents, trees)
+
+    greedy, double = {"bootstrap._target_": "Greedy"}, {"bootstrap._target_": "Double"}
+    assert "bootstrap._target_" in experiments(("dqn", greedy), ("dqn+double", double))
+    assert "bootstrap._target_" in experiments(("dqn", greedy), ("dqn", greedy), ("double", double))
+    assert "bootstrap._target_" not in experiments(("dqn", greedy), ("dqn", double))
+    assert "network._target_" not in experiments(("dqn", {"network._target_": "A"}), ("iqn", {"network._target_": "B"}))

@@ -223,7 +223,7 @@ def test_qohort_from_python(tmp_path):
     observations = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     values = member.values(torch.from_numpy(observations)[None])[0]
     torch.testing.assert_close(torch.from_numpy(policy.values(observations)), values)
-    with pytest.raises(ConfigError, match="Could not override 'gama'"):
+    with pytest.raises(ConfigError, match=r"unknown key gama=0\.5: did you mean gamma\?"):
         qohort.compose("gama=0.5")
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         qohort.lode  # noqa: B018

@@ -122,7 +122,8 @@ class CohortProgress(CohortCallback):
 
     def _print_line(self, module: Learner) -> None:
         self._evaluated = module.evaluated_at
-        status = ", ".join(self._status(module, f" at {module.evaluated_at:,}"))
+        before = module.evaluated_at < module.progress.env_steps
+        status = ", ".join(self._status(module, f" at {module.evaluated_at:,}" if before else ""))
         name = f"{self._name}: " if self._name else ""
         print(f"{name}{module.progress.env_steps:,}/{module.progress.budget:,} env_steps, {status}", flush=True)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qohort.config.identity import named_keys
+from qohort.config.labels import GROUPS
 from qohort.config.schema import TrainConfig
 from qohort.runs.directory import RunDirectory
 from qohort.runs.learning_curve import draw_cohort
@@ -57,7 +58,8 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
     keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in said)
     differing = [key for key in keys if len({repr(tree.get(key)) for tree in trees.values()}) > 1]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in ("env", "agent", "differs in", "finished", "final return"):
+    differs = ("differs in",) if differing else ()
+    for heading in ("env", "agent", *differs, "finished", "final return"):
         table.add_column(heading, overflow="fold")
     for parent, runs in alike.items():
         config, tree = firsts[parent], trees[parent]
@@ -66,7 +68,7 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
         table.add_row(
             config.env.name,
             config.agent,
-            words if len(words) <= 120 else words[:117] + "...",
+            *((words if len(words) <= 120 else words[:117] + "...",) if differing else ()),
             f"{len(results)} of {len(runs)}",
             format_returns([result["final_return"] for result in results]) if results else "",
         )
@@ -75,13 +77,13 @@ def summarise_sweep(planned: Sequence[tuple[TrainConfig, RunDirectory]], title: 
 
 
 def _classes_of_agents(firsts: Mapping[Path, TrainConfig], trees: Mapping[Path, Mapping[str, Any]]) -> list[str]:
-    """Return the keys of classes that are the same in all experiments of an agent, so that its name says them.
+    """Return the keys of an agent's classes that are the same in all experiments of an agent, whose name says them.
 
     Args:
         firsts: A configuration of each experiment.
         trees: Its keys and values.
     """
-    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key.endswith("._target_"))
+    keys = [f"{group}._target_" for group in GROUPS]
     pairs = {key: {(firsts[one].agent, repr(tree.get(key))) for one, tree in trees.items()} for key in keys}
     return [key for key, values in pairs.items() if len(values) == len({agent for agent, _ in values})]
 
