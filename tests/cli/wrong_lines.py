@@ -386,8 +386,6 @@ TRAIN = [
     ("device=cuda", "unknown key device=cuda", "trainer=gpu or trainer=cpu"),
     ("gpu=1", "unknown key gpu=1", "trainer=gpu or trainer=cpu"),
     ("accelerator=gpu", "unknown key accelerator=gpu", "trainer=gpu or trainer=cpu"),
-    ("env.id=Grid-v0", "env.id=Grid-v0 cannot be made", "env.id=MODULE:Grid-v0"),
-    ("env.id=lab.grid:Grid-v0", "there is no module lab.grid here", "pip install -e"),
     ("agent=dqn agent=dqnn", "agent=dqnn"),
     ("agent=dqn.yaml", "agent=dqn.yaml", "did you mean dqn"),
     ("agent=conf/agent/dqn", "agent=conf/agent/dqn"),
