@@ -260,8 +260,8 @@ def test_several_ablations_are_one_report(report):
     assert text.count("| better | dqn | 6 |") == 2
     assert "p, Holm (6 comparisons)" in text
     page = (path / "report.html").read_text()
-    assert "train.py -m ablation=synthetic,other" in page
-    assert "report.py &#39;ablation=[synthetic,other]&#39;" in page
+    assert "qohort train -m ablation=synthetic,other" in page
+    assert "qohort report &#39;ablation=[synthetic,other]&#39;" in page
 
 
 @pytest.mark.slow
