@@ -358,7 +358,7 @@ def test_with_allow_missing_every_table_and_figure_carries_the_count(report, mon
     for problem in PROBLEMS:
         assert problem in err
     text = (report.path / "table.md").read_text()
-    titles = re.findall(r"\*\*(.*)\*\*", text)
+    titles = re.findall(r"^\*\*(.*)\*\*$", text, re.MULTILINE)
     assert len(titles) == 9
     assert all(re.search(r"\((15|15|30) of (18|36) runs: some are missing\)", title) for title in titles)
     assert "| better | 4 of 6 |" in text
