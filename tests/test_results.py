@@ -23,6 +23,7 @@ EXCEPTIONS = {
 NOT_RESULTS = {
     "ablations.md": ["key", "verdict", "key of `show`"],
     "index.md": ["page", "switch"],
+    "getting_started.md": ["extra"],
     "ladder.md": ["rung"],
     "rainbow.md": ["component"],
     "architecture.md": ["word", "folder of the repository", "no.", "question"],

@@ -214,7 +214,7 @@ MALFORMED = [
     ("+hydra.callbacks.x._target_=nope.X", "locating target 'nope.X'\n"),
 ]
 TARGETS = [
-    ("network._target_=qohort.networks.Nope", "network._target_=qohort.networks.Nope", "a class or function"),
+    ("network._target_=qohort.networks.Nope", "network._target_=qohort.networks.Nope", "qohort.networks has no Nope"),
     ("network._target_=nope.MLP", "network._target_=nope.MLP", "a class or function"),
     ("network._target_=qohort.networks", "network._target_=qohort.networks", "a class or function"),
     ("network._target_=math.pi", "network._target_=math.pi", "a class or function"),

@@ -11,7 +11,7 @@ Prints the tab completion of qohort for bash: put eval "$(qohort completion)" in
 their choices are completed, the options of commands, and paths, also those that are values of keys."""
 COMPOSED = ("train", "evaluate", "export", "report", "verify", "ledger", "reproduce", "tune", "sensitivity")
 """The commands whose keys Hydra completes."""
-PATHS = ("output_dir", "reports_dir", "ledger_dir", "run", "runs", "report", "baseline", "external", "to")
+PATHS = ("output_dir", "reports_dir", "ledger_dir", "run", "runs", "report", "baseline", "external", "style", "to")
 """Keys whose values are paths."""
 HYDRA_OPTIONS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),

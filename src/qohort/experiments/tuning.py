@@ -112,7 +112,7 @@ def check_database(file: Path) -> None:
     try:
         with file.open("rb") as stream:
             head = stream.read(len(SQLITE))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter is told of output_dir
         return
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): delete it to begin the study anew") from error
