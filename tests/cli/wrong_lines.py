@@ -189,7 +189,7 @@ REPORT = [
     ("", "ablation has no value", "runs=PATTERN"),
     ("ablation=onw", "ablation=onw", "did you mean own"),
     ("ablation=null runs=null", "ablation has no value"),
-    ("ablation=[own]", "ablation"),
+    ("ablation=[own,nope]", "nope"),
     ("ablation={a:1}", "ablation"),
     ("ablation=own runs=outputs", "both given"),
     ("runs=nowhere", "runs=nowhere has no runs"),

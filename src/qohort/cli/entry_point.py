@@ -380,9 +380,9 @@ def _check_overrides(
                 raise explain(error, job, sources, arguments.multirun) from error
 
         configs = _for_each(composed, jobs, jobs, arguments.overrides)
-    for key in {one.key_or_group for one in overrides} & {"hydra.run.dir", "hydra.sweep.dir"}:
-        _for_each(functools.partial(_check_hydras_directory, key), configs, jobs, arguments.overrides)
-    checked = _for_each(lambda config: check(without_hydra(config)), configs, jobs, arguments.overrides)
+        for key in {one.key_or_group for one in overrides} & {"hydra.run.dir", "hydra.sweep.dir"}:
+            _for_each(functools.partial(_check_hydras_directory, key), configs, jobs, arguments.overrides)
+        checked = _for_each(lambda config: check(without_hydra(config)), configs, jobs, arguments.overrides)
     use_bits(checked)
     if checked:  # the check of jobs imports torch, which is slow
         JOB_CHECKS.get(config_name, _nothing)(checked)

@@ -49,6 +49,17 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
     return override
 
 
+HYDRA_GROUPS = (
+    "hydra/launcher",
+    "hydra/sweeper",
+    "hydra/job_logging",
+    "hydra/hydra_logging",
+    "hydra/output",
+    "hydra/env",
+)
+"""The groups of Hydra's own settings that a command line may choose of."""
+
+
 def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
     """Check that the options that overrides choose exist.
 
@@ -64,6 +75,10 @@ def check_choices(overrides: Sequence[Override], sources: Sources) -> None:
         group = override.key_or_group
         if group == "hydra/launcher":
             _check_launcher(str(override.value()))
+        if group.startswith("hydra/") and group not in HYDRA_GROUPS and not options_of(group, sources):
+            raise ConfigError(
+                f"{override.input_line} chooses of a group that Hydra lacks: {nearest(group, HYDRA_GROUPS)}"
+            )
         options = options_of(group, sources) if group in defaults else []
         if not options or override.is_sweep_override():
             continue
