@@ -90,7 +90,7 @@ def damaged_runs() -> Iterator[Wrong]:
                 yield Wrong(
                     f"damaged run, {reader}",
                     READERS[reader],
-                    ("seed-0",),
+                    ("seed",),
                     damaged,
                     may_be_right=True,
                     lists=reader in LISTING,
@@ -109,7 +109,7 @@ def unfinished_runs() -> Iterator[Wrong]:
     for text in ("", "{", "[]", '{"reason": 3}'):
         files = {**gone, "{run}/failed.json": text}
         for reader in ("ablation", "train", "report"):
-            yield Wrong("failed run", READERS[reader], ("seed-0",), files, may_be_right=True, lists=reader in LISTING)
+            yield Wrong("failed run", READERS[reader], ("seed",), files, may_be_right=True, lists=reader in LISTING)
     for place in ("{run}", "{experiment}"):
         for what in (None, b"a file", DIRECTORY, LINK):
             for reader in ("evaluate", "export", "diff", "verify", "train", "ablation"):
@@ -167,7 +167,7 @@ MANIFESTS = [
     ("seeds: range(0,2)\n", "seeds: 5\n", "seeds=5"),
     ("seeds: range(0,2)\n", "seeds: []\n", "seed"),
     ("seeds: range(0,2)\n", "seeds: [0, 0]\n", "twice"),
-    ("seeds: range(0,2)\n", "seeds: [a]\n", "seeds[0]=a"),
+    ("seeds: range(0,2)\n", "seeds: [a]\n", "seeds=[a]"),
     ("seeds: range(0,2)\n", "seeds: [-1]\n", "-1"),
     ("seeds: range(0,2)\n", "seeds: abc\n", "abc"),
     ("seeds: range(0,2)\n", "seeds: ''\n", "seeds"),
