@@ -215,7 +215,7 @@ MALFORMED = [
 ]
 TARGETS = [
     ("network._target_=qohort.networks.Nope", "network._target_=qohort.networks.Nope", "qohort.networks has no Nope"),
-    ("network._target_=nope.MLP", "network._target_=nope.MLP", "a class or function"),
+    ("network._target_=nope.MLP", "network._target_=nope.MLP", "the package nope cannot be imported from here"),
     ("network._target_=qohort.networks", "network._target_=qohort.networks", "a class or function"),
     ("network._target_=math.pi", "network._target_=math.pi", "a class or function"),
     ("network._target_=builtins.eval", "network._target_=builtins.eval", "observation_space and actions and atoms"),

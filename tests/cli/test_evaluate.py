@@ -115,7 +115,8 @@ def test_as_typed_with_a_video_prints_and_writes_it_all(run: Path) -> None:
     assert outcome["returns"] == outcome["lengths"]  # CartPole pays 1 a step
     assert outcome["min"] == min(outcome["returns"]) <= outcome["mean"] <= max(outcome["returns"]) == outcome["max"]
     assert outcome["interval"][0] <= outcome["mean"] <= outcome["interval"][1]
-    for text in ("95% interval", f"{outcome['mean']:.2f}", str(run / "evaluation.json"), outcome["video"]):
+    told = f"written to {run}: evaluation.json, "
+    for text in ("95% interval", f"{outcome['mean']:.2f}", told, outcome["video"]):
         assert text in done.stdout
     frames = frames_of(run / outcome["video"])
     assert len(frames) == outcome["lengths"][0] + 1
