@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import hydra
 import numpy as np
@@ -147,6 +148,23 @@ def test_what_a_study_writes(study, found, capsys):
     assert before == {path: path.read_bytes() for path in directory.rglob("*.*")}, "the same runs, the same files"
     print_tables(tables)
     assert "tuned per environment" in capsys.readouterr().out
+
+
+def test_tables_show_no_value_of_a_hyperparameter_that_an_arm_lacks(found, tmp_path):
+    study = SensitivityStudy(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
+    directory, _ = write_sensitivity(study, found)
+    text = (directory / "table.md").read_text()
+    assert "| double | all | 0.01 | – |" in text
+    assert "| dqn | all | 0.01 | 0.99 |" in text
+    assert re.search(r"\| double \|.* of 1", text)
+    assert re.search(r"\| dqn \|.* of 2", text)
+
+
+def test_networks_of_all_arms_are_checked_before_anything_is_trained(tmp_path):
+    arms = "arms={dqn:{agent:dqn},other:{agent:dqn,network:nature}}"
+    with pytest.raises(ConfigError):
+        SensitivityStudy(compose(arms, f"reports_dir={tmp_path}", f"output_dir={tmp_path}"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_of_a_trial(study):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,8 +20,8 @@ from qohort.config.errors import ConfigError
 from qohort.config.identity import NOT_HASHED
 from qohort.config.messages import format_value, nearest
 from qohort.config.paths import check_directory, check_output
-from qohort.experiments.trials import Seeds, Trial, trial_configs
-from qohort.runs.checking import check_accelerator, check_environment
+from qohort.experiments.trials import Seeds, Trial, check_name, check_seeds, trial_configs
+from qohort.runs.checking import check_jobs
 from qohort.statistics import Array
 
 TAKEN = {
@@ -83,7 +82,7 @@ class Results:
     Attributes:
         scores: The score of each run of the grid, `[A, E, *grid, seeds]`. A run that failed has the lowest score of its
             environment.
-        failed: How many runs of the grid have failed, `[A, E]`.
+        failed: How many runs of the grid have failed, `[A, E]`, each counted once.
         shared: The setting of each arm that serves all environments best, `[A]`, counted along the grid.
         tuned: The best setting of each arm in each environment, `[A, E]`.
         confirmed: The final returns on new seeds, by place and setting.
@@ -128,7 +127,7 @@ class SensitivityStudy:
 
     def trial(self, place: Place, setting: int, seeds: Sequence[int]) -> Trial:
         """Return the runs of an arm at a setting in an environment, without hyperparameters that the arm lacks."""
-        without = self._without(place)
+        without = self.without(place.arm)
         parts = (
             self.settings.train or {},
             self.settings.environments[self.environments[place.environment]],
@@ -138,9 +137,9 @@ class SensitivityStudy:
         )
         return Trial({key: value for part in parts for key, value in part.items()}, tuple(seeds))
 
-    def _without(self, place: Place) -> Sequence[str]:
+    def without(self, arm: int) -> Sequence[str]:
         """Return the hyperparameters of the grid that an arm does not have."""
-        return (self.settings.without or {}).get(self.arms[place.arm], ())
+        return (self.settings.without or {}).get(self.arms[arm], ())
 
     def _check_runs(self) -> None:
         """Check each arm in each environment, and each value of the grid, before anything is trained.
@@ -150,18 +149,16 @@ class SensitivityStudy:
         """
         start = int(np.ravel_multi_index(self.default, self.shape))
         seen: set[str] = set()
+        firsts = []
         for place in self.places:
             names = f"arms.{self.arms[place.arm]} in environments.{self.environments[place.environment]}"
             try:
                 config = trial_configs(self.trial(place, start, self.settings.seeds))[0]
             except ConfigError as error:
                 raise ConfigError(f"{names}: {error}") from error
-            if place.arm == 0:
-                check_output(config)
-                check_environment(config)
-                check_accelerator(config)
+            firsts.append(config)
             for axis, (key, entry) in enumerate(self.grid.items()):
-                if key in self._without(place):
+                if key in self.without(place.arm):
                     continue
                 for index, value in enumerate(entry.values):
                     where = (*self.default[:axis], index, *self.default[axis + 1 :])
@@ -173,6 +170,8 @@ class SensitivityStudy:
             if (identity := repr(self.trial(place, start, ()))) in seen:
                 raise ConfigError(f"{names} is the same as another arm: change or remove one")
             seen.add(identity)
+        check_output(firsts[0])
+        check_jobs(firsts)
 
 
 def _checked(config: DictConfig) -> SensitivityConfig:
@@ -182,11 +181,8 @@ def _checked(config: DictConfig) -> SensitivityConfig:
         ConfigError: On the first mistake.
     """
     settings: SensitivityConfig = build_config(SensitivityConfig, config)
-    if not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", settings.name):
-        raise ConfigError(f"name={settings.name} is not a file name: use letters, digits, _ and -, with / for a folder")
-    for key, seeds in (("seeds", settings.seeds), ("new_seeds", settings.new_seeds)):
-        if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"{key}={format_value(seeds)} has a seed twice: each run needs a different seed")
+    check_name(settings.name)
+    check_seeds({"seeds": settings.seeds, "new_seeds": settings.new_seeds})
     if both := sorted(set(settings.seeds) & set(settings.new_seeds)):
         raise ConfigError(f"seeds and new_seeds share {', '.join(map(str, both))}: settings are judged on new seeds")
     parts = {

@@ -7,6 +7,7 @@ finished runs are reused, and a study that was killed goes on where it was.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -45,7 +46,10 @@ def _train_grid(study: SensitivityStudy) -> Results:
     scores = np.where(missing, np.nanmin(scores, axis=(0, *axes), keepdims=True), scores)
     performance = scores.mean(-1)
     shared = best_shared(ranks(performance, len(study.shape)))
-    return Results(scores, missing.sum(axes), shared, best_of_each(performance))
+    # An arm that lacks a hyperparameter has the same runs at all of its values.
+    copies = [prod(len(study.grid[key].values) for key in study.without(arm)) for arm in range(len(study.arms))]
+    failed = missing.sum(axes) // np.array(copies)[:, None]
+    return Results(scores, failed, shared, best_of_each(performance))
 
 
 def _confirm(study: SensitivityStudy, found: Results) -> Results:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 from qohort.config.annotations import Range, Sized
 from qohort.config.composition import override
+from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
+from qohort.config.messages import format_value
 from qohort.config.mistakes import compose
 from qohort.config.schema import TrainConfig
 from qohort.runs.members import Member
@@ -32,6 +35,30 @@ class Trial(NamedTuple):
 
     settings: Settings
     seeds: tuple[int, ...]
+
+
+def check_name(name: str) -> None:
+    """Check the name of a study, which is that of its files.
+
+    Raises:
+        ConfigError: If it cannot be.
+    """
+    if not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", name):
+        raise ConfigError(f"name={name} is not a file name: use letters, digits, _ and -, with / for a folder")
+
+
+def check_seeds(seeds: Mapping[str, Seeds]) -> None:
+    """Check that no key has a seed twice.
+
+    Args:
+        seeds: The seeds by key.
+
+    Raises:
+        ConfigError: If one has.
+    """
+    for key, some in seeds.items():
+        if len(set(some)) < len(some):
+            raise ConfigError(f"{key}={format_value(some)} has a seed twice: each run needs a different seed")
 
 
 def trial_configs(trial: Trial) -> list[TrainConfig]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from qohort.config.paths import check_output
 from qohort.config.schema import TrainConfig
 from qohort.experiments.experiment_file import experiment_text
 from qohort.experiments.search_space import Space
-from qohort.experiments.trials import Seeds, Settings, Trial, trial_configs
+from qohort.experiments.trials import Seeds, Settings, Trial, check_name, check_seeds, trial_configs
 from qohort.runs.checking import check_accelerator, check_environment
 
 
@@ -74,11 +73,8 @@ def check_settings(config: DictConfig) -> TuneConfig:
     if OmegaConf.is_config(config.get("study")):
         raise ConfigError(f"study: the keys of its file are not those of a study: {NEEDS_GLOBAL}")
     settings: TuneConfig = build_config(TuneConfig, config)
-    if not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", settings.name):
-        raise ConfigError(f"name={settings.name} is not a file name: use letters, digits, _ and -, with / for a folder")
-    for key, seeds in (("tuning_seeds", settings.tuning_seeds), ("reporting_seeds", settings.reporting_seeds)):
-        if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"{key}={format_value(seeds)} has a seed twice: each run needs a different seed")
+    check_name(settings.name)
+    check_seeds({"tuning_seeds": settings.tuning_seeds, "reporting_seeds": settings.reporting_seeds})
     if both := sorted(set(settings.tuning_seeds) & set(settings.reporting_seeds)):
         raise ConfigError(
             f"tuning_seeds and reporting_seeds share {', '.join(map(str, both))}: report on seeds that were not used "

@@ -119,10 +119,10 @@ def tables(study: SensitivityStudy, found: Results, arms: Sequence[ArmSensitivit
     names, seeds = list(study.grid), found.scores.shape[-1]
     settings = int(np.prod(study.shape))
     rows = []
-    for name, arm in zip(study.arms, arms, strict=True):
+    for a, (name, arm) in enumerate(zip(study.arms, arms, strict=True)):
         tuned = arm.by_number[arm.dimensionality].keys
         keys = f"({', '.join(names[axis] for axis in tuned)})" if tuned else ""
-        dimensionality = Cell(f"{arm.dimensionality} of {len(names)}", keys)
+        dimensionality = Cell(f"{arm.dimensionality} of {len(names) - len(study.without(a))}", keys)
         rows.append((Cell(name), *map(_score_cell, (arm.tuned, arm.shared, arm.lost)), dimensionality))
     yield Table(
         "sensitivity",
@@ -141,13 +141,17 @@ def tables(study: SensitivityStudy, found: Results, arms: Sequence[ArmSensitivit
     )
     chosen = []
     for a, label in enumerate(study.arms):
-        of_all = study.values(int(found.shared[a]))
-        chosen.append((Cell(label), Cell("all"), *(Cell(format_value(value)) for value in of_all.values())))
+        chosen.append((Cell(label), Cell("all"), *_values(study, a, int(found.shared[a]))))
         for e, environment in enumerate(study.environments):
-            own = study.values(int(found.tuned[a, e]))
-            chosen.append((Cell(label), Cell(environment), *(Cell(format_value(value)) for value in own.values())))
+            chosen.append((Cell(label), Cell(environment), *_values(study, a, int(found.tuned[a, e]))))
     yield Table("settings", "The chosen settings", ("arm", "environment", *names), tuple(chosen))
     yield _confirmed(study, found)
+
+
+def _values(study: SensitivityStudy, arm: int, setting: int) -> list[Cell]:
+    """Return the values of a setting, without those of hyperparameters that the arm lacks."""
+    without = study.without(arm)
+    return [Cell(NOTHING if key in without else format_value(value)) for key, value in study.values(setting).items()]
 
 
 def _failures(study: SensitivityStudy, found: Results) -> list[str]:
