@@ -290,6 +290,13 @@ def test_observations_must_be_arrays(observation_space):
         check_spaces(config("X-v0"), Spaces(observation_space))
 
 
+def test_an_environment_has_gymnasiums_time_limit_and_not_its_order_enforcing():
+    env = make_environment(config("CartPole-v1"))
+    assert str(env) == "<TimeLimit<CartPoleEnv<CartPole-v1>>>"
+    assert env.spec.id == "CartPole-v1"
+    assert str(make_environment(config("CartPole-v1", max_episode_steps=-1))) == "<CartPoleEnv<CartPole-v1>>"
+
+
 @pytest.mark.parametrize(
     ("id", "kwargs"),
     [("CartPol-v1", {}), ("CartPole-v99", {}), ("no_such_module:X-v0", {}), ("CartPole-v1", {"gravity_": 1})],
@@ -311,7 +318,7 @@ def test_an_environment_that_cannot_be_made_is_told_in_one_line(id, kwargs):
 )
 def test_an_absent_package_is_told_with_the_extra_that_installs_it(package, id, wrapper, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    importers = ("qohort.environments.minatar", "gymnasium.envs.box2d")
+    importers = (f"{package}.", "qohort.environments.minatar", "gymnasium.envs.box2d")
     for name in [name for name in sys.modules if name.startswith(importers)]:
         monkeypatch.delitem(sys.modules, name)
     wrappers = [{"_target_": wrapper}] if wrapper else []

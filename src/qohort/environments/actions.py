@@ -35,13 +35,17 @@ def actions_of(space: spaces.Space[Any]) -> int:
     return int(space.n)
 
 
+def counted_from_0(space: spaces.Space[Any]) -> bool:
+    """Return whether an environment takes NumPy's int64 as a Q-network counts them."""
+    return isinstance(space, spaces.Discrete) and space.start == 0
+
+
 def as_counted(space: spaces.Space[Any], actions: NDArray[np.int64]) -> NDArray[Any]:
     """Return actions `[N]` or `[N, K]` as the environment counts them, in the dtype of its space."""
-    start = getattr(space, "start", 0)
-    if isinstance(space, spaces.Discrete):
-        # NumPy integers, because Gymnasium checks these faster than Python's.
-        return actions + np.int64(start) if start else actions
-    return (actions + start).astype(space.dtype)  # new memory, because an environment may keep its action
+    if counted_from_0(space):
+        return actions  # NumPy integers, because Gymnasium checks these faster than Python's
+    dtype = np.int64 if isinstance(space, spaces.Discrete) else space.dtype
+    return (actions + getattr(space, "start", 0)).astype(dtype)  # new memory: an environment may keep its action
 
 
 def from_record(space: spaces.Space[Any], action: Recorded) -> Any:

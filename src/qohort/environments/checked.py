@@ -130,7 +130,7 @@ class CheckedEnv:
             terminated = self._flag("terminated", terminated)
             truncated = self._flag("truncated", truncated)
         self.info = info
-        self.life_lost = type(info) is dict and bool(info.get(LIFE_LOST))
+        self.life_lost = type(info) is dict and LIFE_LOST in info and bool(info[LIFE_LOST])
         return observation, reward, terminated, truncated
 
     def failure(self, reason: str, trace: str | None = None) -> EnvironmentFailure:
@@ -207,8 +207,8 @@ class ValueCheck:
         self._space = space
         self._observations = observations
         self._floats = observations.dtype.kind == "f"
-        self._flat = observations.reshape(-1)
-        self._zeros = np.zeros_like(self._flat)
+        flat = observations.reshape(-1)
+        self._dot, self._zeros = flat.dot, np.zeros_like(flat)
         self._low, self._high = bounds(space)
         self.harmless = np.nan_to_num(self._low, neginf=0).astype(observations.dtype)
         """An observation `[...]` that can be used, for an environment that has failed."""
@@ -235,7 +235,7 @@ class ValueCheck:
                 if self._step == STEPS_AT_ONCE:
                     self._compare_bounds()
             # Times 0, a number is 0 if it is finite, and else NaN.
-            if self._flat.dot(self._zeros) == 0:
+            if self._dot(self._zeros) == 0:
                 return []
         elif (self._observations >= self._low).all() and (self._observations <= self._high).all():
             return []

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qohort.cohort.streams import member_seed
 from qohort.config.errors import ConfigError
-from qohort.environments.actions import Recorded, as_counted, from_record
+from qohort.environments.actions import Recorded, as_counted, counted_from_0, from_record
 from qohort.environments.checked import (
     INFO_METRICS,
     LIFE_LOST,
@@ -94,6 +94,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._counted_otherwise = not counted_from_0(self.single_action_space)
         self._episode_seed, self._members, self._deterministic = episode_seed, members, deterministic
         shape, dtype = self.single_observation_space.shape or (), self.single_observation_space.dtype
         self.observations = np.zeros((self.num_envs, *shape), dtype=dtype)
@@ -103,6 +104,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
         self._terminated = np.zeros(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._life_lost = np.zeros(self.num_envs, dtype=np.bool_)
+        self._flagged = False  # whether one of these three is set
         self._names = info_metrics
         self._metrics = np.full((self.num_envs, len(info_metrics)), np.nan)
         self._episodes = [-1] * self.num_envs
@@ -147,8 +149,11 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             `life_lost [num_envs]` where the discount after the step is 0 although the episode goes on.
             The next step overwrites all arrays.
         """
-        observations, ended = self.observations, []
-        actions = as_counted(self.single_action_space, actions)
+        observations, rewards, ended = self.observations, self._rewards, []
+        if self._flagged:
+            self._terminated[:] = self._truncated[:] = self._life_lost[:] = self._flagged = False
+        if self._counted_otherwise:
+            actions = as_counted(self.single_action_space, actions)
         if len(self._running) < self.num_envs:
             actions = actions[[index for index, _ in self._running]]
         for (index, env), action in zip(self._running, actions, strict=True):
@@ -158,11 +163,12 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
                 self._stop(index, failure)
                 continue
             observations[index] = observation
-            self._rewards[index] = reward
-            self._terminated[index] = terminated
-            self._truncated[index] = truncated
-            self._life_lost[index] = env.life_lost
+            rewards[index] = reward
+            if env.life_lost:
+                self._life_lost[index] = self._flagged = True
             if terminated or truncated:
+                self._terminated[index], self._truncated[index] = terminated, truncated
+                self._flagged = True
                 ended.append(index)
                 if self._names:
                     self._metrics[index] = named_numbers(env.info, self._names)
@@ -183,7 +189,7 @@ class EpisodicVectorEnv(VectorEnv[Any, Any, Any]):
             info["final_obs"], info[INFO_METRICS] = self._final, self._metrics
             for index in ended:
                 self._start_episode(index)
-        return observations, self._rewards, self._terminated, self._truncated, info
+        return observations, rewards, self._terminated, self._truncated, info
 
     def beyond_bounds(self) -> str | None:
         """Return, once, a float that was beyond the bounds of the observation space since the last call."""
