@@ -57,6 +57,7 @@ def test_a_few(one: Wrong, bare: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_each_is_told_in_one_line(part: int, project: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # for the user who may not write
     names = paths(project)
     some = ALL[part::PARTS]
     faults = [fault(one, run_wrong(one, project, tmp_path / "case"), names) for one in some]

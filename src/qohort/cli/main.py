@@ -56,7 +56,7 @@ def main() -> None:
         fail(str(error))
     sys.argv = [f"{sys.argv[0]} {name}", *rest]
     for directory in (Path.cwd(), Path.cwd() / "src"):  # a project's own packages
-        if directory.is_dir() and str(directory) not in sys.path:
+        if os.path.isdir(directory) and str(directory) not in sys.path:
             sys.path.insert(0, str(directory))
             os.environ["PYTHONPATH"] = os.pathsep.join(  # for the processes of launchers and environments
                 filter(None, (str(directory), os.environ.get("PYTHONPATH")))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
@@ -66,6 +67,8 @@ def _is_choice(override: Override, groups: Mapping[str, Any]) -> bool:
 
 def _hydra_message(error: BaseException, cause: BaseException, sources: Sources | None) -> str:
     """Return Hydra's message, with the override or the file that it is about added if missing."""
+    if isinstance(cause, yaml.MarkedYAMLError) and cause.problem_mark is not None:
+        return _yaml_message(cause.problem_mark, str(cause.problem))
     text = plain(str(cause))
     if found := _in_defaults(str(cause), sources):
         return found
@@ -84,6 +87,14 @@ def _hydra_message(error: BaseException, cause: BaseException, sources: Sources 
             if "ListConfig" in text and not isinstance(loaded, DictConfig):
                 return f"{path} has a list: it must have keys, as key: value"
     return text
+
+
+def _yaml_message(mark: yaml.Mark, problem: str) -> str:
+    """Return where and why a file is not YAML."""
+    problem = re.sub(
+        r"^could not determine a constructor for the tag '(?:tag:yaml\.org,2002:)?(.*)'$", r"unknown tag !!\1", problem
+    )
+    return f"{mark.name} cannot be read: line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _in_defaults(text: str, sources: Sources | None) -> str:
