@@ -61,14 +61,38 @@ def check_directory(key: str, value: str) -> None:
         ConfigError: If it is not.
     """
     path = Path(value).absolute()
-    try:
-        existing = next(one for one in (path, *path.parents) if one.exists())
-    except OSError as error:  # e.g. the name is too long
-        raise ConfigError(f"{key}={value} cannot be made: {error.strerror}") from error
-    if not existing.is_dir():
-        raise ConfigError(f"{key}={value} cannot be made: {existing} is not a directory")
+    existing = check_place(path, f"{key}={value}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"{key}={value} cannot be written: you may not write to {existing}")
+
+
+def check_place(path: Path, name: str) -> Path:
+    """Check that a directory is there or can be made, permissions apart, and return what of its path is there.
+
+    Args:
+        path: An absolute path.
+        name: What a message calls it.
+
+    Raises:
+        ConfigError: If not.
+    """
+    try:
+        existing = next(one for one in (path, *path.parents) if _is_there(one))
+        if not existing.is_dir():
+            what = "a link to nowhere" if existing.is_symlink() and not existing.exists() else "not a directory"
+            raise ConfigError(f"{name} cannot be made: {existing} is {what}")
+    except OSError as error:  # e.g. the name is too long
+        raise ConfigError(f"{name} cannot be made: {error.strerror}") from error
+    return existing
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path is there; a link to nowhere is."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_writable(key: str, value: str) -> None:

@@ -30,6 +30,7 @@ from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
 from qohort.config.messages import format_value, nearest
 from qohort.config.mistakes import explain
+from qohort.config.paths import check_place
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check_arms
 from qohort.runs.checking import check_jobs
@@ -282,6 +283,8 @@ def launch(
     """
     planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
     members = [member for some in planned for member in some]
+    for member in members:
+        check_place(member.directory.path.absolute(), str(member.directory.path))
     check_code(members)
     check_jobs([some[0].config for some in planned])  # those of `hydra.sweeper.params` were not checked before
     finished = sum(member.directory.result() is not None for member in members)
