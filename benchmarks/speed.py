@@ -164,8 +164,6 @@ def main(config: DictConfig) -> None:
         ConfigError: If the configuration is wrong, or Stable-Baselines3 is not installed.
     """
     settings: BenchmarkConfig = build_config(BenchmarkConfig, config)
-    if util.find_spec("stable_baselines3") is None:
-        raise ConfigError("stable-baselines3 is not installed: make benchmark installs it")
     if settings.core not in os.sched_getaffinity(0):
         raise ConfigError(f"core={settings.core} is not one of this process's: {sorted(os.sched_getaffinity(0))}")
     if settings.jax is not None and not Path(settings.jax).is_file():
@@ -173,6 +171,8 @@ def main(config: DictConfig) -> None:
     check_directory("output", str(Path(settings.output).absolute().parent))
     if Path(settings.output).is_dir():
         raise ConfigError(f"output={settings.output} is a directory: name a file")
+    if util.find_spec("stable_baselines3") is None:
+        raise ConfigError("stable-baselines3 is not installed: make benchmark installs it")
     results = {name: measure(name, settings) for name in settings.geometries}
     sweep = measure_sweep(settings) if settings.sweep else None
     replay = measure_replay(settings) if settings.replay_members else None

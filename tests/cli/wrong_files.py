@@ -119,6 +119,7 @@ def unfinished_runs() -> Iterator[Wrong]:
                     (),
                     {place: what},
                     may_be_right=reader == "train",
+                    looks=reader == "ablation",
                     lists=reader in LISTING,
                 )
 

@@ -581,7 +581,7 @@ def odd_values() -> Iterator[Wrong]:
         for key in draw.sample(own, 40) if command == "train" else own:
             for value in draw.sample(ODD, 1 if command == "train" else 3):
                 words = (command, *RIGHT[command], f"{key}={value}")
-                yield Wrong("odd value", words, (key.split(".")[-1],), may_be_right=True)
+                yield Wrong("odd value", words, (key.split(".")[-1],), may_be_right=True, lists=key == "output_dir")
 
 
 ADDED = ("=", "a", "=1", "a:1", "[", "--nope", "-x", "~nope", "+a.b", "a=(", "a='", "@x=1", "a@b=1", "++=1", "a = 1")

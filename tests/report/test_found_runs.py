@@ -86,6 +86,7 @@ def test_runs_that_are_found_are_compared_with_the_baseline(found):
             "final evaluation, returns",
             "comparisons of arms, final evaluation",
             "IQM of each kind of score, returns",
+            "verdicts by each kind of score",
         )
     ]
     # Seeds end with 100, ..., 140: their IQM is 120, and 320 with the higher discount factor.

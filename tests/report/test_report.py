@@ -121,6 +121,24 @@ def test_a_report_has_the_known_answers(report):
     assert [row["verdict"] for row in compared] == [*["not told apart"] * 4, "higher", "not told apart"]
     assert {row["comparisons"] for row in compared} == {"6"}
     assert all(float(row["p_holm"]) >= float(row["p_uncorrected"]) for row in compared)
+    # By the other scores the same arms are told apart: their curves differ by as much at every evaluation.
+    shown = ("final evaluation", "mean of the last 5 evaluations", "area under the curve")
+    assert f"| arm | compared with | {' | '.join(shown)} |" in text
+    overall = text.partition("**all environments: verdicts by each kind of score**")[2]
+    better = re.search(r"\| better \| dqn \| higher \((.*?)\) \| (.*?) \| (.*?) \|", overall)
+    assert [better[1]] == re.findall(r"\| ([^|]*) \| higher \|", text)
+    assert better[2].startswith("higher (")
+    assert better[3].startswith("higher (")
+    assert re.search(r"\| same \| dqn \|( not told apart \([0-9.]+\) \|){3}", overall)
+    assert text.count("best evaluation (with hindsight)") == 3  # not in these tables
+    with (report.path / "curves.csv").open(newline="") as file:
+        points = list(csv.DictReader(file))
+    assert len(points) == 2 * 3 * 20
+    assert {row["band"] for row in points} == {"interval"}
+    last = next(
+        row for row in points if (row["environment"], row["arm"], row["env_steps"]) == ("cartpole", "dqn", "20000")
+    )
+    assert f"| dqn | 6 | {float(last['value']):.1f} [{float(last['low']):.1f}, {float(last['high']):.1f}] |" in text
     # Normalised: 100 to 150 of 500 are .2 to .3, -150 to -145 are .5 to .55; of the twelve, the middle six.
     middle = np.mean([0.26, 0.28, 0.30, 0.50, 0.51, 0.52])
     assert f"| dqn | 12 | {middle:.3f} [" in text
@@ -337,7 +355,7 @@ def test_runs_that_cannot_be_counted_are_named_and_stop_the_report(report):
     for problem in PROBLEMS:
         assert f"  {problem}\n" in err
     assert err.splitlines()[-1].startswith("qohort: 6 of 36 runs of ablation=synthetic cannot be counted, listed above")
-    assert "qohort train -m ablation=synthetic" in err
+    assert f"run qohort train -m ablation=synthetic output_dir={report.directory}/outputs for what is left" in err
     assert "Traceback" not in err
     assert not (report.directory / "reports").exists()
 
@@ -359,7 +377,7 @@ def test_with_allow_missing_every_table_and_figure_carries_the_count(report, mon
         assert problem in err
     text = (report.path / "table.md").read_text()
     titles = re.findall(r"^\*\*(.*)\*\*$", text, re.MULTILINE)
-    assert len(titles) == 9
+    assert len(titles) == 12
     assert all(re.search(r"\((15|15|30) of (18|36) runs: some are missing\)", title) for title in titles)
     assert "| better | 4 of 6 |" in text
     assert "| better | dqn | 4 of 6, 5 of 6 |" in text
@@ -454,7 +472,7 @@ def test_wandb_has_the_tables_and_the_figures(report, monkeypatch):
     figures = {path.stem for path in (report.path / "figures").glob("*.png")}
     logged = {key.split(".")[0] for key in row}
     assert {f"figure/{name}" for name in figures} <= logged
-    assert sum(key.startswith("table/") for key in logged) == 9
+    assert sum(key.startswith("table/") for key in logged) == 12
     artifacts = [one.artifact for one in wandb_file.records(file) if one.WhichOneof("record_type") == "artifact"]
     (artifact,) = [one for one in artifacts if one.type == "report"]
     held = {entry.path for entry in artifact.manifest.contents}
@@ -537,7 +555,9 @@ def test_numbers():
 def test_the_latex_table_compiles(report):
     synthetic.write_runs(report.planned, known)
     assert report()[0] == 0
-    document = r"\documentclass{article}\usepackage[margin=2.5cm]{geometry}\usepackage{booktabs}\begin{document}"
+    document = (
+        r"\documentclass{article}\usepackage[margin=2.5cm]{geometry}\usepackage{booktabs,graphicx}\begin{document}"
+    )
     (report.path / "paper.tex").write_text(f"{document}\\input{{table.tex}}\\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=report.path, capture_output=True, text=True, timeout=120)
@@ -545,7 +565,7 @@ def test_the_latex_table_compiles(report):
     assert "Overfull" not in done.stdout
     assert "multiply defined" not in done.stdout
     files = sorted((report.path / "tables").glob("*.tex"))
-    assert len(files) == 9
+    assert len(files) == 12
     assert "\n".join(sorted(file.read_text() for file in files)) == "\n".join(
         sorted(re.findall(r"\\begin\{table\}.*?\\end\{table\}\n", (report.path / "table.tex").read_text(), re.DOTALL))
     )
@@ -630,7 +650,7 @@ def test_the_page_in_a_browser_shows_every_figure_and_no_error(report, width):
         server.shutdown()
     assert seen["images"] == seen["shown"] == 9
     assert seen["narrow"] == (9 if width == 400 else 0)
-    assert seen["tables"] == 12
+    assert seen["tables"] == 15
     assert seen["overflow"] <= 0
     assert seen["wide"] == []
     assert seen["smallest"] >= 12

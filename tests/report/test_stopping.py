@@ -96,7 +96,7 @@ def test_runs_that_are_missing_are_named_with_the_command_that_trains_them(stopp
     assert code == 2
     assert "same on cartpole, seed 9: unfinished" in err
     assert "1 of 32 runs" in err
-    assert "qohort train -m ablation=synthetic until=decided for what is left" in err
+    assert "qohort train -m ablation=synthetic until=decided output_dir=" in err
     code, _, err = stopped("allow_missing=true")
     assert code == 0, err
     assert "| same | dqn | 12, 12 | not decided | 8 |" in (stopped.path / "table.md").read_text()

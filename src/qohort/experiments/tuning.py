@@ -79,8 +79,6 @@ def tune(config: DictConfig) -> Winner:
     """
     settings, space = check_study(config)
     directory = RunDirectory(Path(settings.output_dir) / "tuning" / settings.name)
-    if not (directory.path / STUDY).exists():
-        check_target(settings, [])
     if not directory.lock():
         raise Interrupted(f"{directory.path} is being tuned by {directory.holder()}: wait for it")
     try:
@@ -98,7 +96,10 @@ def check_study(config: DictConfig) -> tuple[TuneConfig, Space]:
     """
     settings = check_settings(config)
     space = read_space(settings.space)
-    check_database(Path(settings.output_dir) / "tuning" / settings.name / STUDY)
+    database = Path(settings.output_dir) / "tuning" / settings.name / STUDY
+    check_database(database)
+    if not database.exists():
+        check_target(settings, [])
     check_space(settings, space)
     return settings, space
 

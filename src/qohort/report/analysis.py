@@ -31,6 +31,9 @@ from qohort.statistics import (
 
 ACROSS = "all environments"
 
+Verdicts = Mapping[tuple[str, str], Verdict]
+"""Verdicts by name of the `Place` and label of the arm."""
+
 
 AGGREGATES = {"IQM": interquartile_mean, "median": median, "mean": mean, "optimality gap": optimality_gap}
 
@@ -177,6 +180,40 @@ def with_verdicts(places: Sequence[Place], sequential: bool) -> list[Place]:
     ]
 
 
+def verdicts_by_score(
+    ablation: Ablation, scores: Scores, places: Sequence[Place], resamples: int
+) -> dict[str, Verdicts]:
+    """Return the verdicts on the same comparisons by each kind of score that is not chosen with hindsight.
+
+    The comparisons by one score are one family. Nothing is returned if arms stopped when they were decided, since then
+    there are no verdicts of a report.
+
+    Args:
+        ablation: The ablation.
+        scores: The scores of its runs.
+        places: Its statistics, which have the comparisons by the score that the report is of.
+        resamples: Bootstrap resamples.
+    """
+    if scores.sequential:
+        return {}
+    made: dict[str, Verdicts] = {}
+    for name in SCORES:
+        if name == "best":
+            continue
+        compared = {
+            (place.name, one.arm.label): one.comparison
+            if name == ablation.manifest.show.score
+            else _comparison(ablation, scores, one.arm, place.environments, name, resamples)
+            for place in places
+            for one in place.arms
+            if one.comparison is not None
+        }
+        found = [one for one in compared.values() if one is not None]
+        verdicts = decide([one.difference.value for one in found], [one.p for one in found])
+        made[name] = dict(zip(compared, verdicts, strict=True))
+    return made
+
+
 def _place(ablation: Ablation, scores: Scores, name: str, environments: tuple[str, ...], resamples: int) -> Place:
     arms = (_summary(ablation, scores, arm, environments, resamples) for arm in ablation.arms)
     return Place(name, environments, tuple(arms))
@@ -194,7 +231,6 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
     shown = ablation.manifest.show.score
     count = scores.count(arm.label, environments)
     ours = _strata(ablation, scores, arm.label, environments, shown)
-    theirs = _strata(ablation, scores, arm.against, environments, shown)
     if not all(map(len, ours)):
         return ArmSummary(arm, count, {}, {}, None, None, ())
     raw = [scores.column(arm.label, one, shown) for one in environments]
@@ -207,21 +243,20 @@ def _summary(ablation: Ablation, scores: Scores, arm: Arm, environments: tuple[s
         name: estimate(interquartile_mean, _strata(ablation, scores, arm.label, environments, name), resamples)
         for name in SCORES
     }
-    comparison = None
-    if arm.label != arm.against and all(map(len, theirs)):
-        comparison = _compare(scores, arm, environments, ours, theirs, resamples)
+    comparison = _comparison(ablation, scores, arm, environments, shown, resamples)
     return ArmSummary(arm, count, aggregates, columns, comparison, None, tuple(ours))
 
 
-def _compare(
-    scores: Scores,
-    arm: Arm,
-    environments: Sequence[str],
-    ours: Sequence[Array],
-    theirs: Sequence[Array],
-    resamples: int,
-) -> Comparison:
-    """Compare an arm with its other arm; over several environments, or if arms stopped, by the seeds that both have."""
+def _comparison(
+    ablation: Ablation, scores: Scores, arm: Arm, environments: Sequence[str], column: str, resamples: int
+) -> Comparison | None:
+    """Compare an arm with its other arm by a score; None if it is the baseline, or either has no runs.
+
+    Over several environments, or if arms stopped, it is of the seeds that both have.
+    """
+    ours, theirs = (_strata(ablation, scores, label, environments, column) for label in (arm.label, arm.against))
+    if arm.label == arm.against or not all(map(len, (*ours, *theirs))):
+        return None
     seeds = [(scores.seeds(arm.label, one), scores.seeds(arm.against, one)) for one in environments]
     # With other numbers of runs, the environments would have other weights in each of the two.
     common = scores.sequential or len(environments) > 1

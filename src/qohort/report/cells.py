@@ -153,14 +153,20 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table in LaTeX, with the label `tab:` and its key. It needs the package booktabs."""
+    """Return a table in LaTeX, with the label `tab:` and its key. It needs the packages booktabs and graphicx.
+
+    A table that is wider than the text is made narrower with all that is in it.
+    """
     body = "".join(f"    {' & '.join(map(_latex_cell, row))} \\\\\n" for row in table.rows)
     head = " & ".join(map(_latex_heading, table.columns))
     notes = "".join(f"  \\par\\raggedright {latex_text(note)}\n" for note in table.notes)
     return (
         "\\begin{table}\n  \\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
         f"  \\caption{{{latex_text(table.title)}.}}\n  \\label{{tab:{table.key}}}\n"
+        "  \\setbox0=\\hbox{%\n"
         f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}\n"
         f"    \\toprule\n    {head} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
-        f"  \\end{{tabular}}\n{notes}\\end{{table}}\n"
+        "  \\end{tabular}}%\n"
+        "  \\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\box0}\\else\\box0\\fi\n"
+        f"{notes}\\end{{table}}\n"
     )

@@ -185,12 +185,14 @@ def _check_missing(ablation: Ablation, scores: Scores, settings: ReportConfig) -
         return []
     counted = len(scores.planned) - len(scores.problems)
     print("\n".join(f"  {line}" for line in problems), file=sys.stderr)
+    found = isinstance(ablation, FoundRuns)
     words = (
         f"{len(scores.problems)} of {len(scores.planned)} runs of {ablation.selector} cannot be counted, listed above"
     )
     if not settings.allow_missing or not counted:
-        command = f"run {' '.join(('qohort train', '-m', ablation.sweep, *ablation.extra))} for what is left"
-        if isinstance(ablation, FoundRuns):
+        where = () if settings.output_dir == "outputs" else (shlex.quote(f"output_dir={settings.output_dir}"),)
+        command = f"run {' '.join(('qohort train', '-m', ablation.sweep, *ablation.extra, *where))} for what is left"
+        if found:
             command = "train what is left, or give other runs"
         allowed = "" if not counted else ", or report the others with allow_missing=true"
         raise ConfigError(f"{words}: {command}{allowed}")
@@ -242,15 +244,16 @@ def write(
         settings: The report's.
         external: Published results by environment.
     """
-    from qohort.report.analysis import analyse, curves, profiles
+    from qohort.report.analysis import analyse, curves, profiles, verdicts_by_score
     from qohort.report.cells import latex, markdown
     from qohort.report.charts import charts
     from qohort.report.interactive import interactive
     from qohort.report.page import page
-    from qohort.report.tables import comparisons_csv, tables
+    from qohort.report.tables import comparisons_csv, curves_csv, tables
 
     places = analyse(ablation, scores, settings.resamples, external)
-    made = [*(stopping.tables() if stopping is not None else []), *tables(ablation, places)]
+    by_score = verdicts_by_score(ablation, scores, places, settings.resamples)
+    made = [*(stopping.tables() if stopping is not None else []), *tables(ablation, places, by_score)]
     figures = ablation.manifest.show.figures
     own = {name: curves(scores, name, ablation, settings.resamples) for name in ablation.manifest.environments}
     shares = profiles(ablation, scores, settings.resamples) if "profiles" in figures else {}
@@ -261,6 +264,7 @@ def write(
     files: dict[Path, str | bytes] = {
         directory / "scores.csv": scores_csv(ablation, scores),
         directory / "comparisons.csv": comparisons_csv(places),
+        directory / "curves.csv": curves_csv(own, ablation.manifest.show.band),
         directory / "table.md": "\n".join(markdown(table) for table in made),
         directory / "table.tex": "\n".join(latex(table) for table in made),
         directory / "report.html": page(

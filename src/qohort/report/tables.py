@@ -5,24 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qohort.experiments.ablation import Ablation
 from qohort.multiple_comparisons import CONFIRMED_LEVEL, LEVEL
-from qohort.report.analysis import ACROSS, ArmSummary, Place, aggregates_of
+from qohort.report.analysis import ACROSS, ArmSummary, Curve, Place, Verdicts, aggregates_of
 from qohort.report.cells import NOTHING, Cell, Table, column_name, is_of_returns, number, with_columns
 from qohort.report.external import ExternalResult
 from qohort.report.scores import SCORES
 from qohort.statistics import MIN_RUNS, Estimate
 
 
-def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
+def tables(ablation: Ablation, places: Sequence[Place], by_score: Mapping[str, Verdicts]) -> list[Table]:
     """Return the tables of a report: for each environment, and over all, the scores, comparisons and kinds of score.
 
     Args:
         ablation: The ablation.
         places: The statistics of its arms.
+        by_score: The verdicts by each kind of score; empty if there are none.
     """
     compared = any(arm.label != arm.against for arm in ablation.arms)
     made = []
@@ -30,6 +31,8 @@ def tables(ablation: Ablation, places: Sequence[Place]) -> list[Table]:
         own = [_scores_table(ablation, place), _columns_table(ablation, place)]
         if compared:
             own.insert(1, _comparison_table(ablation, place, places))
+        if compared and by_score:
+            own.append(_verdicts_table(ablation, place, by_score))
         made += [with_columns(table, ablation.manifest.show.columns) for table in own]
     return [table for table in made if table is not None]
 
@@ -136,6 +139,35 @@ def _columns_table(ablation: Ablation, place: Place) -> Table:
         tuple(_columns(one, place) for one in place.shown),
         keys=("runs", *SCORES),
     )
+
+
+def _verdicts_table(ablation: Ablation, place: Place, by_score: Mapping[str, Verdicts]) -> Table:
+    shown = column_name(ablation, ablation.manifest.show.score)
+    return Table(
+        f"columns_verdicts_{_key(place)}",
+        f"{place.heading}: verdicts by each kind of score{_missing(place)}",
+        ("arm", "compared with", *(column_name(ablation, name) for name in by_score)),
+        tuple(
+            (Cell(one.arm.title), Cell(place.of(one.arm.against).arm.title), *_verdicts(one, place, by_score))
+            for one in place.shown
+            if one.arm.label != one.arm.against
+        ),
+        (
+            "In parentheses: p after Holm's correction for all comparisons by that score. The verdicts of this report "
+            f"are by the {shown}. Choosing the score after seeing the results is not corrected.",
+        ),
+        ("compared_with", *by_score),
+    )
+
+
+def _verdicts(one: ArmSummary, place: Place, by_score: Mapping[str, Verdicts]) -> list[Cell]:
+    found = [verdicts.get((place.name, one.arm.label)) for verdicts in by_score.values()]
+    return [
+        Cell(NOTHING)
+        if verdict is None
+        else Cell(verdict.word, "" if math.isnan(verdict.corrected) else f"({p_text(verdict.corrected)})")
+        for verdict in found
+    ]
 
 
 def _title(ablation: Ablation, place: Place) -> str:
@@ -256,6 +288,23 @@ def comparisons_csv(places: Sequence[Place]) -> str:
                 tested = (*one.comparison.difference, *one.verdict, *one.comparison.improvement)
                 values = (*tested, *one.comparison.seeds_needed)
                 writer.writerow((one.arm.label, one.arm.against, place.name, *values))
+    return text.getvalue()
+
+
+def curves_csv(curves: Mapping[str, Mapping[str, Curve]], drawn: str) -> str:
+    """Return the curves of the figures as CSV, unrounded: a row for each evaluation of each arm.
+
+    Args:
+        curves: By environment, and label of the arm.
+        drawn: What they are: a name of `BANDS`, which is a column of every row.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("environment", "arm", "band", "env_steps", "value", "low", "high"))
+    for environment, own in curves.items():
+        for label, curve in own.items():
+            points = zip(curve.x, *curve.band, strict=True)
+            writer.writerows((environment, label, drawn, int(x), *map(float, values)) for x, *values in points)
     return text.getvalue()
 
 
