@@ -109,7 +109,8 @@ def unfinished_runs() -> Iterator[Wrong]:
     for text in ("", "{", "[]", '{"reason": 3}'):
         files = {**gone, "{run}/failed.json": text}
         for reader in ("ablation", "train", "report"):
-            yield Wrong("failed run", READERS[reader], ("seed",), files, may_be_right=True, lists=reader in LISTING)
+            looks = reader == "ablation"
+            yield Wrong("failed run", READERS[reader], ("seed",), files, True, looks, lists=reader in LISTING)
     for place in ("{run}", "{experiment}"):
         for what in (None, b"a file", DIRECTORY, LINK):
             for reader in ("evaluate", "export", "diff", "verify", "train", "ablation"):

@@ -171,9 +171,10 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
         raise ConfigError(f"ablation={name} is not one of the choices: {known}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"ablation={name}: the manifest cannot be read: {' '.join(str(error).split())}") from error
-    tree: Any = OmegaConf.to_container(composed.get(GROUP, {}))
+    node = composed.get(GROUP)
+    tree: Any = OmegaConf.to_container(node) if OmegaConf.is_config(node) else None
     if not tree:
-        raise ConfigError(f"ablation={name} is empty: begin the file with the line # @package {GROUP}")
+        raise no_manifest(name)
     try:
         manifest = build_config(ManifestConfig, with_stopping(_complete(tree), _parse(extra)))
         check_metric("show.metric", manifest.show.metric)
@@ -184,6 +185,11 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
     except ConfigError as error:
         raise ConfigError(f"ablation={name}: {error}") from error
     return Ablation(name, manifest, arms, tuple(_check_extra(extra)))
+
+
+def no_manifest(name: str) -> ConfigError:
+    """Return the error that a file of an ablation is empty, or has its keys elsewhere."""
+    return ConfigError(f"ablation={name} has no keys of a manifest: begin the file with the line # @package {GROUP}")
 
 
 def _manifests(loader: ConfigLoader, group: str) -> Iterator[str]:

@@ -30,12 +30,11 @@ from qohort.config.identity import NOT_HASHED
 from qohort.config.members import check_config
 from qohort.config.messages import format_value, nearest
 from qohort.config.mistakes import explain
-from qohort.config.paths import check_place
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import Ablation, ArmInEnvironment, cells, check_arms
 from qohort.runs.checking import check_jobs
 from qohort.runs.interruption import STOP
-from qohort.runs.members import Member, check_code, members_of, other_code
+from qohort.runs.members import Member, check_code, check_places, members_of, other_code
 from qohort.runs.summary import summarise_sweep
 from qohort.runs.sweep_display import SweepDisplay
 
@@ -283,8 +282,7 @@ def launch(
     """
     planned = [members_of(check_config(without_hydra(cohort.config))) for cohort in cohorts]
     members = [member for some in planned for member in some]
-    for member in members:
-        check_place(member.directory.path.absolute(), str(member.directory.path))
+    check_places(members)
     check_code(members)
     check_jobs([some[0].config for some in planned])  # those of `hydra.sweeper.params` were not checked before
     finished = sum(member.directory.result() is not None for member in members)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qohort.config.annotations import Range, Sized
 from qohort.config.checks import build_config, resolve
@@ -23,7 +23,7 @@ from qohort.config.composition import override
 from qohort.config.errors import ConfigError
 from qohort.config.messages import format_value
 from qohort.config.paths import check_writable
-from qohort.experiments.ablation import GROUP, Ablation, read_ablation
+from qohort.experiments.ablation import GROUP, Ablation, no_manifest, read_ablation
 from qohort.experiments.presentation import FIGURES, Show
 from qohort.report.cells import Table
 from qohort.report.combined import combine
@@ -111,6 +111,8 @@ def check_report(config: DictConfig) -> tuple[ReportConfig, list[ExternalResult]
         ConfigError: If it is wrong. Whether there are runs is not checked.
     """
     name = HydraConfig.get().runtime.choices.get(GROUP)
+    if name is not None and not OmegaConf.is_config(config.get(GROUP)):
+        raise no_manifest(name)
     settings: ReportConfig = build_config(ReportConfig, {**resolve(config), GROUP: name})
     _check_selection(settings)
     chosen(DEFAULTS, settings.style, settings.show)

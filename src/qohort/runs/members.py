@@ -9,6 +9,7 @@ from typing import Any
 from qohort.cohort.program import usable_mode
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_tree
+from qohort.config.paths import check_place
 from qohort.config.schema import TrainConfig
 from qohort.runs.code import code_hash
 from qohort.runs.directory import RunDirectory
@@ -40,6 +41,16 @@ def other_code(member: Member) -> str | None:
     """Return the code hashes of a run then and now, in words; None if the run was made with the current code."""
     then, now = member.directory.code(), code_hash(config_tree(member.config))
     return None if then == now else f"{then or 'unknown'} then, {now} now"
+
+
+def check_places(members: Sequence[Member]) -> None:
+    """Check that the members' directories are there or can be made, permissions apart.
+
+    Raises:
+        ConfigError: If not.
+    """
+    for member in members:
+        check_place(member.directory.path.absolute(), str(member.directory.path))
 
 
 def check_code(members: Sequence[Member]) -> None:

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from qohort.config.members import check_config
 from qohort.runs.checking import check_accelerator, check_bits, check_environment, check_tracking
-from qohort.runs.members import Member, check_code, members_of
+from qohort.runs.members import Member, check_code, check_places, members_of
 from qohort.runs.room import check_room
 
 
@@ -25,6 +25,7 @@ def prepare(config: DictConfig, resumes: bool = True) -> list[Member]:
     check_accelerator(configs[0])
     check_tracking(configs[0])
     members = members_of(configs)
+    check_places(members)
     if resumes:
         check_code(members)
     spaces = check_environment(configs[0])
