@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
 import shutil
 import signal
+import struct
 import sys
 import time
 import traceback
@@ -34,7 +36,7 @@ assert optuna
 assert wandb
 PATIENCE = 120.0
 """Seconds after which a command is killed."""
-NOBODY = 65534
+PR_SET_SECUREBITS, SECBIT_NOROOT = 28, 1
 JARGON = ("struct", "full_key", "object_type", "Error executing", "HYDRA_FULL_ERROR", "search path:", "InstantiationE")
 
 
@@ -79,6 +81,9 @@ def run(arguments: Sequence[str], place: Path, user: bool = False) -> Ended:
     for file in (out, err, made):
         file.write_bytes(b"")
         file.chmod(0o666)
+    if user:
+        for path in (place / "project", *(place / "project").rglob("*")):
+            path.chmod(path.stat().st_mode & ~0o222)
     before = {name: snapshot(place / name) for name in ("project", "home", "tmp")}
     began = time.monotonic()
     child = os.fork()
@@ -108,10 +113,8 @@ def _become(arguments: list[str], place: Path, user: bool) -> None:
         os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "COLUMNS": "80"}
         os.environ.pop("HYDRA_FULL_ERROR", None)
         _count_environments(place / "environments")
-        if user:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+        if user and os.getuid() == 0:
+            _give_up_rights()
         sys.argv = ["qohort", *arguments]
         qohort.cli.main.main()
         code = 0
@@ -123,6 +126,14 @@ def _become(arguments: list[str], place: Path, user: bool) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _give_up_rights() -> None:
+    """Give up what root may do beside its permissions, for this process and what it starts. See capabilities(7)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version_3, itself, none = 0x20080522, 0, bytes(24)
+    assert libc.prctl(PR_SET_SECUREBITS, SECBIT_NOROOT, 0, 0, 0) == 0, os.strerror(ctypes.get_errno())
+    assert libc.capset(struct.pack("Ii", version_3, itself), none) == 0, os.strerror(ctypes.get_errno())
 
 
 def _count_environments(file: Path) -> None:
@@ -163,11 +174,13 @@ def run_wrong(one: Wrong, project: Path, place: Path, names: Mapping[str, str] |
         names: The names that its line may use; None for those of the project's runs.
     """
     place.mkdir()
-    place.chmod(0o755)
     shutil.copytree(project, place / "project", symlinks=True)
     names = paths(project) if names is None else names
     change(place / "project", one.files, names)
     ended = run([filled(word, names) for word in one.line], place, one.user)
+    if one.user:
+        for path in (place / "project", *(place / "project").rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
     shutil.rmtree(place)
     return ended
 
@@ -179,7 +192,6 @@ def make_project(place: Path, runs: bool = True) -> Path:
         place: An empty directory.
         runs: Whether it has runs and a report of them.
     """
-    place.chmod(0o755)  # for the user who may not write
     (place / "project").mkdir()
     for command in MAKES if runs else MAKES[:1]:
         ended = run(command.split(), place)

@@ -23,10 +23,7 @@ IN_PLAIN_SUITE = {"command": 14, "own lab/heads.py": 23, "own lab/networks.py": 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with runs and a report."""
-    place = tmp_path_factory.mktemp("wrong")
-    for one in (place, place.parent, place.parent.parent):
-        one.chmod(0o755)  # for the user who may not write
-    return make_project(place)
+    return make_project(tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,6 @@ def test_a_few(one: Wrong, bare: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_each_is_told_in_one_line(part: int, project: Path, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)  # for the user who may not write
     names = paths(project)
     some = ALL[part::PARTS]
     faults = [fault(one, run_wrong(one, project, tmp_path / "case"), names) for one in some]

@@ -617,7 +617,7 @@ def missing_places() -> Iterator[Wrong]:
         yield Wrong("place", (command, *right, f"{key}=here"), (f"{key}=", "here"), {"here": "a file"})
         yield Wrong("place", (command, *right, f"{key}=here/x/y"), (f"{key}=", "here"), {"here": "a file"})
         yield Wrong("place", (command, *right, f"{key}=/proc/x"), ("/proc/x",), looks=command in ("train", "tune"))
-        yield Wrong("place", (command, *right, f"{key}=here"), (f"{key}=",), user=True)
+        yield Wrong("place", (command, *right, f"{key}=here"), ("cannot be written",), user=True)
     yield Wrong("place", ("evaluate", *RIGHT["evaluate"]), ("run=", "not writable"), user=True)
     yield Wrong("place", ("export", "run={run}"), ("to=",), user=True)
     yield Wrong("place", ("tune", *RIGHT["tune"]), (), {"conf/experiment/found.yaml": DIRECTORY}, looks=True)
