@@ -272,6 +272,8 @@ def test_a_run_without_updates_left_takes_the_rest_of_its_budget(tmp_path, monke
     assert [(one["env_steps"], one["gradient_steps"]) for one in results] == [(600, 0)] * 2
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_members_with_other_updates_behind_them_do_not_resume_as_one_cohort(tmp_path, monkeypatch):
     """Seed 3 was resumed without a replay and skips updates, seed 4 was not; both are at the same env_steps."""
     monkeypatch.setattr(blocks, "BLOCK", 2**24)

@@ -45,6 +45,8 @@ def test_numbers_are_found_in_an_info() -> None:
     assert named_numbers(None, ["a"]) != named_numbers(info, ["a"])
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_they_are_in_the_rows_of_episodes_and_evaluations(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
     alone = run(tmp_path / "alone", [3], *SHORT)
     pair = run(tmp_path / "pair", [3, 0], *SHORT)

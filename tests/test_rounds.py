@@ -84,7 +84,7 @@ def test_the_length_of_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytes
     assert run(tmp_path / "short", [3], *overrides) == long
 
 
-@pytest.mark.parametrize("name", matrix(["dqn", "rainbow", "pqn", "minatar"], ["rainbow"]))
+@pytest.mark.parametrize("name", matrix(["dqn", "rainbow", "pqn", "minatar"], ["pqn"]))
 def test_a_run_that_was_interrupted_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     overrides = (*AGENTS[name], "compile=none", "checkpoint.every=90", "env.backend=tensor")
     undisturbed = run(tmp_path / "undisturbed", [0, 3], *overrides)
@@ -148,7 +148,7 @@ def test_an_evaluation_plays_the_episodes_of_a_slow_loop() -> None:
     assert scores.returns.min() < scores.returns.max()
 
 
-@pytest.mark.parametrize("mode", ["none", "inductor"])
+@pytest.mark.parametrize("mode", matrix(["none", "inductor"], ["none"]))
 def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(mode: str) -> None:
     state = {"total": torch.zeros(3, 2)}
     table = np.arange(50, dtype=np.float32).reshape(25, 2)  # too large for inductor to write it into the code
@@ -283,6 +283,8 @@ class SlowAdam(MemberAdam):
         return {**numbers, "rate": numbers["rate"] / 2}
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_method_that_is_replaced_takes_its_fast_form_with_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import wandb
 import yaml
 from hydra import compose, initialize_config_dir
 
+from matrix import matrix
 from qohort.agent.tensor_evaluation import TensorEvaluator
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.training import train
@@ -128,7 +129,7 @@ def sync(directory: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", matrix([False, True], [True]))
 def test_wandb_sync_before_and_after_a_resume_gives_each_row_once(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:

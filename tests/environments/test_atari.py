@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from hydra import compose, initialize_config_dir
 
+from matrix import MARKS
 from qohort.agent.evaluation import Evaluator
 from qohort.cohort.program import Compiler
 from qohort.config.composition import CONFIG_DIRECTORY
@@ -76,7 +77,7 @@ class SlowAtari:
 @pytest.mark.parametrize(
     ("env", "game", "noops", "seeds", "kwargs"),
     [
-        ("atari_2015", "Breakout", 30, (3, 4), {"repeat_action_probability": 0.0}),
+        pytest.param("atari_2015", "Breakout", 30, (3, 4), {"repeat_action_probability": 0.0}, marks=MARKS),
         ("atari", "Pong", 0, (3,), {"repeat_action_probability": 0.25, "full_action_space": True}),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from matrix import MARKS
 from qohort.environments.tensor.base import hash_of, sin_cos, uniforms_of
 from qohort.environments.tensor.classic_control import Acrobot, CartPole, MountainCar
 
@@ -251,7 +252,7 @@ def at(index, states, actions, uniforms):
     ("ids", "compiled", "sizes"),
     [
         (tuple(ENVIRONMENTS), False, [1, 3]),
-        (["CartPole-v1"], True, [1, 3]),
+        pytest.param(["CartPole-v1"], True, [1, 3], marks=MARKS),
         pytest.param(["MountainCar-v0"], True, [1, 3], marks=pytest.mark.slow),
         pytest.param(["Acrobot-v1"], True, [2, 3], marks=pytest.mark.slow),
     ],

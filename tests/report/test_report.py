@@ -259,6 +259,8 @@ def test_mistakes_in_what_is_shown_are_one_line(report, given, message):
     assert message in err
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_several_ablations_are_one_report(report):
     other = synthetic.manifest(["dqn", "third"], {"cartpole": (0, 500), "acrobot": (-500, -70)}, SEEDS)
     synthetic.write_manifest(report.directory, other, "other")
@@ -392,6 +394,8 @@ def test_with_allow_missing_every_table_and_figure_carries_the_count(report, mon
     assert status["dqn", "cartpole", "0"] == "missing"
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_few_runs_tell_nothing_apart(report):
     synthetic.write_runs([run for run in report.planned if run.config.seed < 4], known)
     code, _, err = report("allow_missing=true")

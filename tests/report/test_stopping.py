@@ -78,6 +78,8 @@ def test_a_report_says_how_many_seeds_each_arm_took_and_what_was_decided(stopped
     assert "4 of 36 runs of ablation=synthetic cannot be counted" in err
 
 
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_settings_of_the_command_line_are_kept_and_in_the_commands(stopped):
     stopped.train("sequential.alpha=0.3", "sequential.margin=null")
     code, _, err = stopped()
