@@ -109,7 +109,7 @@ def unfinished_runs() -> Iterator[Wrong]:
     for text in ("", "{", "[]", '{"reason": 3}'):
         files = {**gone, "{run}/failed.json": text}
         for reader in ("ablation", "train", "report"):
-            looks = reader == "ablation"
+            looks = reader == "train"
             if looks and "reason" in text:  # a run that has failed, which a sweep reports at its end
                 continue
             yield Wrong("failed run", READERS[reader], ("seed",), files, True, looks, lists=reader in LISTING)
@@ -122,7 +122,7 @@ def unfinished_runs() -> Iterator[Wrong]:
                     (),
                     {place: what},
                     may_be_right=reader == "train",
-                    looks=reader == "ablation",
+                    looks=reader == "train",
                     lists=reader in LISTING,
                 )
 
