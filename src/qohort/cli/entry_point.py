@@ -17,6 +17,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,65 +99,106 @@ def entry_point(
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
             warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a missing search path
-            ended: list[Exception] = []
-            process, started, sweeping, dry = os.getpid(), False, False, False
+            command = _Command(config_name, task, plan)
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
-                with lenient_streams(), _output(process):  # also in a launcher's worker
-                    return checked(config)
-
-            def checked(config: DictConfig) -> Any:
-                # Hydra would add a line of its own to an error of its job, so the error is kept and reported below.
-                nonlocal started
-                if ended:  # the jobs after one that failed
-                    return None
-                try:
-                    started = True
-                    if os.getpid() != process:  # a launcher's worker may have started in another directory
-                        os.chdir(HydraConfig.get().runtime.cwd)
-                    expand_paths(config)
-                    first = CHECKS.get(config_name, _nothing)(config)
-                    if os.getpid() == process and not sweeping:
-                        use_bits([first])
-                    return plan(config) if dry and plan is not None else task(config)
-                except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
-                    if isinstance(error, Interrupted):
-                        _leave_to_slurm()
-                    if os.getpid() != process or (sweeping and config_name in CHECKS):  # the sweep reports it
-                        raise
-                    ended.append(error)
-                    return None
+                with lenient_streams(), _output(command.process):  # also in a launcher's worker
+                    return command.job(config)
 
             try:
-                check_bits_variable()
-                arguments = _read_options(plan is not None)
-                dry = arguments.dry_run
-                sources = Sources.of(arguments, config_name)
-                sweeping = arguments.multirun = bool(arguments.multirun) or _says_multirun(arguments, sources)
-                if sources and not arguments.shell_completion:
-                    _check_sweeper(arguments)
-                    _check_overrides(arguments, sources, config_name, check or CHECKS.get(config_name, _nothing))
-                    sys.argv[1:] = _for_hydra(arguments, sources)
-                try:
-                    hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(run)()
-                except (Interrupted, SweepFailed) as error:
-                    _end(error)
-                except Exception as error:
-                    if started:
-                        raise
-                    raise explain(error, arguments.overrides, sources, sweeping) from error
+                launch = hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)
+                command.start(launch(run), check)
             except ConfigError as error:
                 fail(str(error))
             except KeyboardInterrupt:
                 print("qohort: interrupted", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
-            if ended:
-                _end(ended[0])
+            if command.error is not None:
+                _end(command.error)
 
         return main
 
     return decorate
+
+
+@dataclass
+class _Command:
+    """A command that was typed, in its process or in a launcher's worker, which gets a copy.
+
+    Attributes:
+        config_name: The primary configuration.
+        task: What it does.
+        plan: Prints what the task would do.
+        process: The id of the command's process.
+        dry: Whether `plan` is called instead of the task.
+        sweeping: Whether it is a sweep.
+        started: Whether a job has started.
+        error: The error that ended a job.
+    """
+
+    config_name: str
+    task: Callable[[DictConfig], Any]
+    plan: Callable[[DictConfig], Any] | None
+    process: int = field(default_factory=os.getpid)
+    dry: bool = False
+    sweeping: bool = False
+    started: bool = False
+    error: Exception | None = None
+
+    def start(self, run: Callable[[], Any], check: Callable[[DictConfig], Any] | None) -> None:
+        """Check the command line and start its jobs.
+
+        Args:
+            run: Has Hydra compose the configuration of each job and call `job` with it.
+            check: See `entry_point`.
+
+        Raises:
+            ConfigError: If a check fails, or Hydra refuses the command line.
+        """
+        check_bits_variable()
+        arguments = _read_options(self.plan is not None)
+        self.dry = arguments.dry_run
+        sources = Sources.of(arguments, self.config_name)
+        self.sweeping = arguments.multirun = bool(arguments.multirun) or _says_multirun(arguments, sources)
+        if sources and not arguments.shell_completion:
+            _check_sweeper(arguments)
+            _check_overrides(arguments, sources, self.config_name, check or CHECKS.get(self.config_name, _nothing))
+            sys.argv[1:] = _for_hydra(arguments, sources)
+        try:
+            run()
+        except (Interrupted, SweepFailed) as error:
+            _end(error)
+        except Exception as error:
+            if self.started:
+                raise
+            raise explain(error, arguments.overrides, sources, self.sweeping) from error
+
+    def job(self, config: DictConfig) -> Any:
+        """Check the configuration of a job and run the task.
+
+        An error is kept, since Hydra would add a line of its own; the jobs after it do nothing. The sweep of a command
+        that has an entry in `CHECKS` reports the errors of its jobs itself.
+        """
+        if self.error is not None:
+            return None
+        away = os.getpid() != self.process
+        try:
+            self.started = True
+            if away:  # a launcher's worker may have started in another directory
+                os.chdir(HydraConfig.get().runtime.cwd)
+            expand_paths(config)
+            first = CHECKS.get(self.config_name, _nothing)(config)
+            if not away and not self.sweeping:
+                use_bits([first])
+            return self.plan(config) if self.dry and self.plan is not None else self.task(config)
+        except (ConfigError, Interrupted, RunsFailed, HydraException, OmegaConfBaseException) as error:
+            if isinstance(error, Interrupted):
+                _leave_to_slurm()
+            if away or (self.sweeping and self.config_name in CHECKS):
+                raise
+            self.error = error
+            return None
 
 
 def _output(process: int) -> contextlib.AbstractContextManager[None]:
