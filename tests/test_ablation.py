@@ -228,6 +228,13 @@ def test_wrong_manifests(composes, before, after, message):
         composes.read(MANIFEST.replace(before, after, 1))
 
 
+@pytest.mark.parametrize("text", ["", MANIFEST.replace("@package ablation", "@package ablatoin")])
+def test_a_manifest_whose_keys_are_elsewhere(composes, text):
+    message = "^ablation=small has no keys of a manifest: begin the file with the line # @package ablation$"
+    with pytest.raises(ConfigError, match=message):
+        composes.read(text)
+
+
 @pytest.mark.parametrize("given", ["env=acrobot", "agent=dqn", "arm=x", "gamma=0.1,0.2"])
 def test_what_does_not_go_with_an_ablation(composes, given):
     with pytest.raises(ConfigError, match="does not go with ablation="):

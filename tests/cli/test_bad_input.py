@@ -380,6 +380,8 @@ FILES = [
     ("gamma: ${", "mine/experiment/own.yaml cannot be read"),
     ("null: 3", "mine/experiment/own.yaml cannot be read", "NoneType"),
     ("\tgamma: 0.5", "own.yaml", "line 2"),
+    ("gamma: 0.5\ngamma: 0.6", "own.yaml cannot be read: line 3, column 1: found duplicate key gamma"),
+    ("gamma: !!python/object:os.X {}", "own.yaml cannot be read: line 2, column 8: unknown tag !!python/object:os.X"),
 ]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from matrix import matrix
+from qohort.config.errors import ConfigError
+from qohort.config.paths import check_place
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
@@ -22,6 +24,22 @@ def train(*overrides, cwd, **environment):
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_what_is_in_the_place_of_a_directory(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for right in ("new/deep", "link/new"):
+        assert check_place(tmp_path / right, "x").resolve() == tmp_path
+    for wrong, why in (
+        ("file", f"{tmp_path}/file is not a directory"),
+        ("file/deep", f"{tmp_path}/file is not a directory"),
+        ("gone/deep", f"{tmp_path}/gone is a link to nowhere"),
+        ("a" * 300, "File name too long"),
+    ):
+        with pytest.raises(ConfigError, match=f"^x cannot be made: {why}$"):
+            check_place(tmp_path / wrong, "x")
 
 
 @pytest.mark.slow
