@@ -247,6 +247,11 @@ def test_a_manifest_that_is_not_there(composes):
         composes.ablations_in("ablation=smal")
 
 
+def test_defaults_that_are_not_there(composes):
+    with pytest.raises(ConfigError, match=r"^ablation=small: its defaults name smal, which does not exist$"):
+        composes.read(MANIFEST.replace("title: A small one", "defaults: [smal]\ntitle: A small one"))
+
+
 def test_without_m_an_ablation_is_refused(composes):
     with pytest.raises(ConfigError, match="ablation is a sweep: add -m"):
         check_config(OmegaConf.create({"ablation": {"title": "x"}, "seed": 1}))

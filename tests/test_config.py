@@ -356,6 +356,7 @@ MNIH_2015 = {
         "dueling_gradient": 1.0,
         "noisy": False,
         "noisy_sigma": 0.5,
+        "initialization": "torch",
     },
     "exploration": {
         "_target_": "qohort.agent.exploration.EpsilonGreedy",
@@ -428,7 +429,7 @@ def test_a_key_that_was_added_since_does_not_rename_a_run() -> None:
         config = configured(*overrides)
         assert "delay" in repr(config)
         found = json.dumps(_without_added(_without_modules(experiment_tree(config))), default=str)
-        for key in ("delay", "dueling_gradient", "new_priority", "still_steps", "pool"):
+        for key in ("delay", "dueling_gradient", "initialization", "new_priority", "still_steps", "pool"):
             assert f'"{key}": ' not in found or (key == "still_steps" and overrides[-1:] == ("env=atari",))
     assert config_hash(configured("experiment=cartpole", "budget=2000")) == "9817f200"  # as in version 0.2
 

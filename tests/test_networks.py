@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import numpy as np
@@ -342,6 +343,23 @@ def test_a_sparse_convolution_starts_with_a_part_of_each_kernel_at_zero():
     assert first.weight.abs().max() <= 1 / 16
     assert not first.bias.any()
     assert [type(one).__name__ for one in network.torso.layers][:3] == ["Conv", "ImageNorm", "LeakyReLU"]
+
+
+def test_xavier_uniform_is_bounded_by_the_average_of_inputs_and_outputs():
+    torch.manual_seed(0)
+    space = spaces.Box(-1, 1, (5,))
+    for dueling in (False, True):  # with one output of the state value
+        network = MLP(space, 3, 1, hidden=(400, 600), dueling=dueling, initialization="xavier_uniform")
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        assert len(layers) == 3 + dueling
+        for layer in layers:
+            outputs, inputs = layer.weight.shape
+            bound = math.sqrt(6 / (inputs + outputs))
+            assert 0.98 * bound < layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)  # of a uniform variable
+            assert not layer.bias.any()
+    noisy = MLP(space, 3, 1, hidden=(8,), noisy=True, initialization="xavier_uniform")
+    assert not any(isinstance(module, nn.Linear) for module in noisy.modules())
 
 
 def test_the_gradient_from_two_streams_is_scaled_and_nothing_else():

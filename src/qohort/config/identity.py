@@ -18,7 +18,7 @@ NOT_HASHED = (
 
 
 ADDED: Mapping[str, Mapping[str, Any]] = {
-    "MLP": {"dueling_gradient": 1.0},
+    "MLP": {"dueling_gradient": 1.0, "initialization": "torch"},
     "ConvNetwork": {"spectral_norm": False, "pool": None, "dueling_gradient": 1.0},
     "HardTarget": {"per": "env_steps"},
     "LinearSchedule": {"delay": 0},

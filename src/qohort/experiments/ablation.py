@@ -167,6 +167,9 @@ def read_ablation(name: str, extra: Sequence[str], loader: ConfigLoader, search:
     try:
         composed = loader.load_configuration("train", [f"{GROUP}={name}", *search], run_mode=RunMode.RUN)
     except MissingConfigException as error:
+        absent = str(error.missing_cfg_file).removeprefix(f"{GROUP}/")
+        if absent != name:
+            raise ConfigError(f"ablation={name}: its defaults name {absent}, which does not exist") from error
         known = nearest(name, _manifests(loader, GROUP))
         raise ConfigError(f"ablation={name} is not one of the choices: {known}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from gymnasium import spaces
@@ -120,6 +120,19 @@ class Dense(nn.Linear):
         return linear(value, self.weight, self.bias)
 
 
+class XavierLinear(Dense):
+    """A linear layer whose weights start uniform in ±√(6 / (inputs + outputs)), its biases at 0.
+
+    This is the initialisation of Glorot & Bengio (2010, eq. 16), also called variance scaling with `fan_avg`. That of
+    `torch.nn.Linear` is uniform in ±1/√inputs for both.
+    """
+
+    def reset_parameters(self) -> None:
+        """Initialise the parameters."""
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class NoisyLinear(nn.Module):
     """A linear layer with learned, factorised Gaussian noise (Fortunato et al., 2018, eq. 9 to 11, section 3.2).
 
@@ -194,14 +207,21 @@ Norm = Callable[[int], nn.Module]
 """A function from the number of units of a layer to its normalisation."""
 
 
-def layer_maker(noisy: bool, sigma: float) -> Layer:
-    """Return a function that builds `NoisyLinear` layers, or `torch.nn.Linear` layers.
+Initialization = Literal["torch", "xavier_uniform"]
+"""How linear layers start: as `torch.nn.Linear`, or as `XavierLinear`."""
+
+
+def layer_maker(noisy: bool, sigma: float, initialization: Initialization = "torch") -> Layer:
+    """Return a function that builds `NoisyLinear` layers, or layers without noise.
 
     Args:
         noisy: Whether the layers are noisy.
         sigma: σ₀ of noisy layers.
+        initialization: How layers without noise start.
     """
-    return (lambda inputs, outputs: NoisyLinear(inputs, outputs, sigma)) if noisy else nn.Linear
+    if noisy:
+        return lambda inputs, outputs: NoisyLinear(inputs, outputs, sigma)
+    return nn.Linear if initialization == "torch" else XavierLinear
 
 
 def sparse_layer_maker(sparsity: float) -> Layer:

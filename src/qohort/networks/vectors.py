@@ -12,6 +12,7 @@ from qohort.config.annotations import Range
 from qohort.networks.layers import (
     ActionValues,
     Features,
+    Initialization,
     Layer,
     LayerNorm,
     LayerNormWithoutWeights,
@@ -122,6 +123,8 @@ class MLP(QNetwork):
         dueling_gradient: The factor of the gradient from two streams to the hidden layers; 1/√2 in the paper.
         noisy: Whether every layer has learned noise (Fortunato et al., 2018).
         noisy_sigma: σ₀; the noise of a layer starts at σ₀ / √inputs.
+        initialization: How layers without noise start: `torch` or `xavier_uniform`, see `XavierLinear`. A last hidden
+            layer with `spectral_norm` starts as `torch`.
 
     Raises:
         ValueError: If `noisy` and `spectral_norm` are both true.
@@ -139,10 +142,11 @@ class MLP(QNetwork):
         dueling_gradient: Annotated[float, Range(0)] = 1.0,
         noisy: bool = False,
         noisy_sigma: Annotated[float, Range(0)] = 0.5,
+        initialization: Initialization = "torch",
     ) -> None:
         if noisy and spectral_norm:
             raise ValueError("noisy=true and spectral_norm=true do not go together: switch one off")
-        layer = layer_maker(noisy, noisy_sigma)
+        layer = layer_maker(noisy, noisy_sigma, initialization)
         last = SpectralLinear if spectral_norm else layer
         features = Features(observation_space)
         torso = Perceptron(features, features.width, hidden, layer, last, LayerNorm if layer_norm else None)
