@@ -76,7 +76,7 @@ class CheckedEnv:
         self._space = space
         self._dtype, self._shape = np.dtype(space.dtype), tuple(space.shape or ())
         self._integer = self._shape == () and self._dtype.kind in "iu"
-        # Times 0, a number is 0 if it is finite, and else NaN.
+        # Times 0, a number is 0 if it is finite, and else NaN, which is true.
         self._zeros = np.zeros(math.prod(self._shape), self._dtype) if self._dtype.kind == "f" else None
 
     def reset(self, seed: int) -> NDArray[Any]:
@@ -100,10 +100,11 @@ class CheckedEnv:
             or observation.shape != self._shape
         ):
             observation = self._fitted(observation, "reset")
-        finite = self._zeros is not None and observation.reshape(-1).dot(self._zeros) == 0
+        flat = observation if len(self._shape) == 1 else observation.reshape(-1)
+        finite = self._zeros is not None and not flat.dot(self._zeros)
         if not finite and (wrong := unusable(self._space, observation)):
             raise self.failure(f"reset() returned an observation with {wrong}, but the space is {self._space}")
-        return np.asarray(observation)
+        return observation  # type: ignore[no-any-return]
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool]:
         """Take an action and return the observation, the reward, terminated and truncated.
@@ -234,8 +235,8 @@ class ValueCheck:
                 self._step += 1
                 if self._step == STEPS_AT_ONCE:
                     self._compare_bounds()
-            # Times 0, a number is 0 if it is finite, and else NaN.
-            if self._dot(self._zeros) == 0:
+            # Times 0, a number is 0 if it is finite, and else NaN, which is true.
+            if not self._dot(self._zeros):
                 return []
         elif (self._observations >= self._low).all() and (self._observations <= self._high).all():
             return []
