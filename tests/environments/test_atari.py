@@ -1,6 +1,8 @@
 """Atari's pipeline beside an independent, slow one, frame by frame; lost lives; games that wait for a button."""
 
 import functools
+import subprocess
+import sys
 from dataclasses import replace
 
 import gymnasium as gym
@@ -72,6 +74,13 @@ class SlowAtari:
         newest = frames[-1] if len(frames) < 4 else np.maximum(frames[-2], frames[-1])
         self.pictures.append(self.reduced(newest))
         return self.shown(), total, terminated, truncated, lost
+
+
+def test_ale_prints_no_banner():
+    command = "from qohort.config.schema import EnvironmentConfig as C; import qohort.environments.making as m; "
+    command += "m.make_environment(C('ale_py:ALE/Pong-v5', 1, {}, []))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import os
 import re
 import warnings
@@ -39,6 +41,7 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
     Raises:
         ConfigError: If Gymnasium cannot create the environment, or if a wrapper cannot be applied.
     """
+    _without_banner(config.id)
     try:
         kwargs = copy.deepcopy(dict(config.kwargs)) | ({"render_mode": render_mode} if render_mode else {})
         env: gym.Env[Any, Any] = gym.make(config.id, disable_env_checker=True, **kwargs)
@@ -62,6 +65,14 @@ def make_environment(config: EnvironmentConfig, render_mode: str | None = None) 
         except ValueError as error:
             raise ConfigError(f"env.frame_stack={config.frame_stack} with env.id={config.id}: {error}") from error
     return _packed(env, config)
+
+
+def _without_banner(name: str) -> None:
+    """Keep ale-py from printing its name on stderr. Its errors are printed."""
+    if name.startswith("ale_py:"):
+        with contextlib.suppress(ImportError):  # which making the environment reports
+            ale_py = importlib.import_module("ale_py")
+            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 
 def _without_order_enforcing(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
