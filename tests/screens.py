@@ -100,6 +100,8 @@ SCREENS = {
 }
 CHEAP = ("runs", "diff")
 """Screens of stored run directories, which need no training."""
+APART = "compiling"
+"""The screen whose runs no other screen shows."""
 NEEDS = {"evaluate": ("train",), "plan": ("train",), "report": ("train", "sweep")}
 """The screens whose commands come before that of another one."""
 
@@ -228,14 +230,19 @@ def prepare(name: str, cwd: Path) -> None:
 def recorded(names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[str, list[str]]]:
     """Record several commands in a terminal of one size, in the order of `SCREENS`, each as `screens` returns it."""
     found = {}
-    with tempfile.TemporaryDirectory() as trained, tempfile.TemporaryDirectory() as stored:
+    with (
+        tempfile.TemporaryDirectory() as trained,
+        tempfile.TemporaryDirectory() as stored,
+        tempfile.TemporaryDirectory() as apart,
+    ):
         with HYDRA:
             store(Path(stored))
         for name in sorted(names, key=lambda name: (name not in CHEAP, [*SCREENS].index(name))):  # runs have an age
             for need in NEEDS.get(name, ()):
                 if need not in found:
                     prepare(need, Path(trained))
-            found[name] = screens(name, size, Path(stored if name in CHEAP else trained))
+            # The report is of all that was trained, and so not of what only shows compiling.
+            found[name] = screens(name, size, Path(stored if name in CHEAP else apart if name == APART else trained))
     return found
 
 
