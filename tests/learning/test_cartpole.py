@@ -12,15 +12,9 @@ from qohort.statistics import iqm
 pytestmark = pytest.mark.slow
 
 AGENTS = sorted(file.stem for file in (CONFIG_DIRECTORY / "experiment" / "cartpole_50k").glob("*.yaml"))
-FALLS_SHORT = pytest.mark.xfail(strict=False, reason="below 450 in the tensor environment: docs/results.md")
 
 
-def marked(agent: str) -> object:
-    """An agent; of two of them it is known that they fall short."""
-    return pytest.param(agent, marks=FALLS_SHORT) if agent in ("m_iqn", "pqn") else agent
-
-
-@pytest.mark.parametrize("agent", map(marked, AGENTS))
+@pytest.mark.parametrize("agent", AGENTS)
 def test_the_interquartile_mean_of_ten_seeds_is_at_least_450(tmp_path: Path, agent: str) -> None:
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         overrides = [f"experiment=cartpole_50k/{agent}", f"output_dir={tmp_path}", "logger=none"]
