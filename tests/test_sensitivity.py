@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 import qohort.runs.training
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
-from qohort.experiments.sensitivity import Place, Results, SensitivityStudy
+from qohort.experiments.sensitivity import Place, Results, read_study
 from qohort.experiments.sensitivity_runs import train_study
 from qohort.report.sensitivity import analyse, print_tables, write_sensitivity
 from qohort.sensitivity import (
@@ -95,7 +95,7 @@ def test_one_setting_is_chosen_by_ranks_and_not_by_the_scale_of_an_environment()
 
 @pytest.fixture
 def study(tmp_path):
-    return SensitivityStudy(compose(f"reports_dir={tmp_path}"))
+    return read_study(compose(f"reports_dir={tmp_path}"))
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_what_a_study_writes(study, found, capsys):
 
 
 def test_tables_show_no_value_of_a_hyperparameter_that_an_arm_lacks(found, tmp_path):
-    study = SensitivityStudy(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
+    study = read_study(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
     directory, _ = write_sensitivity(study, found)
     text = (directory / "table.md").read_text()
     assert "| double | all | 0.01 | – |" in text
@@ -163,7 +163,7 @@ def test_tables_show_no_value_of_a_hyperparameter_that_an_arm_lacks(found, tmp_p
 def test_networks_of_all_arms_are_checked_before_anything_is_trained(tmp_path):
     arms = "arms={dqn:{agent:dqn},other:{agent:dqn,network:nature}}"
     with pytest.raises(ConfigError):
-        SensitivityStudy(compose(arms, f"reports_dir={tmp_path}", f"output_dir={tmp_path}"))
+        read_study(compose(arms, f"reports_dir={tmp_path}", f"output_dir={tmp_path}"))
     assert not list(tmp_path.iterdir())
 
 
@@ -175,7 +175,7 @@ def test_settings_of_a_trial(study):
 
 
 def test_an_arm_without_a_hyperparameter_has_the_same_trial_at_all_of_its_values(tmp_path):
-    study = SensitivityStudy(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
+    study = read_study(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
     trials = [study.trial(Place(1, 0), setting, (7,)) for setting in range(6)]
     assert [trials.index(trial) for trial in trials] == [0, 0, 2, 2, 4, 4]
     assert "gamma" not in trials[0].settings
@@ -205,7 +205,7 @@ def test_an_arm_without_a_hyperparameter_has_the_same_trial_at_all_of_its_values
 )
 def test_what_is_refused(override, words, tmp_path):
     with pytest.raises(ConfigError) as error:
-        SensitivityStudy(compose(override, f"reports_dir={tmp_path}", f"output_dir={tmp_path}"))
+        read_study(compose(override, f"reports_dir={tmp_path}", f"output_dir={tmp_path}"))
     assert words in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -225,8 +225,8 @@ def test_a_study_trains_each_run_once_and_goes_on_after_a_kill(tmp_path, monkeyp
     monkeypatch.setattr(qohort.runs.training, "train_cohort", listen)
     own = ("environments={cartpole:{env:cartpole}}", f"reports_dir={tmp_path}", f"output_dir={tmp_path}")
     with pytest.raises(KeyboardInterrupt):
-        train_study(SensitivityStudy(compose(*own)))
-    study = SensitivityStudy(compose(*own))
+        train_study(read_study(compose(*own)))
+    study = read_study(compose(*own))
     found = train_study(study)
     sizes = [len(seeds) for seeds in trained if seeds is not None]
     assert sizes[:2] == [30, 30], "an arm's six settings × five seeds are one cohort"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,10 @@ import yaml
 
 from qohort.cli.main import main
 from qohort.config.errors import ConfigError
+from qohort.experiments.sensitivity import SensitivityStudy
 from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_of, read_ledger
+from qohort.report.sensitivity import write_sensitivity
+from qohort.report.sensitivity_ledger import read_found
 
 TINY = (
     *("budget=300", "learning_starts=60", "batch_size=16", "log_every=50", "evaluation.every=150", "compile=none"),
@@ -123,6 +127,45 @@ def test_an_experiment_is_recorded_by_its_name(qohort, project):
     assert done.code == 2  # it was not run
     assert "2 of 2 runs cannot be counted (debug on CartPole-v1, seeds 0, 1: missing, not run)" in done.err
     assert not (project / "results").exists()
+
+
+STUDY = """# @package _global_
+name: tiny
+train: {learning_starts: 60, batch_size: 16, log_every: 50, evaluation.every: 300, evaluation.episodes: 1,
+  compile: none, evaluation.max_episode_steps: 50, budget: 600, logger: none, trainer.progress_bar: false}
+arms: {dqn: {agent: dqn}, pqn: {agent: pqn}}
+environments: {cartpole: {env: cartpole}}
+grid: {optimizer.lr: {values: [1e-4, 1e-3], default: 1e-3}, target_network.every: {values: [10, 20], default: 10}}
+without: {pqn: [target_network.every]}
+seeds: [0, 1]
+new_seeds: [2, 3]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_of_sensitivity_is_recorded_reproduced_and_read_again(tmp_path, monkeypatch, capfd):
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "tiny.yaml").write_text(STUDY)
+    assert run(monkeypatch, tmp_path, "ledger", "name=tiny", "study=tiny") == 2
+    assert "12 of 12 runs cannot be counted" in capfd.readouterr().err
+    assert run(monkeypatch, tmp_path, "sensitivity", "study=tiny") == 0
+    assert run(monkeypatch, tmp_path, "ledger", "name=tiny", "study=tiny") == 0
+    ledger = read_ledger(tmp_path / "results" / "ledger", "tiny")
+    assert (ledger.title, ledger.command) == (
+        "Sensitivity to hyperparameters: tiny",
+        "qohort sensitivity study=tiny",
+    )
+    arms = [row.arm for row in ledger.rows]
+    assert arms[0] == "dqn, optimizer.lr=0.0001, target_network.every=10"
+    assert arms[4:] == ["pqn, optimizer.lr=0.0001", "pqn, optimizer.lr=0.001"], "12 values it lacks are not rows"
+    assert ledger.rows[0].overrides[-2:] == ["optimizer.lr=0.0001", "target_network.every=10"]
+    study, found = read_found(ledger)
+    assert set(found.confirmed) == set(study.chosen(found))
+    again, _ = write_sensitivity(SensitivityStudy(replace(study.settings, reports_dir=str(tmp_path / "again"))), found)
+    for file in (tmp_path / "reports" / "tiny").rglob("*.*"):
+        assert (again / file.relative_to(tmp_path / "reports" / "tiny")).read_bytes() == file.read_bytes(), file
+    assert run(monkeypatch, tmp_path, "reproduce", "tiny", "arm='pqn, optimizer.lr=0.001'") == 0
+    assert "equal to the bit: " in capfd.readouterr().out
 
 
 MANIFEST = """# @package ablation
@@ -281,7 +324,9 @@ def test_a_damaged_ledger_is_told_in_one_line(tmp_path, old, new, message):
             "ledger_dir=nowhere has no ledgers: write one with qohort ledger",
             marks=pytest.mark.slow,
         ),
-        ("ledger name=x", "nothing is given: give one of ablation=NAME, experiments=NAME and runs=PATTERN"),
+        ("ledger name=x", "nothing is given: give one of ablation=NAME, study=NAME, experiments=NAME and runs=PATTERN"),
+        ("ledger name=x study=sensitivity/clasic_control", "did you mean sensitivity/classic_control"),
+        ("ledger name=x study=cartpole", "run qohort tune study=NAME for this study"),
         pytest.param(
             "ledger name=x runs=outputs experiments=debug",
             "experiments=debug and runs=outputs is given: give one of",

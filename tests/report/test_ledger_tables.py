@@ -103,6 +103,56 @@ def test_a_row_a_run(results):
     assert lines[2:] == ["| 0 | 11.0 | 12.0 | 10.0 |", "| 7 | 18.0 | 19.0 | 17.0 |"]
 
 
+def test_a_study_of_sensitivity(results):
+    """Two arms, of which pqn lacks gamma, and two learning rates."""
+    study = {
+        "name": "small",
+        "train": None,
+        "arms": {"dqn": {}, "pqn": {}},
+        "environments": {"cartpole": {}},
+        "grid": {
+            "optimizer.lr": {"values": [1e-5, 0.1], "default": 0.1},
+            "gamma": {"values": [0.9, 0.99], "default": 0.9},
+        },
+        "without": {"pqn": ["gamma"]},
+        **{"seeds": [0, 1], "new_seeds": [5, 6], "score": "final", "max_members": 4, "resamples": 100},
+        **{"output_dir": "outputs", "reports_dir": "reports"},
+    }
+    finals = {
+        "dqn, optimizer.lr=1e-05, gamma=0.9": [0, 2],
+        "dqn, optimizer.lr=1e-05, gamma=0.99": [2, 4, 30, 32],
+        "dqn, optimizer.lr=0.1, gamma=0.9": [1, 1],
+        "dqn, optimizer.lr=0.1, gamma=0.99": [2, 2],
+        "pqn, optimizer.lr=1e-05": [5, 6],
+        "pqn, optimizer.lr=0.1": [6, 8, 60, 70],
+    }
+    rows = [
+        ledger_row(arm, values, seeds=[0, 1, 5, 6][: len(values)], env="cartpole") for arm, values in finals.items()
+    ]
+    file = results / "ledger" / "study.yaml"
+    file.write_text(ledger_text("study", Ledger("t", "c", MADE, rows, study)))
+    first, second = table(results, ledger="study", layout="study", part="settings")[2::2]
+    assert first == "| dqn | all | 1e-05 | 0.99 |"
+    assert second == "| pqn | all | 0.1 | – |"
+    lines = table(results, ledger="study", layout="study", part="new_seeds")
+    assert lines[2:] == [
+        "| dqn | one for all | 30.0, 32.0 |",
+        "| dqn | per environment | 30.0, 32.0 |",
+        "| pqn | one for all | 60.0, 70.0 |",
+        "| pqn | per environment | 60.0, 70.0 |",
+    ]
+    # Means 1, 3, 1, 2 of dqn and 5.5, 5.5, 7, 7 of pqn: percentiles 5 and 95 are 1 and 7.
+    lines = table(results, ledger="study", layout="study", part="sensitivity")
+    assert lines[2].startswith("| dqn | 0.33 | 0.33 | 0.00 | 2 of 2 (optimizer.lr, gamma)")
+    assert lines[3].startswith("| pqn | 1.00 | 1.00 | 0.00 | 0 of 1")
+    file.write_text(ledger_text("study", Ledger("t", "c", MADE, rows[:-1], study)))
+    with pytest.raises(ConfigError, match=r"the ledger lacks seed 0 of pqn, optimizer.lr=0.1 on cartpole"):
+        table(results, ledger="study", layout="study", part="settings")
+    file.write_text(ledger_text("study", Ledger("t", "c", MADE, rows)))
+    with pytest.raises(ConfigError, match="not of a study of sensitivity"):
+        table(results, ledger="study", layout="study", part="settings")
+
+
 def test_measurements_are_repeated_with_other_names(results):
     lines = table(results, measured="speed", columns={"what": "geometry", "steps/s": "speed"}, labels=["a", "b"])
     assert lines == ["| what | steps/s |", "|---|---|", "| a | 1,192 |", "| b | 5 |"]

@@ -10,10 +10,10 @@ from qohort.cli.entry_point import entry_point
 @entry_point("sensitivity")
 def main(config: DictConfig) -> None:
     """Train a study, and write its tables and figures."""
-    from qohort.experiments.sensitivity import SensitivityStudy
+    from qohort.experiments.sensitivity import read_study
     from qohort.experiments.sensitivity_runs import train_study
 
-    study = SensitivityStudy(config)
+    study = read_study(config)
     found = train_study(study)
     from qohort.report.sensitivity import print_tables, write_sensitivity
 

@@ -135,7 +135,8 @@ def groups_of(sources: Sources) -> dict[str, Any]:
         files = (one / f"{sources.name}.yaml" for one in sources.directories)
         primary: Any = OmegaConf.load(next(file for file in files if file.is_file()))
         listed = [entry for entry in primary.get("defaults") or [] if isinstance(entry, DictConfig)]
-        return {str(group): choice for entry in listed for group, choice in entry.items()}
+        # An option may be put elsewhere in the configuration: `group@key`.
+        return {str(group).partition("@")[0]: choice for entry in listed for group, choice in entry.items()}
     except Exception:  # Hydra reports what is wrong with the file
         return {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,12 +17,14 @@ from omegaconf import DictConfig
 
 from qohort.config.annotations import PositiveInt, Range, Sized
 from qohort.config.checks import build_config, check
-from qohort.config.errors import ConfigError
+from qohort.config.composition import override
+from qohort.config.errors import ConfigError, RunsFailed
 from qohort.config.identity import NOT_HASHED
 from qohort.config.messages import format_value, nearest
 from qohort.config.paths import check_directory, check_output
 from qohort.experiments.trials import Seeds, Trial, check_name, check_seeds, trial_configs
 from qohort.runs.checking import check_jobs
+from qohort.sensitivity import best_of_each, best_shared, ranks
 from qohort.statistics import Array
 
 TAKEN = {
@@ -101,24 +104,34 @@ class Results:
 
 
 class SensitivityStudy:
-    """A study of sensitivity.
+    """A study of sensitivity: its runs, by arm, environment and setting. `read_study` makes one from a configuration.
 
     Args:
-        config: The composed configuration, `conf/sensitivity.yaml`.
+        settings: What is studied.
 
     Raises:
-        ConfigError: If the configuration or one of its runs is invalid; nothing was written.
+        ConfigError: If an entry of the grid is not values with a default among them.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.settings = settings = _checked(config)
+    def __init__(self, settings: SensitivityConfig) -> None:
+        self.settings = settings
         self.grid = {key: _axis(key, entry) for key, entry in settings.grid.items()}
         self.arms, self.environments = list(settings.arms), list(settings.environments)
         self.places = [Place(*both) for both in itertools.product(range(len(self.arms)), range(len(self.environments)))]
         self.shape = tuple(len(axis.values) for axis in self.grid.values())
+        self.number_of_settings = prod(self.shape)
         self.default = tuple(list(axis.values).index(axis.default) for axis in self.grid.values())
         """The position of the default of each hyperparameter."""
-        self._check_runs()
+
+    def chosen(self, found: Results) -> list[tuple[Place, int]]:
+        """Return the chosen settings of each arm in each environment, without repetitions."""
+        both = ((place, int(of)) for place in self.places for of in (found.shared[place.arm], found.tuned[place]))
+        return list(dict.fromkeys(both))
+
+    def label(self, arm: int, setting: int) -> str:
+        """Return the name of an arm at a setting, without hyperparameters that it lacks: `dqn, gamma=0.9`."""
+        values = (override(key, value) for key, value in self.values(setting).items() if key not in self.without(arm))
+        return ", ".join((self.arms[arm], *values))
 
     def values(self, setting: int) -> dict[str, Any]:
         """Return the value of each hyperparameter at a setting, counted along the grid."""
@@ -141,7 +154,7 @@ class SensitivityStudy:
         """Return the hyperparameters of the grid that an arm does not have."""
         return (self.settings.without or {}).get(self.arms[arm], ())
 
-    def _check_runs(self) -> None:
+    def check_runs(self) -> None:
         """Check each arm in each environment, and each value of the grid, before anything is trained.
 
         Raises:
@@ -174,12 +187,53 @@ class SensitivityStudy:
         check_jobs(firsts)
 
 
+def read_study(config: DictConfig) -> SensitivityStudy:
+    """Return the study of a configuration, all of whose runs have been checked.
+
+    Args:
+        config: The composed configuration, `conf/sensitivity.yaml`.
+
+    Raises:
+        ConfigError: If the configuration or one of its runs is invalid; nothing was written.
+    """
+    study = SensitivityStudy(_checked(config))
+    study.check_runs()
+    return study
+
+
+def results_of(study: SensitivityStudy, scores: Array) -> Results:
+    """Choose settings by the runs of the grid, and return what was found so far.
+
+    Args:
+        study: The study.
+        scores: The score of each run, `[A, E, settings, seeds]`; NaN where it has failed.
+
+    Raises:
+        RunsFailed: If every run in an environment has failed.
+    """
+    scores = scores.reshape(len(study.arms), len(study.environments), *study.shape, -1)
+    missing = np.isnan(scores)
+    axes = tuple(range(2, scores.ndim))
+    for name, nothing in zip(study.environments, np.asarray(missing.all((0, *axes))), strict=True):
+        if nothing:
+            raise RunsFailed(f"every run in environments.{name} has failed: see failed.json in their directories")
+    scores = np.where(missing, np.nanmin(scores, axis=(0, *axes), keepdims=True), scores)
+    performance = scores.mean(-1)
+    shared = best_shared(ranks(performance, len(study.shape)))
+    # An arm that lacks a hyperparameter has the same runs at all of its values.
+    copies = [prod(len(study.grid[key].values) for key in study.without(arm)) for arm in range(len(study.arms))]
+    failed = missing.sum(axes) // np.array(copies)[:, None]
+    return Results(scores, failed, shared, best_of_each(performance))
+
+
 def _checked(config: DictConfig) -> SensitivityConfig:
     """Build the configuration of a study and check what concerns no run.
 
     Raises:
         ConfigError: On the first mistake.
     """
+    if "space" in config:
+        raise ConfigError("space is a key of tuning, not of sensitivity: run qohort tune study=NAME for this study")
     settings: SensitivityConfig = build_config(SensitivityConfig, config)
     check_name(settings.name)
     check_seeds({"seeds": settings.seeds, "new_seeds": settings.new_seeds})

@@ -72,6 +72,10 @@ def check_settings(config: DictConfig) -> TuneConfig:
         raise ConfigError("optuna is not installed: pip install 'qohort[tune]'")
     if OmegaConf.is_config(config.get("study")):
         raise ConfigError(f"study: the keys of its file are not those of a study: {NEEDS_GLOBAL}")
+    if "grid" in config:
+        raise ConfigError(
+            "grid is a key of sensitivity, not of tuning: run qohort sensitivity study=NAME for this study"
+        )
     settings: TuneConfig = build_config(TuneConfig, config)
     check_name(settings.name)
     check_seeds({"tuning_seeds": settings.tuning_seeds, "reporting_seeds": settings.reporting_seeds})

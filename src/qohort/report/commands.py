@@ -10,6 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from qohort.config.composition import override, without_hydra
 from qohort.config.errors import ConfigError
@@ -35,11 +36,25 @@ def compose(loader: ConfigLoader, overrides: Sequence[str]) -> list[TrainConfig]
     Raises:
         ConfigError: If they do not fit.
     """
+    return check_config(load(loader, "train", overrides))
+
+
+def load(loader: ConfigLoader, name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration.
+
+    Args:
+        loader: Hydra's configuration loader.
+        name: The primary configuration, a file in `conf/`.
+        overrides: The overrides.
+
+    Raises:
+        ConfigError: If they do not fit.
+    """
     try:
-        config = loader.load_configuration("train", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+        config = loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
     except HydraException as error:
         raise ConfigError(f"{format_value(list(overrides))} cannot be composed: {plain(str(error))}") from error
-    return check_config(without_hydra(config))
+    return without_hydra(config)
 
 
 def overrides_of(config: TrainConfig, command: Sequence[str], loader: ConfigLoader) -> list[str]:

@@ -106,12 +106,14 @@ class Ledger:
         command: The command that trains all of it.
         made: How runs were made, by a letter: commit, code, versions, machine.
         rows: The rows.
+        study: The keys of a study of sensitivity, `conf/sensitivity.yaml`; None for other runs.
     """
 
     title: str
     command: str
     made: Mapping[str, Mapping[str, Any]]
     rows: Sequence[LedgerRow]
+    study: Mapping[str, Any] | None = None
 
 
 def made_of(manifest: Mapping[str, Any], patched: bool) -> dict[str, Any]:
@@ -160,6 +162,7 @@ def made_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[s
 def ledger_text(name: str, ledger: Ledger) -> str:
     """Return the content of a ledger's file: YAML with a line for each run."""
     tree = dataclasses.asdict(ledger)
+    tree = {key: tree[key] for key in ("title", "command", "study", "made", "rows") if tree[key] is not None}
     for row in tree["rows"]:
         row["runs"] = [{key: value for key, value in run.items() if value is not None} for run in row["runs"]]
     text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=None)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +31,11 @@ from qohort.config.checks import build_config
 from qohort.config.errors import ConfigError
 from qohort.config.messages import nearest
 from qohort.multiple_comparisons import Verdict, decide
-from qohort.report.cells import NOTHING, number
+from qohort.report.cells import NOTHING, Table, number
 from qohort.report.external import ExternalResult, read_external
 from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, read_ledger
+from qohort.report.sensitivity import analyse, tables
+from qohort.report.sensitivity_ledger import read_found
 from qohort.report.tables import estimate_cell, p_text, seeds
 from qohort.statistics import Comparison, compare, estimate, interquartile_mean
 
@@ -70,6 +72,8 @@ class TableSpec:
         rows: The rows; null for all of the ledger.
         labels: For measurements: the first cell of each row; null for those of the measurements.
         layout: `rows`: a row for each arm. `runs`: a row for each run, with the columns `seed`, `final`, `best`, `auc`.
+            `study`: a table of a study of sensitivity.
+        part: For the layout `study`: which of its tables; the columns are those that it has.
         score: The score that statistics are of.
         side_by_side: Number of parts of the table that stand side by side.
     """
@@ -79,7 +83,8 @@ class TableSpec:
     columns: Mapping[str, str] | None = None
     rows: Sequence[Shown] | None = None
     labels: Sequence[str] | None = None
-    layout: Literal["rows", "runs"] = "rows"
+    layout: Literal["rows", "runs", "study"] = "rows"
+    part: Literal["sensitivity", "settings", "new_seeds"] = "sensitivity"
     score: Literal["final", "best", "auc"] = "final"
     side_by_side: PositiveInt = 1
 
@@ -255,6 +260,9 @@ class Results:
 
     def _of_runs(self, spec: TableSpec) -> str:
         ledger = read_ledger(self.directory / "ledger", str(spec.ledger))
+        if spec.layout == "study":
+            table = next(one for one in self._study(ledger) if one.key == spec.part)
+            return markdown(table.columns, [[str(cell) for cell in row] for row in table.rows])
         lines = self._lines(spec, ledger)
         columns = spec.columns or {}
         known = COLUMNS if spec.layout == "rows" else OF_A_RUN
@@ -265,6 +273,11 @@ class Results:
             texts = [[_of_run(run, kind) for kind in columns.values()] for line in lines for run in line.runs]
             return markdown(list(columns), texts)
         return markdown(*_side_by_side(columns, lines, spec.side_by_side))
+
+    def _study(self, ledger: Ledger) -> Iterator[Table]:
+        """Yield the tables of a study of sensitivity, as its report has them."""
+        study, found = read_found(ledger)
+        return tables(study, found, analyse(study, found))
 
     def _lines(self, spec: TableSpec, ledger: Ledger) -> list[Line]:
         compared = comparisons(ledger, spec.score)

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from qohort.config.checks import build_config, resolve
-from qohort.config.composition import Sources, options_of, project_directory
+from qohort.config.composition import Sources, options_of, override, project_directory
 from qohort.config.errors import ConfigError
 from qohort.config.identity import config_hash
 from qohort.config.messages import format_value, nearest
@@ -24,7 +24,8 @@ from qohort.config.paths import check_directory
 from qohort.config.schema import TrainConfig
 from qohort.experiments.ablation import GROUP, Arm, read_ablation
 from qohort.experiments.presentation import Show
-from qohort.report.commands import compose, overrides_of
+from qohort.experiments.sensitivity import SensitivityStudy, read_study
+from qohort.report.commands import compose, load, overrides_of
 from qohort.report.found import find_runs
 from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_differences, made_of
 from qohort.report.planning import plan_runs
@@ -38,9 +39,13 @@ from qohort.report.scores import (
     not_deterministic,
     read_run,
 )
+from qohort.report.sensitivity_ledger import recorded, study_runs
 from qohort.runs.directory import RunDirectory
 from qohort.runs.files import write_atomically
 from qohort.runs.metrics import RETURN
+
+STUDY = "study"
+"""The group of studies of sensitivity in `conf/`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class LedgerConfig:
     name: str
     title: str | None
     ablation: str | None
+    study: str | None
     experiments: str | Sequence[str] | None
     runs: str | Sequence[str] | None
     baseline: str | None
@@ -68,11 +74,13 @@ class Study:
         title: What it is about.
         command: The command that trains all of it.
         planned: The runs that it asks for.
+        sensitivity: The study of sensitivity that it is; None for none.
     """
 
     title: str
     command: str
     planned: Sequence[PlannedRun]
+    sensitivity: SensitivityStudy | None = None
 
 
 def record(config: DictConfig) -> Path:
@@ -82,15 +90,16 @@ def record(config: DictConfig) -> Path:
         ConfigError: If the configuration is wrong, or a run is missing or could not be trained again; nothing was
             written then.
     """
-    name = HydraConfig.get().runtime.choices[GROUP]
-    settings: LedgerConfig = build_config(LedgerConfig, {**resolve(config), GROUP: name})
+    names = {group: HydraConfig.get().runtime.choices[group] for group in (GROUP, STUDY)}
+    settings: LedgerConfig = build_config(LedgerConfig, {**resolve(config), **names})
     file = _file(settings)
     loader = GlobalHydra.instance().config_loader()
     study = _study(settings, loader)
     finished = _finished(study.planned, settings)
     made: dict[str, Mapping[str, Any]] = {}
-    rows = [_row(own, loader, made) for own in finished.values()]
-    ledger = Ledger(settings.title or study.title, study.command, made, rows)
+    rows = [_row(own, loader, made, study.sensitivity is not None) for own in finished.values()]
+    keys = None if study.sensitivity is None else recorded(study.sensitivity)
+    ledger = Ledger(settings.title or study.title, study.command, made, rows, keys)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, ledger_text(settings.name, ledger).encode())
     print(f"ledger of {len(rows)} rows, {sum(len(row.runs) for row in rows)} runs: {file}")
@@ -109,12 +118,14 @@ def _study(settings: LedgerConfig, loader: ConfigLoader) -> Study:
     """Return what is asked for.
 
     Raises:
-        ConfigError: If it is not exactly one of an ablation, experiments and runs, or they do not exist.
+        ConfigError: If it is not exactly one of an ablation, a study, experiments and runs, or they do not exist.
     """
-    given = {key: value for key in (GROUP, "experiments", "runs") if (value := getattr(settings, key)) is not None}
+    given = {
+        key: value for key in (GROUP, STUDY, "experiments", "runs") if (value := getattr(settings, key)) is not None
+    }
     if len(given) != 1:
         words = " and ".join(f"{key}={format_value(value)}" for key, value in given.items()) or "nothing"
-        raise ConfigError(f"{words} is given: give one of ablation=NAME, experiments=NAME and runs=PATTERN")
+        raise ConfigError(f"{words} is given: give one of ablation=NAME, study=NAME, experiments=NAME and runs=PATTERN")
     if settings.baseline is not None and settings.runs is None:
         raise ConfigError(f"baseline={settings.baseline} goes with runs=... only")
     if settings.seeds is not None and settings.experiments is None:
@@ -125,7 +136,17 @@ def _study(settings: LedgerConfig, loader: ConfigLoader) -> Study:
         ablation = read_ablation(settings.ablation, settings.overrides, loader)
         command = " ".join(("qohort train -m", ablation.selector, *ablation.extra))
         return Study(ablation.manifest.title, command, plan_runs(ablation, loader, settings.output_dir))
+    if settings.study is not None:
+        return _sensitivity(settings.study, settings, loader)
     return _experiments(settings, loader)
+
+
+def _sensitivity(name: str, settings: LedgerConfig, loader: ConfigLoader) -> Study:
+    given = [f"study={name}", *settings.overrides]
+    config = load(loader, "sensitivity", [*given, override("output_dir", settings.output_dir)])
+    study = read_study(config)
+    title = f"Sensitivity to hyperparameters: {study.settings.name}"
+    return Study(title, " ".join(("qohort sensitivity", *given)), study_runs(study), study)
 
 
 def _found(settings: LedgerConfig) -> Study:
@@ -210,13 +231,16 @@ def _moved(scores: Scores) -> Iterator[str]:
                 break
 
 
-def _row(runs: Sequence[FinishedRun], loader: ConfigLoader, made: dict[str, Mapping[str, Any]]) -> LedgerRow:
+def _row(
+    runs: Sequence[FinishedRun], loader: ConfigLoader, made: dict[str, Mapping[str, Any]], by_arm: bool
+) -> LedgerRow:
     """Return a row.
 
     Args:
         runs: The runs of an arm in an environment.
         loader: Composes configurations.
         made: How runs were made, by letter; what is new is added.
+        by_arm: Whether the overrides of their arm are the command, and not those that trained them.
 
     Raises:
         ConfigError: If the runs' command does not give their configuration.
@@ -225,6 +249,7 @@ def _row(runs: Sequence[FinishedRun], loader: ConfigLoader, made: dict[str, Mapp
     plan, config = ordered[0].plan, _config_of(ordered[0])
     letters = [_letter(made_of(run.manifest, (run.plan.directory / "code.patch").is_file()), made) for run in ordered]
     usual = max(letters, key=letters.count)
+    command = ("train", *plan.arm.overrides) if by_arm else ordered[0].manifest.get("command", ())
     ended = max((run.plan.directory / "result.json").stat().st_mtime for run in ordered)
     return LedgerRow(
         arm=plan.arm.label,
@@ -236,7 +261,7 @@ def _row(runs: Sequence[FinishedRun], loader: ConfigLoader, made: dict[str, Mapp
         budget=config.budget,
         date=time.strftime("%Y-%m-%d", time.gmtime(ended)),
         made=usual,
-        overrides=overrides_of(config, ordered[0].manifest.get("command", ()), loader),
+        overrides=overrides_of(config, command, loader),
         runs=[_run(run, None if letter == usual else letter) for run, letter in zip(ordered, letters, strict=True)],
     )
 

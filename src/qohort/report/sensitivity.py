@@ -117,7 +117,6 @@ def print_tables(tables: Sequence[Table]) -> None:
 def tables(study: SensitivityStudy, found: Results, arms: Sequence[ArmSensitivity]) -> Iterator[Table]:
     """Yield the tables of a study."""
     names, seeds = list(study.grid), found.scores.shape[-1]
-    settings = int(np.prod(study.shape))
     rows = []
     for a, (name, arm) in enumerate(zip(study.arms, arms, strict=True)):
         tuned = arm.by_number[arm.dimensionality].keys
@@ -130,8 +129,9 @@ def tables(study: SensitivityStudy, found: Results, arms: Sequence[ArmSensitivit
         ("arm", "tuned per environment", "one setting for all", "sensitivity", "effective dimensionality"),
         tuple(rows),
         (
-            f"Scores of {len(arms)} arms × {len(study.environments)} environments × {settings} settings × "
-            f"{seeds} seeds. 0 and 1 are the 5th and the 95th percentile of all arms and settings in an environment. "
+            f"Scores of {len(arms)} arms × {len(study.environments)} environments × "
+            f"{study.number_of_settings} settings × {seeds} seeds. 0 and 1 are the 5th and the 95th percentile of all "
+            "arms and settings in an environment. "
             "Sensitivity is the first score less the second. Effective dimensionality is how many hyperparameters must "
             f"be tuned for {NEAR_PEAK:.0%} of the first score, the others at their defaults (Adkins et al., 2024).",
             "These scores are those of settings that were chosen by the same runs, so they are biased upwards."
