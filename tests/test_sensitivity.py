@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import hydra
 import numpy as np
@@ -14,7 +15,7 @@ from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
 from qohort.experiments.sensitivity import Place, Results, read_study
 from qohort.experiments.sensitivity_runs import train_study
-from qohort.report.sensitivity import analyse, print_tables, write_sensitivity
+from qohort.report.sensitivity import analyse, figures, print_tables, write_sensitivity
 from qohort.sensitivity import (
     Tuned,
     best_of_each,
@@ -150,12 +151,27 @@ def test_what_a_study_writes(study, found, capsys):
     assert "tuned per environment" in capsys.readouterr().out
 
 
+def test_an_environment_in_which_few_settings_stand_out_is_named(study, found, tmp_path):
+    scores = found.scores.copy()
+    scores[:, 1] = 0.0
+    scores[0, 1, 0, 0] = 100.0  # one of 12 settings; the 95th percentile is 45 of 100
+    directory, _ = write_sensitivity(study, replace(found, scores=scores))
+    assert (
+        "In acrobot the best setting has a score of 2.2: nearly all settings are alike"
+        in (directory / "table.md").read_text()
+    )
+    assert "In cartpole the best" not in (directory / "table.md").read_text()
+
+
 def test_tables_show_no_value_of_a_hyperparameter_that_an_arm_lacks(found, tmp_path):
     study = read_study(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
     directory, _ = write_sensitivity(study, found)
     text = (directory / "table.md").read_text()
     assert "| double | all | 0.01 | – |" in text
     assert "| dqn | all | 0.01 | 0.99 |" in text
+    drawn = figures(study, found, analyse(study, found))["curves"].best["cartpole", "gamma"]
+    assert np.isfinite(drawn[0]).all()
+    assert np.isnan(drawn[1]).all()
     assert re.search(r"\| double \|.* of 1", text)
     assert re.search(r"\| dqn \|.* of 2", text)
 

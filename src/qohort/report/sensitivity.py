@@ -26,6 +26,8 @@ from qohort.runs.files import write_atomically
 from qohort.sensitivity import NEAR_PEAK, Tuned, by_number_tuned, effective_dimensionality, normalised, sensitivity
 from qohort.statistics import MIN_RUNS, Array, Estimate, bounds, estimate, interquartile_mean, mean
 
+STRETCHED = 2.0
+"""The highest score of an environment above which a table says that the scale does not suit it."""
 CHUNK = 50
 """Bootstrap draws that are computed at once, for the memory that they take."""
 
@@ -136,6 +138,7 @@ def tables(study: SensitivityStudy, found: Results, arms: Sequence[ArmSensitivit
             f"be tuned for {NEAR_PEAK:.0%} of the first score, the others at their defaults (Adkins et al., 2024).",
             "These scores are those of settings that were chosen by the same runs, so they are biased upwards."
             + (f" No intervals: they need {MIN_RUNS} seeds." if seeds < MIN_RUNS else " Intervals: 95%, over seeds."),
+            *_stretched(study, found),
             *_failures(study, found),
         ),
     )
@@ -162,6 +165,19 @@ def _failures(study: SensitivityStudy, found: Results) -> list[str]:
         + " as the lowest score of the environment."
         for place in study.places
         if found.failed[place]
+    ]
+
+
+def _stretched(study: SensitivityStudy, found: Results) -> list[str]:
+    """Return a line for each environment in which a few settings are far above all others."""
+    scores = normalised(found.performance, len(study.grid))
+    highest = scores.max((0, *range(2, scores.ndim)))
+    return [
+        f"In {name} the best setting has a score of {number(float(one), 1)}: nearly all settings are alike there, and "
+        "few are far above the 95th percentile. It dominates the means over environments: compare arms by the returns "
+        "on new seeds."
+        for name, one in zip(study.environments, highest, strict=True)
+        if one > STRETCHED
     ]
 
 
@@ -227,7 +243,10 @@ def figures(
     for axis, key in enumerate(keys):
         others = tuple(other + 1 for other in range(len(keys)) if other != axis)
         for e, environment in enumerate(study.environments):
-            best[environment, key] = [performance[a, e][None].max(others)[0] for a in range(len(arms))]
+            own = [performance[a, e][None].max(others)[0] for a in range(len(arms))]
+            best[environment, key] = [
+                np.full_like(one, np.nan) if key in study.without(a) else one for a, one in enumerate(own)
+            ]
     return {
         "plane": Plane(study.arms, [(arm.lost, arm.tuned) for arm in arms]),
         "dimensions": Dimensions(study.arms, [[one.score for one in arm.by_number] for arm in arms], NEAR_PEAK),

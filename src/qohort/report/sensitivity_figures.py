@@ -54,7 +54,7 @@ class Curves:
         arms: The names of the arms.
         environments: The names of the environments, a row of panels each.
         values: The values of each hyperparameter, a column of panels each.
-        best: The performance of each arm `[values]`, by environment and hyperparameter.
+        best: The performance of each arm `[values]`, by environment and hyperparameter; NaN if it lacks that.
         axis: The label of the performance.
     """
 
