@@ -72,11 +72,14 @@ def overrides_of(config: TrainConfig, command: Sequence[str], loader: ConfigLoad
     """
     kept = [word for word in command[1:] if "=" in word or word.startswith("~")]
     texts = [word for word in kept if not word.startswith("-") and not _is_left_out(word)]
-    given = relevant(_first(loader, texts))
-    for key, value in relevant(config).items():
-        if given.get(key) != value:
+    composed = _first(loader, texts)
+    given = relevant(composed)
+    missing = {key: value for key, value in relevant(config).items() if given.get(key) != value}
+    if missing:
+        for key, value in missing.items():
             texts.append(("" if key in given else "++") + override("arm" if key == "agent" else key, value))
-    if left := differing(config, _first(loader, texts)):
+        composed = _first(loader, texts)
+    if left := differing(config, composed):
         raise ConfigError(f"the command of {config.agent} on {config.env.name} does not give its configuration: {left}")
     return texts
 
