@@ -147,7 +147,9 @@ def test_a_study_of_sensitivity_is_recorded_reproduced_and_read_again(tmp_path, 
     (tmp_path / "conf" / "study").mkdir(parents=True)
     (tmp_path / "conf" / "study" / "tiny.yaml").write_text(STUDY)
     assert run(monkeypatch, tmp_path, "ledger", "name=tiny", "study=tiny") == 2
-    assert "12 of 12 runs cannot be counted" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "12 of 12 runs cannot be counted" in error
+    assert error.endswith("seeds 0, 1: missing, not run; and 1 more like these): train what is left\n")
     assert run(monkeypatch, tmp_path, "sensitivity", "study=tiny") == 0
     assert run(monkeypatch, tmp_path, "ledger", "name=tiny", "study=tiny") == 0
     ledger = read_ledger(tmp_path / "results" / "ledger", "tiny")

@@ -46,6 +46,8 @@ from qohort.runs.metrics import RETURN
 
 STUDY = "study"
 """The group of studies of sensitivity in `conf/`."""
+TOLD = 5
+"""The reasons that a refusal lists."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,8 @@ def _refuse(lines: Sequence[str], reason: str, fix: str) -> None:
         ConfigError: If there are.
     """
     if lines:
-        raise ConfigError(f"{reason} ({'; '.join(lines)}): {fix}")
+        more = [f"and {len(lines) - TOLD} more like these"] if len(lines) > TOLD else []
+        raise ConfigError(f"{reason} ({'; '.join([*lines[:TOLD], *more])}): {fix}")
 
 
 def _moved(scores: Scores) -> Iterator[str]:
