@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 import qohort.runs.training
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
-from qohort.experiments.sensitivity import Place, Results, read_study
+from qohort.experiments.sensitivity import Place, Results, read_study, results_of
 from qohort.experiments.sensitivity_runs import train_study
 from qohort.report.sensitivity import analyse, figures, print_tables, write_sensitivity
 from qohort.sensitivity import (
@@ -156,11 +156,24 @@ def test_an_environment_in_which_few_settings_stand_out_is_named(study, found, t
     scores[:, 1] = 0.0
     scores[0, 1, 0, 0] = 100.0  # one of 12 settings; the 95th percentile is 45 of 100
     directory, _ = write_sensitivity(study, replace(found, scores=scores))
-    assert (
-        "In acrobot the best setting has a score of 2.2: nearly all settings are alike"
-        in (directory / "table.md").read_text()
-    )
-    assert "In cartpole the best" not in (directory / "table.md").read_text()
+    text = (directory / "table.md").read_text()
+    assert "In acrobot the best setting has a score of 2.2, far above" in text
+    assert "In cartpole" not in text
+    scores[0, 1, 0, 0] = 0.0
+    write_sensitivity(study, replace(found, scores=scores))
+    assert "In acrobot" not in (directory / "table.md").read_text(), "nothing stands out where all are equal"
+
+
+def test_an_environment_in_which_nine_of_ten_settings_are_equal_is_named(tmp_path):
+    grid = "grid={optimizer.lr:{values:[1e-5,2e-5,3e-5,4e-5,5e-5,6e-5,7e-5,8e-5,9e-5,1e-4,1e-3,1e-2],default:1e-3}}"
+    study = read_study(compose(grid, f"reports_dir={tmp_path}"))
+    scores = np.zeros((2, 2, 12, 5))
+    scores[:, 0] = np.arange(24.0).reshape(2, 12, 1)
+    scores[0, 1, 0] = 1.0  # one of 24 settings is less than 5%
+    found = results_of(study, scores)
+    found = replace(found, confirmed={one: [0.0] * 3 for one in study.chosen(found)})
+    directory, _ = write_sensitivity(study, found)
+    assert "In acrobot nine of ten settings are equal" in (directory / "table.md").read_text()
 
 
 def test_tables_show_no_value_of_a_hyperparameter_that_an_arm_lacks(found, tmp_path):

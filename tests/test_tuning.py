@@ -476,7 +476,7 @@ def test_bad_input(text, told, tmp_path, monkeypatch):
         (["name=x"], "space has no value"),
         ([SPACE], "name has no value"),
         ([*BASE, SPACE, "reporting_seeds=[6,1]"], "share 6"),
-        (["study=sensitivity/classic_control"], "run qohort sensitivity study=NAME for this study"),
+        (["study=sensitivity/classic_control"], "this study is for qohort sensitivity study=NAME"),
         (["study=nope"], "study=nope is not one of the choices: it must be one of cartpole"),
         (["study=cartpole", "train={batch_size:3}"], "train has no batch_size; write +train={batch_size:VALUE}"),
         (["study=cartpole", "trails=3"], "unknown key trails=3: did you mean trials"),

@@ -159,7 +159,9 @@ def test_a_study_of_sensitivity_is_recorded_reproduced_and_read_again(tmp_path, 
     )
     arms = [row.arm for row in ledger.rows]
     assert arms[0] == "dqn, optimizer.lr=0.0001, target_network.every=10"
-    assert arms[4:] == ["pqn, optimizer.lr=0.0001", "pqn, optimizer.lr=0.001"], "12 values it lacks are not rows"
+    assert arms[4:] == ["pqn, optimizer.lr=0.0001", "pqn, optimizer.lr=0.001"], (
+        "values of a hyperparameter that it lacks are not rows"
+    )
     assert ledger.rows[0].overrides[-2:] == ["optimizer.lr=0.0001", "target_network.every=10"]
     study, found = read_found(ledger)
     assert set(found.confirmed) == set(study.chosen(found))
@@ -328,7 +330,11 @@ def test_a_damaged_ledger_is_told_in_one_line(tmp_path, old, new, message):
         ),
         ("ledger name=x", "nothing is given: give one of ablation=NAME, study=NAME, experiments=NAME and runs=PATTERN"),
         ("ledger name=x study=sensitivity/clasic_control", "did you mean sensitivity/classic_control"),
-        ("ledger name=x study=cartpole", "run qohort tune study=NAME for this study"),
+        (
+            "ledger name=x study=sensitivity/classic_control study.name=y",
+            'study.name=y cannot be set here: what the study was trained with is overrides=["name=y"]',
+        ),
+        ("ledger name=x study=cartpole", "this study is for qohort tune study=NAME"),
         pytest.param(
             "ledger name=x runs=outputs experiments=debug",
             "experiments=debug and runs=outputs is given: give one of",

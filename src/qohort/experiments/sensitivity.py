@@ -233,7 +233,7 @@ def _checked(config: DictConfig) -> SensitivityConfig:
         ConfigError: On the first mistake.
     """
     if "space" in config:
-        raise ConfigError("space is a key of tuning, not of sensitivity: run qohort tune study=NAME for this study")
+        raise ConfigError("space is a key of tuning, not of sensitivity: this study is for qohort tune study=NAME")
     settings: SensitivityConfig = build_config(SensitivityConfig, config)
     check_name(settings.name)
     check_seeds({"seeds": settings.seeds, "new_seeds": settings.new_seeds})

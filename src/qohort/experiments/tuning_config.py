@@ -74,7 +74,7 @@ def check_settings(config: DictConfig) -> TuneConfig:
         raise ConfigError(f"study: the keys of its file are not those of a study: {NEEDS_GLOBAL}")
     if "grid" in config:
         raise ConfigError(
-            "grid is a key of sensitivity, not of tuning: run qohort sensitivity study=NAME for this study"
+            "grid is a key of sensitivity, not of tuning: this study is for qohort sensitivity study=NAME"
         )
     settings: TuneConfig = build_config(TuneConfig, config)
     check_name(settings.name)

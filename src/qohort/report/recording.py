@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qohort.config.checks import build_config, resolve
 from qohort.config.composition import Sources, options_of, override, project_directory
@@ -45,7 +45,7 @@ from qohort.runs.files import write_atomically
 from qohort.runs.metrics import RETURN
 
 STUDY = "study"
-"""The group of studies of sensitivity in `conf/`."""
+"""The group of studies in `conf/`. Those of sensitivity can be recorded."""
 TOLD = 5
 """The reasons that a refusal lists."""
 
@@ -93,7 +93,12 @@ def record(config: DictConfig) -> Path:
             written then.
     """
     names = {group: HydraConfig.get().runtime.choices[group] for group in (GROUP, STUDY)}
-    settings: LedgerConfig = build_config(LedgerConfig, {**resolve(config), **names})
+    for text in HydraConfig.get().overrides.task:
+        if text.lstrip("+~").startswith(f"{STUDY}."):
+            key = text.lstrip("+~").removeprefix(f"{STUDY}.")
+            raise ConfigError(f'{text} cannot be set here: what the study was trained with is overrides=["{key}"]')
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != STUDY])  # its keys are of another command
+    settings: LedgerConfig = build_config(LedgerConfig, {**resolve(own), **names})
     file = _file(settings)
     loader = GlobalHydra.instance().config_loader()
     study = _study(settings, loader)
@@ -203,7 +208,9 @@ def _finished(planned: Sequence[PlannedRun], settings: LedgerConfig) -> dict[tup
         if isinstance(one, FinishedRun):
             finished[one.plan.arm.label, one.plan.environment].append(one)
     scores = Scores(planned, finished, problems)
-    _refuse(format_problems(problems), f"{len(problems)} of {len(read)} runs cannot be counted", "train what is left")
+    failed = any(one.kind == "failed" for one in problems)
+    fix = "a run that failed has no receipt" if failed else "train what is left"
+    _refuse(format_problems(problems), f"{len(problems)} of {len(read)} runs cannot be counted", fix)
     again = "a run that cannot be repeated has no receipt"
     _refuse(not_deterministic(scores), "some runs are not deterministic", again)
     _refuse([*_moved(scores)], "some runs were resumed where their bits could change", "train them again in one place")

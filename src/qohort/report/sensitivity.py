@@ -132,8 +132,8 @@ def tables(study: SensitivityStudy, found: Results, arms: Sequence[ArmSensitivit
         tuple(rows),
         (
             f"Scores of {len(arms)} arms × {len(study.environments)} environments × "
-            f"{study.number_of_settings} settings × {seeds} seeds. 0 and 1 are the 5th and the 95th percentile of all "
-            "arms and settings in an environment. "
+            f"{study.number_of_settings} settings × {seeds} seeds; an arm that lacks a hyperparameter counts at each "
+            "of its values. 0 and 1 are the 5th and the 95th percentile of all arms and settings in an environment. "
             "Sensitivity is the first score less the second. Effective dimensionality is how many hyperparameters must "
             f"be tuned for {NEAR_PEAK:.0%} of the first score, the others at their defaults (Adkins et al., 2024).",
             "These scores are those of settings that were chosen by the same runs, so they are biased upwards."
@@ -170,15 +170,20 @@ def _failures(study: SensitivityStudy, found: Results) -> list[str]:
 
 def _stretched(study: SensitivityStudy, found: Results) -> list[str]:
     """Return a line for each environment in which a few settings are far above all others."""
-    scores = normalised(found.performance, len(study.grid))
-    highest = scores.max((0, *range(2, scores.ndim)))
-    return [
-        f"In {name} the best setting has a score of {number(float(one), 1)}: nearly all settings are alike there, and "
-        "few are far above the 95th percentile. It dominates the means over environments: compare arms by the returns "
-        "on new seeds."
-        for name, one in zip(study.environments, highest, strict=True)
-        if one > STRETCHED
-    ]
+    axes = (0, *range(2, found.performance.ndim))
+    low, high = np.percentile(found.performance, (5, 95), axis=axes)
+    span = np.ptp(found.performance, axis=axes)
+    highest = normalised(found.performance, len(study.grid)).max(axes)
+    lines = []
+    for e, name in enumerate(study.environments):
+        if low[e] == high[e] and span[e] > 0:
+            lines.append(f"In {name} nine of ten settings are equal, so its scores are on no common scale.")
+        elif highest[e] > STRETCHED:
+            lines.append(
+                f"In {name} the best setting has a score of {number(float(highest[e]), 1)}, far above the 95th "
+                "percentile, so this environment weighs most in the means and in what is computed from them."
+            )
+    return lines
 
 
 def _score_cell(score: Estimate) -> Cell:
