@@ -9,7 +9,6 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 import qohort.cohort.compiler
-import qohort.cohort.native
 from matrix import matrix
 from qohort.agent.learner import QLearning
 from qohort.cohort.compiler import CACHE_BYTES
@@ -97,14 +96,13 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
-    parts, sizes = qohort.cohort.compiler.parts_of, []
+    parts, sizes = qohort.cohort.compiler._parts, []
 
     def noted(state: Sequence[Tensor]) -> list[slice]:
         sizes.append(sum(one.nbytes for one in state))
         return parts(state)
 
-    for user in (qohort.cohort.compiler, qohort.cohort.native):
-        monkeypatch.setattr(user, "parts_of", noted)
+    monkeypatch.setattr(qohort.cohort.compiler, "_parts", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert max(sizes) > 2 * CACHE_BYTES

@@ -4,9 +4,7 @@ The files in reading order:
 
 - `stacking.py`: `CohortNetwork` stacks the networks of all members into one module.
 - `program.py`: `Program` and `Compiler` compile functions that are lifted over members.
-- `compiler.py`: the back end, with the private interfaces of PyTorch's compiler.
-- `rewriting.py`: operations that are replaced, so that the bits of a program are the same for any M.
-- `native.py`, `tape.py`: programs in C++, many calls of which are played as one.
+- `compiler.py`: the private interfaces of PyTorch's compiler.
 - `streams.py`: the random streams of each member.
 - `noise.py`: the random numbers for noisy networks and implicit quantiles.
 - `schedules.py`: the progress of a cohort, schedules and intervals.

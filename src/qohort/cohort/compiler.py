@@ -1,4 +1,4 @@
-"""Compiles programs with PyTorch. Only this file, `native` and `batching` use private interfaces of PyTorch.
+"""Compiles programs with PyTorch. Only this file and `batching`, which it imports, use private interfaces of PyTorch.
 
 It is imported when the first program is compiled. If anything here raises, `Compiler.build` prints a line and runs the
 program in another mode.
@@ -7,10 +7,16 @@ program in another mode.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import hashlib
 import itertools
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,14 +31,16 @@ from torch._inductor import config as inductor_config
 from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from qohort.cohort.batching import register
-from qohort.cohort.rewriting import DECOMPOSITIONS, Rewritten
+from qohort.cohort.convolution import convolution, max_pool
 from qohort.cohort.tracing import TRACING
 
 CACHE_BYTES = 1 << 20
@@ -50,6 +58,147 @@ ON_GPU = {
 """Settings of inductor on a GPU: the order of a sum is not chosen by timing it, nor by the number of members."""
 SIZES_ARE_ASSERTED = hasattr(PythonWrapperCodegen, "bind_input_symbol")
 """Whether compiled Python reads the number of members from its inputs only if it asserts their sizes, as since 2.14."""
+ENTRY = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
+"""The symbol of `void inductor_entry_impl(AtenTensorHandle* inputs, AtenTensorHandle* outputs)`."""
+
+
+class Rewritten(TorchFunctionMode):
+    """Replaces functions that do not compile to the same bits for any number of members.
+
+    Args:
+        products: Whether matrix products become sums of products, too. NVIDIA's library chooses its kernel, and so the
+            order of the sums, by the number of members. A compiled sum has one kernel for any number.
+    """
+
+    def __init__(self, products: bool) -> None:
+        super().__init__()
+        self._rewritten: dict[Any, Callable[..., Any]] = {
+            torch.nn.functional.conv2d: _conv2d,
+            torch.nn.functional.max_pool2d: _max_pool2d,
+            torch.nn.functional.layer_norm: _layer_norm,
+        }
+        if products:
+            self._rewritten |= {torch.nn.functional.linear: _linear, **dict.fromkeys(PRODUCTS, _matmul)}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Call what replaces a function, or the function."""
+        if rewritten := self._rewritten.get(func):
+            with self:  # for the products in a convolution
+                result = rewritten(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
+        return func(*args, **(kwargs or {}))
+
+
+def _square(*pairs: int | Sequence[int]) -> list[int] | None:
+    """Return the one number of each pair; None if a pair has two different ones."""
+    numbers = [{*pair} if isinstance(pair, Sequence) else {pair} for pair in pairs]
+    return [number.pop() for number in numbers] if all(len(number) == 1 for number in numbers) else None
+
+
+def _conv2d(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """Return `conv2d` with square kernels, strides and borders."""
+    if isinstance(padding, str) or image.dim() != 4:
+        return NotImplemented
+    sizes = _square(weight.shape[2:], stride, padding, dilation)
+    if sizes is None or groups != 1 or sizes.pop() != 1:
+        return NotImplemented
+    return convolution(image, weight.flatten(1), bias, *sizes)
+
+
+def _max_pool2d(
+    image: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Return `max_pool2d` with square patches, strides and borders. Equal largest pixels share the gradient."""
+    sizes = _square(kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    if sizes is None or sizes.pop() != 1 or ceil_mode or return_indices:
+        return NotImplemented
+    return max_pool(image, *sizes)
+
+
+def _layer_norm(
+    value: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return `layer_norm` in elementary operations."""
+    axes = [*range(-len(normalized_shape), 0)]
+    centred = value - value.mean(axes, keepdim=True)
+    normalised = centred / (centred.square().mean(axes, keepdim=True) + eps).sqrt()
+    if weight is not None:
+        normalised = normalised * weight
+    return normalised if bias is None else normalised + bias
+
+
+PRODUCTS = (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm)
+"""The matrix products without an addition."""
+
+
+def _linear(value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `value [..., I]` times `weight [O, I]` transposed, plus `bias [O]`."""
+    product = (value.unsqueeze(-2) * weight).sum(-1)
+    return product if bias is None else product + bias
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Return the matrix product, with the rules of `torch.matmul`."""
+    if right.dim() == 1:
+        return (left * right).sum(-1)
+    if left.dim() == 1:
+        return (left.unsqueeze(-1) * right).sum(-2)
+    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
+
+
+NARROW = 8
+"""A matrix product with fewer rows or columns is compiled as a sum of products on the CPU. For these alone, MKL has a
+kernel for each make of CPU, with other bits, even with `MKL_CBWR=AVX2,STRICT`."""
+
+
+def _narrow_bmm(left: Tensor, right: Tensor) -> Any:
+    """Return the product of `left [M, R, K]` and `right [M, K, C]` if it is narrow."""
+    if min(left.shape[1], right.shape[2]) >= NARROW:
+        return NotImplemented
+    return (left.unsqueeze(-1) * right.unsqueeze(1)).sum(2)
+
+
+def _narrow_mm(left: Tensor, right: Tensor) -> Any:
+    """Return the product of `left [R, K]` and `right [K, C]` if it is narrow."""
+    if min(left.shape[0], right.shape[1]) >= NARROW:
+        return NotImplemented
+    return (left.unsqueeze(-1) * right.unsqueeze(0)).sum(1)
+
+
+def _clone(tensor: Tensor, memory_format: torch.memory_format | None = None) -> Any:
+    """Compute a tensor once, and in order, before what reads it. Inductor takes a clone for the expression itself."""
+    if memory_format is not None:
+        return NotImplemented
+    strides = torch.empty_like(tensor, memory_format=torch.contiguous_format).stride()
+    return torch.ops.prims.inductor_force_stride_order.default(tensor, strides)
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.bmm.default: _narrow_bmm,
+    torch.ops.aten.mm.default: _narrow_mm,
+    torch.ops.aten.clone.default: _clone,
+}
 
 
 def _functionalized(_: Any, function: type[torch.autograd.Function], *operands: Any) -> Any:
@@ -134,7 +283,7 @@ def build(
     held = flat.held
     program: Flat
     if mode == "inductor":
-        call = compile_function(flat, flat.tensors).current_callable
+        call = _compile(flat, flat.tensors).current_callable
 
         def program(*tensors: Tensor) -> Any:
             return call(list(tensors))
@@ -179,7 +328,7 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def compile_function(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
+def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
     """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
     If it were compiled for a fixed size, a cohort of one would get a different program: without a loop over members,
@@ -225,7 +374,7 @@ def compile_function(function: Flat, tensors: Sequence[Tensor], native: bool = F
         return compile_fx.compile_fx_inner(unrolled, stand_ins, **options)
 
 
-def parts_of(state: Sequence[Tensor]) -> list[slice]:
+def _parts(state: Sequence[Tensor]) -> list[slice]:
     """Return equal parts of the members with at most `CACHE_BYTES` of state each; one part for all on a GPU."""
     members = len(state[0])
     size = sum(tensor.nbytes for tensor in state)
@@ -236,7 +385,7 @@ def parts_of(state: Sequence[Tensor]) -> list[slice]:
 
 def _in_parts(program: Flat, state: Sequence[Tensor]) -> Flat:
     """Run a compiled program on the parts of the members."""
-    parts = parts_of(state)
+    parts = _parts(state)
     if len(parts) == 1:
         return program
     states = [[tensor[part] for tensor in state] for part in parts]
@@ -258,3 +407,140 @@ def has_cpp_compiler() -> bool:
         return shutil.which(cpp_builder.get_cpp_compiler()) is not None
     except (exc.InvalidCxxCompiler, RuntimeError):
         return False
+
+
+class _Record(ctypes.Structure):
+    """One call of a program, `Call` of `tape.cpp`."""
+
+    _fields_ = (
+        ("entry", ctypes.c_void_p),
+        ("input_count", ctypes.c_size_t),
+        ("output_count", ctypes.c_size_t),
+        ("inputs", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
+    )
+
+
+class NativeProgram:
+    """A program that is compiled to C++ entirely, so that a tape can call it; see `qohort.cohort.tape`.
+
+    Args:
+        function: See `qohort.cohort.program.Program`.
+        state: The state tensors.
+        inputs: Example inputs.
+        in_parts: See `qohort.cohort.program.Program`.
+
+    Raises:
+        Exception: Anything that PyTorch's compiler raises.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool) -> None:
+        flat = Flattened(function, state, inputs)
+        compiled = _compile(flat, flat.tensors, native=True)
+        entry = compiled.current_callable.__closure__[0].cell_contents
+        library = ctypes.PyDLL(entry.__self__.__file__)
+        self.entry = ctypes.cast(library[ENTRY], ctypes.c_void_p).value
+        self.held, self._inputs = flat.held, flat.tensors[len(flat.held) :]
+        self.constants: list[Tensor] = list(compiled.constants.values())
+        """Tables in the function itself, which the entry expects after its inputs."""
+        assert flat.result_spec is not None
+        self.spec: TreeSpec = flat.result_spec
+        self.parts = _parts(self.held) if in_parts else [slice(None)]
+        _player()
+
+    def bind(self, inputs: Any) -> NativeCall:
+        """Return a call with these inputs.
+
+        Raises:
+            ValueError: If they differ from the example inputs in a shape or a dtype.
+        """
+        tensors: list[Tensor] = tree_leaves(inputs)
+        if [(one.shape, one.dtype) for one in tensors] != [(one.shape, one.dtype) for one in self._inputs]:
+            raise ValueError("the inputs of a program must keep their shapes and dtypes")  # it would read beyond them
+        if not all(tensor.is_contiguous() for tensor in tensors):
+            raise ValueError("the inputs of a tape must be contiguous")
+        return NativeCall(self, tensors)
+
+
+class NativeCall:
+    """A native program bound to input tensors."""
+
+    def __init__(self, program: NativeProgram, inputs: Sequence[Tensor]) -> None:
+        self._program, self._kept, self._addresses = program, list(inputs), []
+        self.record = b""
+        """The record of each part, for `tape.cpp`."""
+        for part in program.parts:
+            tensors = [tensor[part] for tensor in (*program.held, *inputs)] + program.constants
+            handles = [_pointer(one) for one in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)]
+            addresses = ((ctypes.c_void_p * len(handles))(*handles), (ctypes.c_void_p * program.spec.num_leaves)())
+            self._addresses.append(addresses)
+            counts = (len(handles), program.spec.num_leaves)
+            self.record += bytes(_Record(program.entry, *counts, *map(ctypes.addressof, addresses)))
+
+    def results(self) -> Any:
+        """Return the results of the last time that the call was played."""
+        by_part = []
+        for _, outputs in self._addresses:
+            capsules = [_capsule(_copied(handle)) for handle in outputs]
+            by_part.append(torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules))
+        leaves = by_part[0] if len(by_part) == 1 else [torch.cat(pieces) for pieces in zip(*by_part, strict=True)]
+        return tree_unflatten(leaves, self._program.spec)
+
+    @staticmethod
+    def play_all(calls: Sequence[NativeCall]) -> None:
+        """Call native programs one after the other.
+
+        Raises:
+            RuntimeError: If a program raised an error.
+        """
+        records = b"".join([call.record for call in calls])
+        problem = _player().play(records, len(records) // ctypes.sizeof(_Record))
+        if problem is not None:
+            raise RuntimeError(problem.decode(errors="replace"))
+
+    def __del__(self) -> None:
+        """Release the tensors."""
+        for handles in itertools.chain.from_iterable(self._addresses):
+            _player().release(ctypes.addressof(handles), len(handles))
+
+
+def _pointer(capsule: Any) -> int:
+    function = ctypes.pythonapi.PyCapsule_GetPointer
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return int(function(capsule, None))
+
+
+def _capsule(pointer: int) -> Any:
+    function = ctypes.pythonapi.PyCapsule_New
+    function.restype, function.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return function(pointer, None, None)
+
+
+def _copied(handle: int | None) -> int:
+    """Return another handle of a tensor."""
+    copied = ctypes.c_void_p()
+    _player().aoti_torch_new_tensor_handle(ctypes.c_void_p(handle), ctypes.byref(copied))
+    assert copied.value is not None
+    return copied.value
+
+
+@cache
+def _player() -> ctypes.PyDLL:
+    """Return the library of `tape.cpp`, compiled at the first use on a machine."""
+    source = Path(__file__).with_name("tape.cpp")
+    torch_libraries = Path(torch.__file__).parent / "lib"
+    digest = hashlib.sha256(source.read_bytes() + torch.__version__.encode() + str(torch_libraries).encode())
+    library = Path(cache_dir()) / f"qohort_tape_{digest.hexdigest()[:16]}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        linked = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch_libraries}"]
+        command = [cpp_builder.get_cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(unfinished), str(source)]
+        outcome = subprocess.run([*command, *linked], capture_output=True, text=True)
+        if outcome.returncode:
+            raise RuntimeError(f"tape.cpp: {outcome.stderr}")
+        unfinished.replace(library)
+    player = ctypes.PyDLL(str(library))
+    player.play.restype, player.play.argtypes = ctypes.c_char_p, [ctypes.c_char_p, ctypes.c_size_t]
+    player.release.restype, player.release.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t]
+    return player

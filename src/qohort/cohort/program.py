@@ -118,8 +118,7 @@ class Compiler:
             return None  # on a GPU, the player records the calls
         try:
             with self._timed():
-                from qohort.cohort.compiler import telling
-                from qohort.cohort.native import NativeProgram
+                from qohort.cohort.compiler import NativeProgram, telling
 
                 with telling(lambda: self.on_start(program.name)):
                     native = NativeProgram(program.function, program.state, inputs, program.in_parts)
