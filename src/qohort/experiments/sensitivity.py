@@ -24,6 +24,7 @@ from qohort.config.messages import format_value, nearest
 from qohort.config.paths import check_directory, check_output
 from qohort.experiments.trials import Seeds, Trial, check_name, check_seeds, trial_configs
 from qohort.runs.checking import check_jobs
+from qohort.runs.directory import RunDirectory
 from qohort.sensitivity import best_of_each, best_shared, ranks
 from qohort.statistics import Array
 
@@ -199,6 +200,12 @@ def read_study(config: DictConfig) -> SensitivityStudy:
     study = SensitivityStudy(_checked(config))
     study.check_runs()
     return study
+
+
+def score_of(directory: RunDirectory, name: Literal["final", "auc"]) -> float:
+    """Return the score of a run; NaN if it has failed, or is not finished."""
+    result = directory.result()
+    return float("nan") if result is None else float(result["final_return" if name == "final" else "auc"])
 
 
 def results_of(study: SensitivityStudy, scores: Array) -> Results:

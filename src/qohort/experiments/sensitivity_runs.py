@@ -7,13 +7,11 @@ finished runs are reused, and a study that was killed goes on where it was.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
-from qohort.experiments.sensitivity import Results, SensitivityStudy, results_of
+from qohort.experiments.sensitivity import Results, SensitivityStudy, results_of, score_of
 from qohort.experiments.trial_runs import train_trials
-from qohort.runs.directory import RunDirectory
 from qohort.runs.interruption import STOP
 
 
@@ -44,9 +42,3 @@ def _confirm(study: SensitivityStudy, found: Results) -> Results:
     trained = train_trials(trials, study.settings.max_members, "the chosen settings on new seeds")
     returns = [[score_of(member.directory, "final") for member in some] for some in trained]
     return replace(found, confirmed=dict(zip(chosen, returns, strict=True)))
-
-
-def score_of(directory: RunDirectory, name: Literal["final", "auc"]) -> float:
-    """Return the score of a run; NaN if it has failed, or is not finished."""
-    result = directory.result()
-    return float("nan") if result is None else float(result["final_return" if name == "final" else "auc"])

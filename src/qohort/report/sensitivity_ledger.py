@@ -12,8 +12,14 @@ from qohort.config.checks import build_config
 from qohort.config.composition import override
 from qohort.config.errors import ConfigError
 from qohort.experiments.ablation import Arm
-from qohort.experiments.sensitivity import Place, Results, SensitivityConfig, SensitivityStudy, results_of
-from qohort.experiments.sensitivity_runs import score_of
+from qohort.experiments.sensitivity import (
+    Place,
+    Results,
+    SensitivityConfig,
+    SensitivityStudy,
+    results_of,
+    score_of,
+)
 from qohort.experiments.trials import Seeds, trial_configs
 from qohort.report.ledger import Ledger, LedgerRun
 from qohort.report.scores import PlannedRun
