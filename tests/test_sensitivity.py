@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 
 import qohort.runs.training
 from qohort.config.composition import CONFIG_DIRECTORY
-from qohort.config.errors import ConfigError
+from qohort.config.errors import ConfigError, RunsFailed
 from qohort.experiments.sensitivity import Place, Results, read_study, results_of
 from qohort.experiments.sensitivity_runs import train_study
 from qohort.report.sensitivity import analyse, figures, print_tables, write_sensitivity
@@ -162,6 +162,21 @@ def test_an_environment_in_which_few_settings_stand_out_is_named(study, found, t
     scores[0, 1, 0, 0] = 0.0
     write_sensitivity(study, replace(found, scores=scores))
     assert "In acrobot" not in (directory / "table.md").read_text(), "nothing stands out where all are equal"
+
+
+def test_a_failed_run_counts_as_the_lowest_of_its_environment_and_once(tmp_path):
+    study = read_study(compose("without={double:[gamma]}", f"reports_dir={tmp_path}"))
+    scores = np.broadcast_to(np.arange(6.0)[:, None], (2, 2, 6, 5)).copy()
+    scores[0, 0, 5, 1] = np.nan
+    scores[1, 0, 2:4, 0] = np.nan  # one run, at both values of gamma
+    found = results_of(study, scores)
+    assert found.failed.tolist() == [[1, 0], [1, 0]]
+    assert found.scores[0, 0, 2, 1].tolist() == [5, 0, 5, 5, 5]
+    assert found.scores[1, 0, 1, 0, 0] == 0
+    assert found.tuned.tolist() == [[4, 5], [5, 5]], "the mean of setting 5 falls to 4, the first of two equals wins"
+    scores[:, 1] = np.nan
+    with pytest.raises(RunsFailed, match=r"every run in environments\.acrobot has failed"):
+        results_of(study, scores)
 
 
 def test_an_environment_in_which_nine_of_ten_settings_are_equal_is_named(tmp_path):
