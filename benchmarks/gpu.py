@@ -1,7 +1,8 @@
 """What is measured on a GPU: the bits of a member in cohorts of several sizes, and the speed of cohorts.
 
-python benchmarks/gpu.py exactness [SIZES]       the fingerprint of one seed, alone and in cohorts
-python benchmarks/gpu.py speed [SIZES]           env_steps per second of cohorts, summed over members
+python benchmarks/gpu.py names                   what exactness can check, by name
+python benchmarks/gpu.py exactness NAME [SIZES]  the fingerprint of one seed, alone and in cohorts
+python benchmarks/gpu.py speed NAME [SIZES]      env_steps per second of cohorts, summed over members
 """
 
 from __future__ import annotations
@@ -20,17 +21,38 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from qohort.config.composition import CONFIG_DIRECTORY
+from qohort.runs.learning_curve import RunFigure
 from qohort.runs.training import train
 
 assert qohort.__version__
 
 COMMON = ("trainer=gpu", "logger=none", "trainer.progress_bar=false", "callbacks=[none]", "checkpoint.every=10_000_000")
 SMALL = ("evaluation.every=10_000_000", "evaluation.episodes=2", "evaluation.max_episode_steps=200")
-CARTPOLE = (*SMALL, "experiment=cleanrl/cartpole", "env.backend=tensor", "learning_starts=500")
-BREAKOUT = (
-    *(*SMALL, "env=minatar", "env.backend=tensor", "network=minatar", "batch_size=32", "train_every=4"),
-    *("learning_starts=500", "replay.capacity=2_000", "target_network.every=1_000"),
-)
+SHORT = (*SMALL, "budget=1_500", "learning_starts=200", "log_every=500")
+MINATAR = ("env=minatar", "env.backend=tensor", "network=minatar")
+
+EXACTNESS = {
+    **{
+        agent: (f"agent={agent}", "batch_size=33")
+        for agent in ("dqn", "c51", "qr_dqn", "iqn", "m_iqn", "noisy", "prioritized", "rainbow", "dqn_lambda")
+    },
+    "pqn": ("agent=pqn",),
+    "stream_q": ("agent=stream_q",),
+    "dqn_gymnasium": ("agent=dqn", "env.backend=gymnasium", "batch_size=33"),
+    "minatar_dqn": (*MINATAR, "batch_size=33"),
+    "minatar_rainbow": (*MINATAR, "agent=rainbow", "batch_size=33"),
+    "minatar_pqn": (*MINATAR, "agent=pqn"),
+}
+"""What `exactness` checks: overrides, by name."""
+
+SPEED = {
+    "cartpole": (*SMALL, "experiment=cleanrl/cartpole", "env.backend=tensor", "learning_starts=500"),
+    "breakout": (
+        *(*SMALL, *MINATAR, "batch_size=32", "train_every=4"),
+        *("learning_starts=500", "replay.capacity=2_000", "target_network.every=1_000"),
+    ),
+}
+"""What `speed` measures: overrides, by name."""
 
 
 def run(seeds: list[int], *overrides: str) -> tuple[dict[int, str], list[dict[str, Any]]]:
@@ -46,42 +68,37 @@ def run(seeds: list[int], *overrides: str) -> tuple[dict[int, str], list[dict[st
     return {result["seed"]: result["fingerprint"] for result in results}, rows
 
 
-def exactness(sizes: list[int]) -> bool:
+def exactness(name: str, sizes: list[int]) -> bool:
     """Compare the first seed's fingerprint in cohorts of several sizes; return whether they are all equal."""
-    equal = True
-    for name, settings in {
-        "DQN": ("agent=dqn",),
-        "Rainbow": ("agent=rainbow",),
-        "IQN": ("agent=iqn",),
-        "DQN through Gymnasium": ("agent=dqn", "env.backend=gymnasium"),
-        "MinAtar": ("env=minatar", "env.backend=tensor", "network=minatar"),
-    }.items():
-        short = (*SMALL, "budget=1_500", "learning_starts=200", "log_every=500", "batch_size=33")
-        found = {}
-        for size in sizes:
-            began = time.perf_counter()
-            found[size] = run([7, *range(100, 99 + size)], *short, *settings)[0][7]
-            print(f"{name}, {size} members: {found[size][:16]} ({time.perf_counter() - began:.0f} s)", flush=True)
-        equal &= len(set(found.values())) == 1
-        print(f"{name}: {'equal' if len(set(found.values())) == 1 else 'DIFFERENT'}", flush=True)
-    return equal
+    found = {}
+    for size in sizes:
+        began = time.perf_counter()
+        found[size] = run([7, *range(100, 99 + size)], *SHORT, *EXACTNESS[name])[0][7]
+        verdict = "equal" if len(set(found.values())) == 1 else "DIFFERENT"
+        print(f"{name}, {size} members: {found[size][:16]} {verdict} ({time.perf_counter() - began:.0f} s)", flush=True)
+    return len(set(found.values())) == 1
 
 
-def speed(sizes: list[int]) -> None:
+def speed(name: str, sizes: list[int]) -> None:
     """Print env_steps per second, without start-up, for cohorts of several sizes."""
-    for name, settings in {"CartPole, CleanRL's settings": CARTPOLE, "MinAtar Breakout": BREAKOUT}.items():
-        for size in sizes:
-            rows = run(list(range(size)), *settings, "budget=2_000", "log_every=250")[1]
-            timed = [row for row in rows if "env_steps_per_s" in row and row["env_steps"] >= 1_000]
-            first, last = timed[0], timed[-1]
-            seconds = last["wall_s"] - first["wall_s"]
-            each = (last["env_steps"] - first["env_steps"]) / max(seconds, 1e-9)
-            print(f"{name}, {size} members: {each * size:,.0f} env_steps/s", flush=True)
+    RunFigure.draw = lambda *_: None  # type: ignore[method-assign]  # what comes after training is not measured
+    for size in sizes:
+        began = time.perf_counter()
+        rows = run(list(range(size)), *SPEED[name], "budget=2_000", "log_every=250")[1]
+        timed = [row for row in rows if "env_steps_per_s" in row and row["env_steps"] >= 1_000]
+        first, last = timed[0], timed[-1]
+        each = (last["env_steps"] - first["env_steps"]) / max(last["wall_s"] - first["wall_s"], 1e-9)
+        whole = time.perf_counter() - began
+        print(f"{name}, {size} members: {each * size:,.0f} env_steps/s (whole run {whole:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
-    command, sizes = sys.argv[1], [int(size) for size in sys.argv[2:]] or [1, 5, 30]
+    command, *arguments = sys.argv[1:]
+    if command == "names":
+        print(*EXACTNESS)
+        sys.exit()
+    sizes = [int(size) for size in arguments[1:]] or [1, 5, 30]
     if command == "speed":
-        speed(sizes)
+        speed(arguments[0], sizes)
     else:
-        sys.exit(0 if exactness(sizes) else 1)
+        sys.exit(0 if exactness(arguments[0], sizes) else 1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
@@ -111,6 +112,22 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
         assert run(tmp_path / "alone", [seed], *overrides)[seed] == thirty[seed]
     assert max(sizes) <= CACHE_BYTES
     assert len(set(thirty.values())) == 30
+
+
+SHARED = ("mlp, odd shapes", "three environments", "rainbow", "pictures, three steps")
+
+
+@pytest.mark.parametrize("name", matrix(SHARED, (), in_ci=("mlp, odd shapes", "pictures, three steps")))
+def test_threads_that_share_the_members_out_change_no_bits(tmp_path: Path, name: str) -> None:
+    own = {
+        "rainbow": ("agent=rainbow", "batch_size=16"),
+        "pictures, three steps": ("env=minatar", "network.hidden=[11]", "batch_size=16", "replay.n_step=3"),
+    }
+    overrides = (*(VARIANTS | own)[name], "env.backend=tensor", "compile=inductor")
+    seeds = [7, 5, 1, 3, 0]
+    one = run(tmp_path / "one", seeds, *overrides)
+    assert run(tmp_path / "three", seeds, *overrides, "trainer.threads=3") == one
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.slow

@@ -323,7 +323,7 @@ def test_a_figure_that_cannot_be_drawn_costs_no_result(tmp_path, undisturbed, mo
     def fail(*_):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("qohort.runs.training.draw_run", fail)
+    monkeypatch.setattr("qohort.runs.training.RunFigure.draw", fail)
     run(tmp_path)
     assert capsys.readouterr().err.count("learning_curve.png could not be drawn: RuntimeError: no fonts") == 2
     assert outcome(tmp_path) == undisturbed

@@ -148,8 +148,9 @@ def test_an_evaluation_plays_the_episodes_of_a_slow_loop() -> None:
     assert scores.returns.min() < scores.returns.max()
 
 
-@pytest.mark.parametrize("mode", matrix(["none", "inductor"], ["none"]))
-def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(mode: str) -> None:
+@pytest.mark.parametrize("how", matrix(["none", "inductor", "inductor, 2 threads", "inductor, 5 threads"], ["none"]))
+def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(how: str) -> None:
+    mode, _, threads = how.partition(", ")
     state = {"total": torch.zeros(3, 2)}
     table = np.arange(50, dtype=np.float32).reshape(25, 2)  # too large for inductor to write it into the code
 
@@ -158,7 +159,7 @@ def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(mode: str)
         state["total"].add_(inputs["by"] + row)
         return {"twice": state["total"] * 2}
 
-    program = Compiler(mode).program("sums", add, state)
+    program = Compiler(mode, threads=int(threads[:1] or 1)).program("sums", add, state)
     slots = Slots(4, (3, 2), torch.float32, torch.device("cpu"))
     calls = [program.bind({"by": tensor}) for tensor in slots.tensors]
     player, total = Player(torch.device("cpu")), np.zeros((3, 2))
@@ -172,6 +173,23 @@ def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(mode: str)
         total = expected[-1]
     assert np.array_equal(state["total"].numpy(), total)
     assert isinstance(calls[0], PythonCall) == (mode == "none")
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_what_fails_in_another_thread_is_told() -> None:
+    def look_up(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        return state["table"].gather(1, inputs["index"])
+
+    program = Compiler("inductor", threads=2).program("table", look_up, {"table": torch.arange(8.0).view(2, 4)})
+    slots = Slots(1, (2, 3), torch.int64, torch.device("cpu"))
+    call, player = program.bind({"index": slots.tensors[0]}), Player(torch.device("cpu"))
+    slots.fill(np.array([[[0, 1, 2], [3, 3, 4]]]))  # the second member has no fifth entry
+    with pytest.raises(RuntimeError, match="index out of bounds"):
+        player.play([call])
+    slots.fill(np.array([[[0, 1, 2], [3, 3, 0]]]))
+    player.play([call])
+    assert call.results().tolist() == [[0, 1, 2], [7, 7, 4]]
 
 
 def test_slots_begin_at_lines_of_the_cache() -> None:

@@ -116,7 +116,7 @@ class QLearning(pl.LightningModule):
         self.seeds = [member.seed for member in members]
         self.num_envs = config.env.num_envs
 
-        self.compiler = Compiler(config.compile, stop)
+        self.compiler = Compiler(config.compile, stop, config.trainer.threads)
         self.actor = Actor(members, self.compiler)
         self.head: Head = instantiate(config.head)
         self.bootstrap: Bootstrap = instantiate(config.bootstrap)

@@ -374,13 +374,24 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
         return compile_fx.compile_fx_inner(unrolled, stand_ins, **options)
 
 
-def _parts(state: Sequence[Tensor]) -> list[slice]:
-    """Return equal parts of the members with at most `CACHE_BYTES` of state each; one part for all on a GPU."""
-    members = len(state[0])
-    size = sum(tensor.nbytes for tensor in state)
-    count = 1 if state[0].device.type != "cpu" else min(members, -(-size // CACHE_BYTES))
-    cuts = [members * part // count for part in range(count + 1)]
+def _cut(members: slice, count: int) -> list[slice]:
+    """Return a slice of the members in equal parts, at most one for each member."""
+    size = members.stop - members.start
+    count = max(1, min(size, count))
+    cuts = [members.start + size * part // count for part in range(count + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(cuts)]
+
+
+def _parts(state: Sequence[Tensor], share: slice | None = None) -> list[slice]:
+    """Return equal parts of the members with at most `CACHE_BYTES` of state each; one part for all on a GPU.
+
+    Args:
+        state: Tensors `[M, ...]`.
+        share: The members that are wanted; None for all.
+    """
+    share = slice(0, len(state[0])) if share is None else share
+    size = sum(tensor[share].nbytes for tensor in state)
+    return _cut(share, 1 if state[0].device.type != "cpu" else -(-size // CACHE_BYTES))
 
 
 def _in_parts(program: Flat, state: Sequence[Tensor]) -> Flat:
@@ -409,6 +420,12 @@ def has_cpp_compiler() -> bool:
         return False
 
 
+class _Share(ctypes.Structure):
+    """The calls that one thread plays, `Share` of `tape.cpp`."""
+
+    _fields_ = (("calls", ctypes.c_char_p), ("count", ctypes.c_size_t))
+
+
 class _Record(ctypes.Structure):
     """One call of a program, `Call` of `tape.cpp`."""
 
@@ -429,12 +446,15 @@ class NativeProgram:
         state: The state tensors.
         inputs: Example inputs.
         in_parts: See `qohort.cohort.program.Program`.
+        threads: How many threads share the members out.
 
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
 
-    def __init__(self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool) -> None:
+    def __init__(
+        self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool, threads: int
+    ) -> None:
         flat = Flattened(function, state, inputs)
         compiled = _compile(flat, flat.tensors, native=True)
         entry = compiled.current_callable.__closure__[0].cell_contents
@@ -445,7 +465,9 @@ class NativeProgram:
         """Tables in the function itself, which the entry expects after its inputs."""
         assert flat.result_spec is not None
         self.spec: TreeSpec = flat.result_spec
-        self.parts = _parts(self.held) if in_parts else [slice(None)]
+        shares = _cut(slice(0, len(flat.tensors[0])), threads)
+        self.shares = [_parts(self.held, share) if in_parts else [share] for share in shares]
+        """The parts of the members that each thread goes over."""
         _player()
 
     def bind(self, inputs: Any) -> NativeCall:
@@ -466,16 +488,19 @@ class NativeCall:
     """A native program bound to input tensors."""
 
     def __init__(self, program: NativeProgram, inputs: Sequence[Tensor]) -> None:
-        self._program, self._kept, self._addresses = program, list(inputs), []
-        self.record = b""
-        """The record of each part, for `tape.cpp`."""
-        for part in program.parts:
-            tensors = [tensor[part] for tensor in (*program.held, *inputs)] + program.constants
-            handles = [_pointer(one) for one in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)]
-            addresses = ((ctypes.c_void_p * len(handles))(*handles), (ctypes.c_void_p * program.spec.num_leaves)())
-            self._addresses.append(addresses)
-            counts = (len(handles), program.spec.num_leaves)
-            self.record += bytes(_Record(program.entry, *counts, *map(ctypes.addressof, addresses)))
+        self._program, self._kept = program, list(inputs)
+        self._addresses: list[tuple[Any, Any]] = []
+        self.records = [b"".join(map(self._record, parts)) for parts in program.shares]
+        """For each thread the records of its parts, for `tape.cpp`."""
+
+    def _record(self, part: slice) -> bytes:
+        program = self._program
+        tensors = [tensor[part] for tensor in (*program.held, *self._kept)] + program.constants
+        handles = [_pointer(one) for one in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)]
+        addresses = ((ctypes.c_void_p * len(handles))(*handles), (ctypes.c_void_p * program.spec.num_leaves)())
+        self._addresses.append(addresses)
+        counts = (len(handles), program.spec.num_leaves)
+        return bytes(_Record(program.entry, *counts, *map(ctypes.addressof, addresses)))
 
     def results(self) -> Any:
         """Return the results of the last time that the call was played."""
@@ -488,13 +513,14 @@ class NativeCall:
 
     @staticmethod
     def play_all(calls: Sequence[NativeCall]) -> None:
-        """Call native programs one after the other.
+        """Call native programs one after the other, each thread for its share of the members.
 
         Raises:
             RuntimeError: If a program raised an error.
         """
-        records = b"".join([call.record for call in calls])
-        problem = _player().play(records, len(records) // ctypes.sizeof(_Record))
+        tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
+        shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
+        problem = _player().play(shares, len(tapes))
         if problem is not None:
             raise RuntimeError(problem.decode(errors="replace"))
 
@@ -535,12 +561,12 @@ def _player() -> ctypes.PyDLL:
         library.parent.mkdir(parents=True, exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")
         linked = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch_libraries}"]
-        command = [cpp_builder.get_cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(unfinished), str(source)]
-        outcome = subprocess.run([*command, *linked], capture_output=True, text=True)
+        options = ["-O2", "-shared", "-fPIC", "-pthread", "-o", str(unfinished), str(source), *linked]
+        outcome = subprocess.run([cpp_builder.get_cpp_compiler(), *options], capture_output=True, text=True)
         if outcome.returncode:
             raise RuntimeError(f"tape.cpp: {outcome.stderr}")
         unfinished.replace(library)
     player = ctypes.PyDLL(str(library))
-    player.play.restype, player.play.argtypes = ctypes.c_char_p, [ctypes.c_char_p, ctypes.c_size_t]
+    player.play.restype, player.play.argtypes = ctypes.c_char_p, [ctypes.POINTER(_Share), ctypes.c_size_t]
     player.release.restype, player.release.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t]
     return player

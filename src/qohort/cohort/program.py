@@ -43,10 +43,11 @@ class Compiler:
         mode: One of `COMPILE_MODES`.
         stop: Returns the name of the signal that asks to stop, if there was one. A signal also reaches the C++
             compiler, whose failure is then not one of the program.
+        threads: How many threads share the members out when a tape is played. It does not change any bits.
     """
 
-    def __init__(self, mode: str, stop: Callable[[], str | None] = lambda: None) -> None:
-        self.mode, self._stop = mode, stop
+    def __init__(self, mode: str, stop: Callable[[], str | None] = lambda: None, threads: int = 1) -> None:
+        self.mode, self._stop, self._threads = mode, stop, threads
         self.seconds = 0.0
         """The seconds spent compiling so far."""
         self.on_start: Callable[[str], None] = lambda name: None
@@ -121,7 +122,8 @@ class Compiler:
                 from qohort.cohort.compiler import NativeProgram, telling
 
                 with telling(lambda: self.on_start(program.name)):
-                    native = NativeProgram(program.function, program.state, inputs, program.in_parts)
+                    parts = (program.function, program.state, inputs, program.in_parts)
+                    native = NativeProgram(*parts, self._threads)
         except Exception as error:  # a compiler may raise anything
             self._check_signal(program)
             reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -33,7 +33,8 @@ def _as_words(array: Tensor) -> Tensor:
 def _rows(state: Mapping[str, Any], name: str, index: Tensor) -> Tensor:
     """Return the entries of an array at slots `index [M, ...]`."""
     array: Tensor = state["arrays"][name]
-    first: Tensor = state["first"].view(-1, *[1] * (index.dim() - 1))
+    first: Tensor = state["first"] - state["first"][:1]  # of these members: a thread may have a share of all
+    first = first.view(-1, *[1] * (index.dim() - 1))
     return array.flatten(0, 1).index_select(0, (index + first).flatten()).view(*index.shape, *array.shape[2:])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -43,21 +44,38 @@ def column(rows: Rows, name: str) -> tuple[list[int], list[float]]:
     return [x for x, _ in kept], [y for _, y in kept]
 
 
-def draw_run(path: Path, rows: Rows, title: str) -> None:
-    """Draw a member's episode returns, their moving average, and its evaluations.
+class RunFigure:
+    """Draws a member's episode returns, their moving average, and its evaluations.
 
-    Args:
-        path: The PNG to write.
-        rows: The run's metric rows.
-        title: The figure's title.
+    The figure is made once and drawn with the data of one run after the other, at less than half the cost of a figure
+    for each run: a cohort may have hundreds of members.
     """
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    steps, returns = column(rows, "train/return")
-    axes.plot(steps, returns, ".", color=BLUE, alpha=0.25, markersize=3, label="training episode")
-    axes.plot(steps, moving_average(returns), color=BLUE, linewidth=1.5, label="mean of 20 episodes")
-    axes.plot(*column(rows, "eval/return"), "o-", color=ORANGE, markersize=4, label="greedy evaluation")
-    _finish(figure, path, title)
+
+    def __init__(self) -> None:
+        self._figure = Figure(figsize=(7, 4), dpi=120)
+        self._axes = self._figure.add_axes((0.125, 0.12, 0.855, 0.8))
+        (self._episodes,) = self._axes.plot([], ".", color=BLUE, alpha=0.25, markersize=3, label="training episode")
+        (self._average,) = self._axes.plot([], color=BLUE, linewidth=1.5, label="mean of 20 episodes")
+        (self._evaluations,) = self._axes.plot([], "o-", color=ORANGE, markersize=4, label="greedy evaluation")
+        _dress(self._axes)
+
+    def draw(self, path: Path, rows: Rows, title: str) -> None:
+        """Draw a run.
+
+        Args:
+            path: The PNG to write.
+            rows: The run's metric rows.
+            title: The figure's title.
+        """
+        steps, returns = column(rows, "train/return")
+        self._episodes.set_data(steps, returns)
+        self._average.set_data(steps, moving_average(returns))
+        self._evaluations.set_data(*column(rows, "eval/return"))
+        self._axes.set(xlim=(0, 1), ylim=(0, 1), autoscale_on=True)  # of a run without data, not of the one before
+        self._axes.relim()
+        self._axes.autoscale_view()
+        self._axes.set_title(title, loc="left")
+        _write(self._figure, path)
 
 
 def draw_cohort(path: Path, members: Sequence[Rows], title: str) -> None:
@@ -76,14 +94,17 @@ def draw_cohort(path: Path, members: Sequence[Rows], title: str) -> None:
     common = curves[0][0]
     middle = interquartile_mean([np.stack([returns for _, returns in curves], axis=-1)])
     axes.plot(common, middle, "o-", color=ORANGE, markersize=4, linewidth=2, label=f"IQM of {len(curves)} seeds")
-    _finish(figure, path, title)
-
-
-def _finish(figure: Figure, path: Path, title: str) -> None:
-    axes = figure.axes[0]
     axes.set_title(title, loc="left")
+    _dress(axes)
+    _write(figure, path)
+
+
+def _dress(axes: Axes) -> None:
     axes.set_xlabel("env_steps")
     axes.set_ylabel("return of an episode")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
+
+
+def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(str(path))  # type: ignore[no-untyped-call]

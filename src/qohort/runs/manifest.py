@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def manifest(config: TrainConfig, command: list[str], environments: str) -> dict
     }
 
 
+@cache  # a cohort has a manifest for each member
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -27,7 +27,7 @@ from qohort.runs.checkpoints import FINAL, is_whole, load, step_name
 from qohort.runs.directory import RunDirectory
 from qohort.runs.evaluation_videos import EvaluationVideos
 from qohort.runs.interruption import STOP
-from qohort.runs.learning_curve import draw_run
+from qohort.runs.learning_curve import RunFigure
 from qohort.runs.listing import in_words as numbers_in_words
 from qohort.runs.loggers import RunInfo
 from qohort.runs.manifest import command_line, in_sweep
@@ -146,9 +146,11 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
         step: The env_steps of the checkpoint to resume from; 0 starts from the beginning.
     """
     config = members[0].config
-    torch.set_num_threads(config.trainer.threads)
-    command = command_line()
     environments = "gymnasium" if tensor_environment(config.env) is None else "tensor"
+    # The threads of a cohort of tensor environments share its members out; PyTorch's own would change the bits.
+    threads = config.trainer.threads if environments == "gymnasium" else 1
+    torch.set_num_threads(threads)
+    command = command_line()
     for member in members:
         member.directory.prepare(member.config, command, step, environments)
     recorder = CohortRecorder([member.directory.metrics for member in members])
@@ -170,7 +172,7 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
         try:
             module = QLearning([member.config for member in members], recorder, fail, lambda: STOP.signal)
             at_the_end.callback(module.close)  # after the results: closing an environment may take for ever
-            torch.set_num_threads(config.trainer.threads)  # an environment may have set another number
+            torch.set_num_threads(threads)  # an environment may have set another number
             trainer = make_trainer(members, checkpoints)
             videos = [EvaluationVideos(members, recorder)] if config.evaluation.video_at else []
             trainer.callbacks.extend([opened, *videos])  # type: ignore[attr-defined]
@@ -231,12 +233,12 @@ def _write_results(members: Sequence[Member]) -> None:
     Raises:
         RunsFailed: If the result of a member could not be written.
     """
-    problems = []
+    problems, figure = [], RunFigure()
     for member in members:
         path, config = member.directory.path, member.config
         try:
             try:
-                draw_run(path / "learning_curve.png", member.directory.rows(), run_title(config))
+                figure.draw(path / "learning_curve.png", member.directory.rows(), run_title(config))
             except Exception as error:
                 print(f"qohort: {path / 'learning_curve.png'} could not be drawn: {in_words(error)}", file=sys.stderr)
             member.directory.write_result(config)
