@@ -34,8 +34,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 # Settings for CartPole, unless ARGS names others; they are for the network mlp.
 EXPERIMENT := $(if $(filter experiment=% network=% agent=stream_q,$(ARGS)),,experiment=cartpole)
 
+# CartPole's cohort in two threads, which change no bits. Those of other environments may be PyTorch's, which do.
+THREADS := $(if $(filter env=% env.% experiment=% trainer=% trainer.%,$(ARGS)),,trainer.threads=$(WORKERS))
+
 train: setup ## train DQN on CartPole-v1, five seeds as one cohort; any override in ARGS
-	@$(PY) scripts/train.py $(ARGS) $(EXPERIMENT)
+	@$(PY) scripts/train.py $(ARGS) $(EXPERIMENT) $(THREADS)
 
 ablation: setup ## run what is missing of an ablation, then report: NAME=cartpole_components
 	@test -n "$(NAME)" || { echo "Which one? make ablation NAME=<a file in conf/ablation>" >&2; exit 2; }

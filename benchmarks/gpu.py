@@ -30,6 +30,8 @@ COMMON = ("trainer=gpu", "logger=none", "trainer.progress_bar=false", "callbacks
 SMALL = ("evaluation.every=10_000_000", "evaluation.episodes=2", "evaluation.max_episode_steps=200")
 SHORT = (*SMALL, "budget=1_500", "learning_starts=200", "log_every=500")
 MINATAR = ("env=minatar", "env.backend=tensor", "network=minatar")
+PONG_DQN = ("experiment=atari/nature_2015", "env.id=ale_py:ALE/Pong-v5", "replay.capacity=10_000", "batch_size=32")
+PONG_PQN = ("experiment=atari/pqn", "env.id=ale_py:ALE/Pong-v5")
 
 EXACTNESS = {
     **{
@@ -42,17 +44,26 @@ EXACTNESS = {
     "minatar_dqn": (*MINATAR, "batch_size=33"),
     "minatar_rainbow": (*MINATAR, "agent=rainbow", "batch_size=33"),
     "minatar_pqn": (*MINATAR, "agent=pqn"),
+    "pong_dqn": (*PONG_DQN, "batch_size=9"),
+    "pong_pqn": (*PONG_PQN, "env.num_envs=8", "train_every=256", "batch_size=64", "gradient_steps=8"),
 }
 """What `exactness` checks: overrides, by name."""
 
+LEARNING = ("budget=2_000", "log_every=250", "learning_starts=500")
 SPEED = {
-    "cartpole": (*SMALL, "experiment=cleanrl/cartpole", "env.backend=tensor", "learning_starts=500"),
+    "cartpole": (1_000, (*LEARNING, "experiment=cleanrl/cartpole", "env.backend=tensor")),
     "breakout": (
-        *(*SMALL, *MINATAR, "batch_size=32", "train_every=4"),
-        *("learning_starts=500", "replay.capacity=2_000", "target_network.every=1_000"),
+        1_000,
+        (
+            *LEARNING,
+            *MINATAR,
+            *("batch_size=32", "train_every=4", "replay.capacity=2_000", "target_network.every=1_000"),
+        ),
     ),
+    "pong_dqn": (1_000, (*LEARNING, *PONG_DQN)),
+    "pong_pqn": (12_288, (*PONG_PQN, "env.workers=16", "budget=32_768", "log_every=4_096")),
 }
-"""What `speed` measures: overrides, by name."""
+"""What `speed` measures, by name: the env_steps at which the clock starts, and overrides."""
 
 
 def run(seeds: list[int], *overrides: str) -> tuple[dict[int, str], list[dict[str, Any]]]:
@@ -84,8 +95,9 @@ def speed(name: str, sizes: list[int]) -> None:
     RunFigure.draw = lambda *_: None  # type: ignore[method-assign]  # what comes after training is not measured
     for size in sizes:
         began = time.perf_counter()
-        rows = run(list(range(size)), *SPEED[name], "budget=2_000", "log_every=250")[1]
-        timed = [row for row in rows if "env_steps_per_s" in row and row["env_steps"] >= 1_000]
+        start, overrides = SPEED[name]
+        rows = run(list(range(size)), *SMALL, *overrides)[1]
+        timed = [row for row in rows if "env_steps_per_s" in row and row["env_steps"] >= start]
         first, last = timed[0], timed[-1]
         each = (last["env_steps"] - first["env_steps"]) / max(last["wall_s"] - first["wall_s"], 1e-9)
         whole = time.perf_counter() - began

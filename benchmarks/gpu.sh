@@ -24,6 +24,7 @@ cat "$parts"/* >"$OUT/exactness.txt"
 grep -h ' members: ' "$OUT/exactness.txt"
 tail -5 "$OUT/tests.txt"
 unset TORCHINDUCTOR_COMPILE_THREADS
-for name in cartpole breakout; do
-  timeout "${SPEED_S:-120}" python3 benchmarks/gpu.py speed $name 1 30 256 1024 4096 2>&1 | tee "$OUT/speed_$name.txt"
+for name in cartpole breakout pong_dqn pong_pqn; do
+  case $name in pong*) sizes="1 5" ;; *) sizes="1 30 256 1024 4096" ;; esac
+  timeout "${SPEED_S:-120}" python3 benchmarks/gpu.py speed $name $sizes 2>&1 | tee "$OUT/speed_$name.txt"
 done
