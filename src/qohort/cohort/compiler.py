@@ -14,6 +14,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -561,6 +562,8 @@ def _player() -> ctypes.PyDLL:
         library.parent.mkdir(parents=True, exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")
         linked = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch_libraries}"]
+        # Python and OpenMP are in the process already; on macOS the linker must be told that they are not missing.
+        linked += ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         options = ["-O2", "-shared", "-fPIC", "-pthread", "-o", str(unfinished), str(source), *linked]
         outcome = subprocess.run([cpp_builder.get_cpp_compiler(), *options], capture_output=True, text=True)
         if outcome.returncode:
