@@ -34,11 +34,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 # Settings for CartPole, unless ARGS names others; they are for the network mlp.
 EXPERIMENT := $(if $(filter experiment=% network=% agent=stream_q,$(ARGS)),,experiment=cartpole)
 
-# CartPole's cohort in two threads, which change no bits. Those of other environments may be PyTorch's, which do.
-THREADS := $(if $(filter env=% env.% experiment=% trainer=% trainer.%,$(ARGS)),,trainer.threads=$(WORKERS))
+# Threads of CartPole's cohort, which change no bits. Those of other environments may be PyTorch's, which do.
+THREADS ?= 2
+SHARED := $(if $(strip $(foreach name,env experiment trainer multirun -m,$(findstring $(name),$(ARGS)))),,trainer.threads=$(THREADS))
 
 train: setup ## train DQN on CartPole-v1, five seeds as one cohort; any override in ARGS
-	@$(PY) scripts/train.py $(ARGS) $(EXPERIMENT) $(THREADS)
+	@$(PY) scripts/train.py $(SHARED) $(ARGS) $(EXPERIMENT)
 
 ablation: setup ## run what is missing of an ablation, then report: NAME=cartpole_components
 	@test -n "$(NAME)" || { echo "Which one? make ablation NAME=<a file in conf/ablation>" >&2; exit 2; }

@@ -12,7 +12,7 @@ from torch import Tensor
 import qohort.cohort.compiler
 from matrix import matrix
 from qohort.agent.learner import QLearning
-from qohort.cohort.compiler import CACHE_BYTES
+from qohort.cohort.compiler import CACHE_BYTES, NativeCall
 from qohort.config import errors
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.interruption import STOP
@@ -118,7 +118,9 @@ SHARED = ("mlp, odd shapes", "three environments", "rainbow", "pictures, three s
 
 
 @pytest.mark.parametrize("name", matrix(SHARED, (), in_ci=("mlp, odd shapes", "pictures, three steps")))
-def test_threads_that_share_the_members_out_change_no_bits(tmp_path: Path, name: str) -> None:
+def test_threads_that_share_the_members_out_change_no_bits(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = {
         "rainbow": ("agent=rainbow", "batch_size=16"),
         "pictures, three steps": ("env=minatar", "network.hidden=[11]", "batch_size=16", "replay.n_step=3"),
@@ -126,7 +128,17 @@ def test_threads_that_share_the_members_out_change_no_bits(tmp_path: Path, name:
     overrides = (*(VARIANTS | own)[name], "env.backend=tensor", "compile=inductor")
     seeds = [7, 5, 1, 3, 0]
     one = run(tmp_path / "one", seeds, *overrides)
+    shares, play_all = [], NativeCall.play_all
+
+    def noted(calls: Sequence[NativeCall]) -> None:
+        shares.append((len(calls[0].records), len(calls)))
+        play_all(calls)
+
+    monkeypatch.setattr(NativeCall, "play_all", staticmethod(noted))
+    monkeypatch.setattr(qohort.cohort.compiler, "CALLS_FOR_THREADS", 2)
     assert run(tmp_path / "three", seeds, *overrides, "trainer.threads=3") == one
+    assert {count for count, _ in shares} == {3}
+    assert max(calls for _, calls in shares) > 16
     assert torch.get_num_threads() == 1
 
 

@@ -149,7 +149,10 @@ def test_an_evaluation_plays_the_episodes_of_a_slow_loop() -> None:
 
 
 @pytest.mark.parametrize("how", matrix(["none", "inductor", "inductor, 2 threads", "inductor, 5 threads"], ["none"]))
-def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(how: str) -> None:
+def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
     mode, _, threads = how.partition(", ")
     state = {"total": torch.zeros(3, 2)}
     table = np.arange(50, dtype=np.float32).reshape(25, 2)  # too large for inductor to write it into the code
@@ -173,11 +176,15 @@ def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(how: str) 
         total = expected[-1]
     assert np.array_equal(state["total"].numpy(), total)
     assert isinstance(calls[0], PythonCall) == (mode == "none")
+    if mode == "inductor":
+        assert len(calls[0].records) == min(3, int(threads[:1] or 1))
 
 
 @pytest.mark.slow
 @pytest.mark.matrix
-def test_what_fails_in_another_thread_is_told() -> None:
+def test_what_fails_in_another_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
+
     def look_up(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
         return state["table"].gather(1, inputs["index"])
 

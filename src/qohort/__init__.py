@@ -21,12 +21,12 @@ PORTABLE = {
     "MKL_CBWR": "AVX2,STRICT",
     "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch, and the vectors of inductor's programs
     "TORCHINDUCTOR_CPP_MARCH": "haswell",
-    "TORCHINDUCTOR_VEC_ISA_OK": "1",  # inductor need not find out in other processes what compiles, a second a start
+    "TORCHINDUCTOR_VEC_ISA_OK": "1",  # inductor need not try in other processes what compiles, a second a start
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
     "NUMBA_CPU_NAME": "haswell",
 }
-"""Environment variables that limit each library to AVX2, which this machine is known to have."""
+"""Environment variables that limit each library to AVX2."""
 
 
 def _choose_instructions() -> tuple[str, dict[str, str]]:

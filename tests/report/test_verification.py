@@ -197,6 +197,9 @@ def test_changes_by_hand():
     now = made_of({"command": ["b"], "cpu": "x", "git_commit": "2", "packages": {"torch": "3"}}, True)
     assert made_differences(then, now) == ("torch 1 then, 3 now",)  # another commit of the same code explains nothing
     assert made_differences(then, then) == ()
+    threads = made_of({"environments": "tensor", "threads": 1}, False), made_of({"threads": 2}, False)
+    assert made_differences(threads[0], {**threads[0], "threads": 2}) == ()  # which share the members out
+    assert "threads 1 then, 2 now" in made_differences(*threads)
 
 
 def test_the_kernel_explains_nothing_and_the_c_library_does():

@@ -47,6 +47,9 @@ from qohort.cohort.tracing import TRACING
 CACHE_BYTES = 1 << 20
 """The bytes of state that a program processes at once: half of a typical L2 cache."""
 
+CALLS_FOR_THREADS = 16
+"""The calls of a tape from which on it is worth starting threads, some 20 µs each."""
+
 INLINED = 8
 """The operations of a value that inductor computes again for each of its uses in a native program. By default it is 30,
 with which the hashes of a tensor environment take a minute to compile."""
@@ -521,7 +524,7 @@ class NativeCall:
         """
         tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
         shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
-        problem = _player().play(shares, len(tapes))
+        problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
         if problem is not None:
             raise RuntimeError(problem.decode(errors="replace"))
 
@@ -570,6 +573,7 @@ def _player() -> ctypes.PyDLL:
             raise RuntimeError(f"tape.cpp: {outcome.stderr}")
         unfinished.replace(library)
     player = ctypes.PyDLL(str(library))
-    player.play.restype, player.play.argtypes = ctypes.c_char_p, [ctypes.POINTER(_Share), ctypes.c_size_t]
+    player.play.restype = ctypes.c_char_p
+    player.play.argtypes = [ctypes.POINTER(_Share), ctypes.c_size_t, ctypes.c_bool]
     player.release.restype, player.release.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t]
     return player

@@ -3,7 +3,7 @@
 //
 // It uses the C interface of PyTorch's compiled programs (aoti_torch, a stable ABI) and their entry point. That expects
 // Python's lock, gives it back at once and takes it again at its end. So a thread has the lock for a moment at both ends
-// of a call, and hardly ever waits for another.
+// of a call.
 
 #include <cfenv>
 #include <cstddef>
@@ -22,6 +22,7 @@ int aoti_torch_delete_tensor_object(Handle tensor);
 bool aoti_torch_grad_mode_is_enabled();
 void aoti_torch_grad_mode_set_enabled(bool enabled);
 void omp_set_num_threads(int count);
+__attribute__((weak)) int MKL_Set_Num_Threads_Local(int count);  // PyTorch may be without MKL
 int PyGILState_Ensure();
 void PyGILState_Release(int state);
 void* PyEval_SaveThread();
@@ -53,8 +54,11 @@ static std::string play_share(const Share& share) {
   try {
     for (const Call* call = share.calls; call != share.calls + share.count; ++call) {
       if (call->input_count > sizeof inputs / sizeof *inputs) return "a program has more than 1,024 tensors";
-      for (size_t i = 0; i < call->input_count; ++i)  // the entry takes ownership
-        if (aoti_torch_new_tensor_handle(call->inputs[i], &inputs[i])) return "a tensor cannot be passed";
+      for (size_t i = 0; i < call->input_count; ++i) {  // the entry takes ownership
+        if (!aoti_torch_new_tensor_handle(call->inputs[i], &inputs[i])) continue;
+        while (i) aoti_torch_delete_tensor_object(inputs[--i]);
+        return "a tensor cannot be passed";
+      }
       lock.take();
       try {
         call->entry(inputs, call->outputs);
@@ -66,7 +70,9 @@ static std::string play_share(const Share& share) {
     }
     return "";
   } catch (const std::exception& error) {
-    return error.what();
+    return *error.what() ? error.what() : "an error without a text";
+  } catch (...) {
+    return "an error that is no std::exception";
   }
 }
 
@@ -77,7 +83,8 @@ extern "C" void release(Handle* handles, size_t count) {
   }
 }
 
-extern "C" const char* play(const Share* shares, size_t count) {
+// Plays all shares, one after the other or each in a thread of its own. Returns what went wrong, if anything did.
+extern "C" const char* play(const Share* shares, size_t count, bool in_threads) {
   static std::string message;
   // Here and not in the threads: Python may have known a result, and this thread has Python's lock.
   for (const Share* share = shares; share != shares + count; ++share)
@@ -89,11 +96,18 @@ extern "C" const char* play(const Share* shares, size_t count) {
   const bool gradients = aoti_torch_grad_mode_is_enabled();
   std::vector<std::string> problems(count);
   std::vector<std::thread> threads;
+  threads.reserve(count);
   for (size_t i = 1; i < count; ++i) {
+    if (!in_threads) {
+      problems[i] = play_share(shares[i]);
+      continue;
+    }
     try {
       threads.emplace_back([&, i] {
         std::fesetenv(&arithmetic);
-        omp_set_num_threads(1);  // MKL's, which are otherwise as many as there are cores, and order sums differently
+        // Otherwise a new thread's matrix products have threads of their own, which order sums differently.
+        omp_set_num_threads(1);
+        if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(1);  // it goes before OpenMP's number
         aoti_torch_grad_mode_set_enabled(gradients);
         const int lock = PyGILState_Ensure();
         problems[i] = play_share(shares[i]);

@@ -152,10 +152,12 @@ def made_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[s
         now: From `made_of`.
     """
     one, other = flat(then), flat(now)
+    # Of tensor environments, threads share members out, which changes no bit. Elsewhere they are PyTorch's.
+    shared = {"threads"} if {one.get("environments"), other.get("environments")} == {"tensor"} else set()
     return tuple(
         f"{key.removeprefix('packages.')} {format_value(one.get(key))} then, {format_value(other.get(key))} now"
         for key in dict.fromkeys((*one, *other))
-        if key not in NO_REASON and (one.get(key) or None) != (other.get(key) or None)
+        if key not in {*NO_REASON, *shared} and (one.get(key) or None) != (other.get(key) or None)
     )
 
 

@@ -54,6 +54,7 @@ class RunFigure:
     def __init__(self) -> None:
         self._figure = Figure(figsize=(7, 4), dpi=120)
         self._axes = self._figure.add_axes((0.125, 0.12, 0.855, 0.8))
+        self._axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # so that every label fits into the margin
         (self._episodes,) = self._axes.plot([], ".", color=BLUE, alpha=0.25, markersize=3, label="training episode")
         (self._average,) = self._axes.plot([], color=BLUE, linewidth=1.5, label="mean of 20 episodes")
         (self._evaluations,) = self._axes.plot([], "o-", color=ORANGE, markersize=4, label="greedy evaluation")
