@@ -319,11 +319,12 @@ def test_what_is_in_the_final_checkpoint_is_finished_from_it(tmp_path, undisturb
     assert outcome(tmp_path) == undisturbed
 
 
-def test_a_figure_that_cannot_be_drawn_costs_no_result(tmp_path, undisturbed, monkeypatch, capsys):
+@pytest.mark.parametrize("what", ["RunFigure", "RunFigure.draw"])
+def test_a_figure_that_cannot_be_drawn_costs_no_result(what, tmp_path, undisturbed, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("qohort.runs.training.RunFigure.draw", fail)
+    monkeypatch.setattr(f"qohort.runs.training.{what}", fail)
     run(tmp_path)
     assert capsys.readouterr().err.count("learning_curve.png could not be drawn: RuntimeError: no fonts") == 2
     assert outcome(tmp_path) == undisturbed

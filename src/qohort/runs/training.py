@@ -233,11 +233,12 @@ def _write_results(members: Sequence[Member]) -> None:
     Raises:
         RunsFailed: If the result of a member could not be written.
     """
-    problems, figure = [], RunFigure()
+    problems, figure = [], None
     for member in members:
         path, config = member.directory.path, member.config
         try:
             try:
+                figure = figure or RunFigure()  # here, since it may fail, too
                 figure.draw(path / "learning_curve.png", member.directory.rows(), run_title(config))
             except Exception as error:
                 print(f"qohort: {path / 'learning_curve.png'} could not be drawn: {in_words(error)}", file=sys.stderr)
