@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from torch import nn
 from torch._inductor.exc import InductorError
 from torch.func import vmap
 
+from qohort.cohort.denormals import denormals_as_zero
 from qohort.cohort.held import per_member
 from qohort.cohort.program import COMPILE_MODES, Compiler, Lifted
 from qohort.cohort.stacking import CohortNetwork
@@ -166,6 +171,49 @@ def test_a_frozen_copy_is_independent():
         for parameter in cohort.parameters():
             parameter.add_(1)
     assert all(torch.equal(before[name], value) for name, value in target.parameters_by_name().items())
+
+
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_programs_take_denormal_numbers_as_zero_and_nothing_else_does(mode):
+    small = torch.full((2, 3), 2e-38)  # half of it is denormal
+    state = {"kept": torch.ones(2, 3)}
+    program = Compiler(mode).program("halves", lambda state, inputs: inputs["small"] * 0.5 * state["kept"], state)
+    for _ in range(2):
+        assert torch.equal(program({"small": small}), torch.zeros(2, 3))
+        assert (small * 0.5 * state["kept"]).min() > 0
+    with denormals_as_zero():
+        assert torch.equal(program({"small": small}), torch.zeros(2, 3))
+        assert torch.equal(small * 0.5, torch.zeros(2, 3))  # as before the call
+    assert (small * 0.5).min() > 0
+
+
+FAULTS = """
+import ctypes, resource, sys
+from qohort.cohort.memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+for turn in range(12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [libc.malloc(20 << 20) for _ in range(5)]
+    for block in blocks:
+        ctypes.memset(block, 1, 20 << 20)
+    for block in blocks[::-1]:
+        libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
+def test_freed_memory_is_kept_for_the_next_tensors():
+    faults = {}
+    for how in ("kept", "left"):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        run = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=clean)
+        faults[how] = int(run.stdout)
+    assert faults["kept"] < 10 < faults["left"]
 
 
 @pytest.mark.parametrize("mode", COMPILE_MODES)

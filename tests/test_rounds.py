@@ -180,6 +180,19 @@ def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(
         assert len(calls[0].records) == min(3, int(threads[:1] or 1))
 
 
+def test_every_thread_of_a_tape_takes_denormal_numbers_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
+    program = Compiler("inductor", threads=2).program(
+        "halves", lambda state, inputs: inputs["small"] * 0.5 * state["kept"], {"kept": torch.ones(2, 3)}
+    )
+    slots = Slots(1, (2, 3), torch.float32, torch.device("cpu"))
+    slots.fill(np.full((1, 2, 3), 2e-38, dtype=np.float32))
+    call = program.bind({"small": slots.tensors[0]})
+    Player(torch.device("cpu")).play([call])
+    assert call.results().tolist() == [[0.0] * 3] * 2
+    assert (slots.tensors[0] * 0.5).min() > 0
+
+
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_what_fails_in_another_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+import wandb.util
 from hydra import compose, initialize_config_dir
 
 import wandb_file
@@ -20,6 +22,7 @@ from qohort.experiments.sweep import sweep_name
 from qohort.runs.loggers import LightningSink, RunInfo, WandbSink
 from qohort.runs.metrics import METRICS, CohortRecorder, MemberLog
 from qohort.runs.training import train
+from qohort.runs.wandb_runs import _packages
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
@@ -189,6 +192,17 @@ def test_wandb_needs_no_account_and_asks_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     train(settings(tmp_path / "outputs", "seed=3"))
     assert "wandb" not in capfd.readouterr().err.lower()
+
+
+def test_packages_are_read_once_for_all_runs_of_a_process(tmp_path, monkeypatch):
+    read, working_set = [], wandb.util.working_set
+    monkeypatch.setattr(wandb.util, "working_set", lambda: read.append(1) or working_set())
+    _packages.cache_clear()
+    train(settings(tmp_path))
+    assert len(read) == 1
+    first, second = (file.read_text() for file in tmp_path.rglob("requirements.txt"))
+    assert first == second
+    assert f"torch=={torch.__version__.partition('+')[0]}" in first
 
 
 def test_rows_wait_for_wandb_together(tmp_path):

@@ -42,6 +42,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 from qohort.cohort.batching import register
 from qohort.cohort.convolution import convolution, max_pool
+from qohort.cohort.denormals import denormals_as_zero
 from qohort.cohort.tracing import TRACING
 
 CACHE_BYTES = 1 << 20
@@ -524,7 +525,8 @@ class NativeCall:
         """
         tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
         shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
-        problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
+        with denormals_as_zero():
+            problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
         if problem is not None:
             raise RuntimeError(problem.decode(errors="replace"))
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
+from qohort.cohort.denormals import denormals_as_zero
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.tape import Call, PythonCall
 from qohort.config.errors import Interrupted
@@ -181,7 +182,8 @@ class Program:
         if self._run is None:
             with torch.no_grad():
                 self._run = self._compiler.build(self, inputs)
-        return self._run(inputs)
+        with denormals_as_zero():
+            return self._run(inputs)
 
     def bind(self, inputs: Any) -> Call:
         """Return a call of the program with these inputs, for a tape; see `qohort.cohort.tape`.

@@ -18,6 +18,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 
 from qohort.agent.learner import QLearning
+from qohort.cohort.memory import keep_freed_memory
 from qohort.config.errors import ConfigError, Interrupted, RunsFailed
 from qohort.config.identity import config_tree
 from qohort.environments.checked import in_words
@@ -150,6 +151,7 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     # The threads of a cohort of tensor environments share its members out; PyTorch's own would change the bits.
     threads = config.trainer.threads if environments == "gymnasium" else 1
     torch.set_num_threads(threads)
+    keep_freed_memory()
     command = command_line()
     for member in members:
         member.directory.prepare(member.config, command, step, environments)
