@@ -100,13 +100,17 @@ def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirector
     for result in results:
         scores = (f"{result[key]:.1f}" for key in ("final_return", "best_return", "auc"))
         table.add_row(str(result["seed"]), *scores, f"{result['env_steps']:,}", f"{result['wall_s']:.1f}")
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    lines = [drawn.get().rstrip("\n")]
     if not config.env.deterministic:
-        print("not deterministic (env.deterministic=false): these runs cannot be repeated")
+        lines.append("not deterministic (env.deterministic=false): these runs cannot be repeated")
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
-        print(f"final return: {format_returns(finals)}")
+        lines.append(f"final return: {format_returns(finals)}")
+    print("\n".join(lines), flush=True)  # at once: the processes of a sweep share one output
+    lines = [f"seed {config.seed}: {directory.path}" for config, directory in runs]
+    if len(finals) > 1:
         draw_cohort(parent / "learning_curve.png", [directory.rows() for _, directory in runs], title)
-        print(f"learning curve: {parent / 'learning_curve.png'}")
-    for config, directory in runs:
-        print(f"seed {config.seed}: {directory.path}")
+        lines.insert(0, f"learning curve: {parent / 'learning_curve.png'}")
+    print("\n".join(lines), flush=True)
