@@ -12,6 +12,7 @@ from torch import nn
 from torch._inductor.exc import InductorError
 from torch.func import vmap
 
+from qohort.cohort.compiler import NativeCall
 from qohort.cohort.denormals import denormals_as_zero
 from qohort.cohort.held import per_member
 from qohort.cohort.program import COMPILE_MODES, Compiler, Lifted
@@ -355,8 +356,9 @@ def test_the_gradient_of_torchs_layer_norm_is_the_same_in_every_mode(mode: str) 
         torch.testing.assert_close(unrolled[name], expected)
 
 
+@pytest.mark.parametrize("how", ["from C++", "in 3 threads", "from Python"])
 @pytest.mark.parametrize("cache", [1, 500, 1000])
-def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monkeypatch):
+def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, how, monkeypatch):
     def run(members):
         weight = torch.linspace(-1, 1, members * 35).reshape(members, 5, 7).clone()
         held = {"weight": weight, "count": torch.zeros(members, 1)}
@@ -366,16 +368,25 @@ def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monk
             state["count"].add_(1)
             return state["weight"].sum((1, 2)), state["weight"].tanh()
 
-        program = Compiler("inductor").program("it", step, held, in_parts=True)
+        program = Compiler("inductor", threads=threads).program("it", step, held, in_parts=True)
         inputs = torch.linspace(0, 3, members * 15).sin().reshape(members, 3, 5)
         return [one.clone() for _ in range(3) for one in program(inputs)], held
 
+    threads = 1
     whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
     monkeypatch.setattr("qohort.cohort.compiler.CACHE_BYTES", cache)
+    threads = 3 if how == "in 3 threads" else 1
+    if how == "from Python":
+        monkeypatch.setattr("qohort.cohort.compiler.NativeProgram", None)  # calling it is an error
+    played = []
+    play_all = NativeCall.play_all
+    monkeypatch.setattr(NativeCall, "play_all", staticmethod(lambda calls: (played.append(calls), play_all(calls))))
     parts, parts_held = run(7)
     for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
         assert torch.equal(a, b)
     assert parts_held["count"].tolist() == [[3]] * 7
+    assert len(played) == (0 if how == "from Python" else 3)
+    assert {(len(call.records), call._program.is_long) for (call,) in played} <= {(threads, cache < 1008)}
 
 
 @pytest.mark.parametrize("mode", ["fx", "inductor"])

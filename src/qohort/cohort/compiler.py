@@ -267,9 +267,11 @@ class Flattened:
 
 
 def build(
-    mode: str, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool
+    mode: str, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool, threads: int
 ) -> Callable[[Any], Any]:
     """Trace a function of a state and inputs, and compile it.
+
+    On a CPU, inductor calls the kernels from C++ if it can: each part costs less, and threads can share the parts out.
 
     Args:
         mode: `inductor` or `fx`.
@@ -277,6 +279,7 @@ def build(
         state: The state tensors. The compiled function keeps references to them.
         inputs: Example inputs. All later inputs must have the same shapes, dtypes and keys.
         in_parts: See `qohort.cohort.program.Program`.
+        threads: How many threads share the members out.
 
     Returns:
         The compiled function of the inputs.
@@ -284,6 +287,9 @@ def build(
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
+    if mode == "inductor" and all(leaf.device.type == "cpu" for leaf in tree_leaves((state, inputs))):
+        with contextlib.suppress(Exception):  # some operations can be called from Python only
+            return NativeProgram(function, state, inputs, in_parts, threads, inlined=None).run()
     flat = Flattened(function, state, inputs)
     held = flat.held
     program: Flat
@@ -333,7 +339,7 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
+def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False, inlined: int | None = None) -> Any:
     """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
     If it were compiled for a fixed size, a cohort of one would get a different program: without a loop over members,
@@ -343,6 +349,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
         function: The function.
         tensors: Example inputs.
         native: Whether inductor calls the kernels from C++ instead of Python.
+        inlined: See `INLINED`; None for inductor's default.
 
     Returns:
         Inductor's compiled graph.
@@ -368,8 +375,8 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
     if fixed:
         raise ValueError(f"the network or loss has an operation that fixes the number of members: {fixed}")
     settings: dict[str, Any] = {"size_asserts": SIZES_ARE_ASSERTED and not native}  # `build` checks the inputs itself
-    if native:
-        settings["realize_opcount_threshold"] = INLINED
+    if inlined is not None:
+        settings["realize_opcount_threshold"] = inlined
     if on_gpu:
         known = inductor_config.get_config_copy()
         settings |= {name: value for name, value in ON_GPU.items() if name in known}
@@ -452,16 +459,23 @@ class NativeProgram:
         inputs: Example inputs.
         in_parts: See `qohort.cohort.program.Program`.
         threads: How many threads share the members out.
+        inlined: See `INLINED`; None for inductor's default.
 
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
 
     def __init__(
-        self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool, threads: int
+        self,
+        function: Callable[[Any, Any], Any],
+        state: Any,
+        inputs: Any,
+        in_parts: bool,
+        threads: int,
+        inlined: int | None = INLINED,
     ) -> None:
         flat = Flattened(function, state, inputs)
-        compiled = _compile(flat, flat.tensors, native=True)
+        compiled = _compile(flat, flat.tensors, native=True, inlined=inlined)
         entry = compiled.current_callable.__closure__[0].cell_contents
         library = ctypes.PyDLL(entry.__self__.__file__)
         self.entry = ctypes.cast(library[ENTRY], ctypes.c_void_p).value
@@ -473,6 +487,8 @@ class NativeProgram:
         shares = _cut(slice(0, len(flat.tensors[0])), threads)
         self.shares = [_parts(self.held, share) if in_parts else [share] for share in shares]
         """The parts of the members that each thread goes over."""
+        self.is_long = in_parts and sum(tensor.nbytes for tensor in self.held) > CACHE_BYTES
+        """Whether a single call is worth starting threads."""
         _player()
 
     def bind(self, inputs: Any) -> NativeCall:
@@ -481,12 +497,31 @@ class NativeProgram:
         Raises:
             ValueError: If they differ from the example inputs in a shape or a dtype.
         """
-        tensors: list[Tensor] = tree_leaves(inputs)
-        if [(one.shape, one.dtype) for one in tensors] != [(one.shape, one.dtype) for one in self._inputs]:
-            raise ValueError("the inputs of a program must keep their shapes and dtypes")  # it would read beyond them
+        tensors = self._checked(inputs)
         if not all(tensor.is_contiguous() for tensor in tensors):
             raise ValueError("the inputs of a tape must be contiguous")
         return NativeCall(self, tensors)
+
+    def run(self) -> Callable[[Any], Any]:
+        """Return the program as a function of inputs, which it copies."""
+        slots = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in self._inputs]
+        call = NativeCall(self, slots)
+
+        def run(inputs: Any) -> Any:
+            for slot, tensor in zip(slots, self._checked(inputs), strict=True):
+                slot.copy_(tensor)
+            NativeCall.play_all([call])
+            return call.results()
+
+        return run
+
+    def _checked(self, inputs: Any) -> list[Tensor]:
+        """Return the tensors of inputs; compiled code would read beyond the end of smaller ones."""
+        tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+        found, expected = ([(one.shape, one.dtype) for one in some] for some in (tensors, self._inputs))
+        if found != expected:
+            raise ValueError(f"inputs must keep their shapes and dtypes {expected}, got {found}")
+        return tensors
 
 
 class NativeCall:
@@ -526,7 +561,8 @@ class NativeCall:
         tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
         shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
         with denormals_as_zero():
-            problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
+            in_threads = len(calls) >= CALLS_FOR_THREADS or calls[0]._program.is_long
+            problem = _player().play(shares, len(tapes), in_threads)
         if problem is not None:
             raise RuntimeError(problem.decode(errors="replace"))
 
