@@ -22,6 +22,7 @@ from qohort.cohort.streams import STREAMS, UniformStream, member_seed
 from qohort.networks.vectors import MLP
 
 SPACE = spaces.Box(-1, 1, (4,))
+ONES = torch.ones(2, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,14 @@ def test_results_of_a_program_are_not_overwritten_by_its_next_call():
     kept = first.clone()
     values({"observation": torch.zeros(2, 5, 4)})
     assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_results_that_are_inputs_are_not_overwritten_either(mode):
+    program = Compiler(mode).program("it", lambda state, x: {"same": x, "part": x[:, 1:], "sum": x + state}, ONES)
+    first = program(ONES * 3)
+    program(ONES * 5)
+    assert [one.unique().tolist() for one in first.values()] == [[3], [3], [4]]
 
 
 def test_lifted_takes_several_shapes_and_sees_the_parameters_change():

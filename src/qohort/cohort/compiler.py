@@ -38,7 +38,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from qohort.cohort.batching import register
 from qohort.cohort.convolution import convolution, max_pool
@@ -506,12 +506,17 @@ class NativeProgram:
         """Return the program as a function of inputs, which it copies."""
         slots = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in self._inputs]
         call = NativeCall(self, slots)
+        addresses = {slot.untyped_storage().data_ptr() for slot in slots}
+
+        def own(result: Tensor) -> Tensor:
+            """Copy a result that is an input, or a part of one: the next call writes to it."""
+            return result.clone() if result.untyped_storage().data_ptr() in addresses else result
 
         def run(inputs: Any) -> Any:
             for slot, tensor in zip(slots, self._checked(inputs), strict=True):
                 slot.copy_(tensor)
             NativeCall.play_all([call])
-            return call.results()
+            return tree_map(own, call.results())
 
         return run
 
