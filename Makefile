@@ -35,7 +35,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 EXPERIMENT := $(if $(filter experiment=% network=% agent=stream_q,$(ARGS)),,experiment=cartpole)
 
 # Threads of CartPole's cohort, which change no bits. Those of other environments may be PyTorch's, which do.
-THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+THREADS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 SHARED := $(if $(strip $(foreach name,env experiment trainer multirun -m,$(findstring $(name),$(ARGS)))),,trainer.threads=$(THREADS))
 
 train: setup ## train DQN on CartPole-v1, five seeds as one cohort; any override in ARGS

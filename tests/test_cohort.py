@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 
@@ -12,7 +13,6 @@ from torch import nn
 from torch._inductor.exc import InductorError
 from torch.func import vmap
 
-from qohort.cohort.compiler import NativeCall
 from qohort.cohort.denormals import denormals_as_zero
 from qohort.cohort.held import per_member
 from qohort.cohort.program import COMPILE_MODES, Compiler, Lifted
@@ -176,7 +176,8 @@ def test_a_frozen_copy_is_independent():
 
 
 @pytest.mark.parametrize("mode", COMPILE_MODES)
-def test_programs_take_denormal_numbers_as_zero_and_nothing_else_does(mode):
+def test_programs_take_denormal_numbers_as_zero_and_nothing_else_does(mode, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     small = torch.full((2, 3), 2e-38)  # half of it is denormal
     state = {"kept": torch.ones(2, 3)}
     program = Compiler(mode).program("halves", lambda state, inputs: inputs["small"] * 0.5 * state["kept"], state)
@@ -187,6 +188,11 @@ def test_programs_take_denormal_numbers_as_zero_and_nothing_else_does(mode):
         assert torch.equal(program({"small": small}), torch.zeros(2, 3))
         assert torch.equal(small * 0.5, torch.zeros(2, 3))  # as before the call
     assert (small * 0.5).min() > 0
+    with pytest.raises(ValueError, match="shapes"), denormals_as_zero():
+        raise ValueError("shapes")
+    assert (small * 0.5).min() > 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # PyTorch's other threads would not follow
+    assert program({"small": small}).min() > 0
 
 
 FAULTS = """
@@ -208,11 +214,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
 def test_freed_memory_is_kept_for_the_next_tensors():
     faults = {}
     for how in ("kept", "left"):
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        settings_of_malloc = ("MALLOC_", "GLIBC_TUNABLES")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(settings_of_malloc)}
         run = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=clean)
         faults[how] = int(run.stdout)
     assert faults["kept"] < 10 < faults["left"]
@@ -365,9 +372,8 @@ def test_the_gradient_of_torchs_layer_norm_is_the_same_in_every_mode(mode: str) 
         torch.testing.assert_close(unrolled[name], expected)
 
 
-@pytest.mark.parametrize("how", ["from C++", "in 3 threads", "from Python"])
 @pytest.mark.parametrize("cache", [1, 500, 1000])
-def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, how, monkeypatch):
+def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monkeypatch):
     def run(members):
         weight = torch.linspace(-1, 1, members * 35).reshape(members, 5, 7).clone()
         held = {"weight": weight, "count": torch.zeros(members, 1)}
@@ -377,25 +383,16 @@ def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, how,
             state["count"].add_(1)
             return state["weight"].sum((1, 2)), state["weight"].tanh()
 
-        program = Compiler("inductor", threads=threads).program("it", step, held, in_parts=True)
+        program = Compiler("inductor").program("it", step, held, in_parts=True)
         inputs = torch.linspace(0, 3, members * 15).sin().reshape(members, 3, 5)
         return [one.clone() for _ in range(3) for one in program(inputs)], held
 
-    threads = 1
     whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
     monkeypatch.setattr("qohort.cohort.compiler.CACHE_BYTES", cache)
-    threads = 3 if how == "in 3 threads" else 1
-    if how == "from Python":
-        monkeypatch.setattr("qohort.cohort.compiler.NativeProgram", None)  # calling it is an error
-    played = []
-    play_all = NativeCall.play_all
-    monkeypatch.setattr(NativeCall, "play_all", staticmethod(lambda calls: (played.append(calls), play_all(calls))))
     parts, parts_held = run(7)
     for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
         assert torch.equal(a, b)
     assert parts_held["count"].tolist() == [[3]] * 7
-    assert len(played) == (0 if how == "from Python" else 3)
-    assert {(len(call.records), call._program.is_long) for (call,) in played} <= {(threads, cache < 1008)}
 
 
 @pytest.mark.parametrize("mode", ["fx", "inductor"])

@@ -99,9 +99,9 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
     parts, sizes = qohort.cohort.compiler._parts, []
 
-    def noted(state: Sequence[Tensor], share: slice | None = None) -> list[slice]:
+    def noted(state: Sequence[Tensor]) -> list[slice]:
         sizes.append(sum(one.nbytes for one in state))
-        return parts(state, share)
+        return parts(state)
 
     monkeypatch.setattr(qohort.cohort.compiler, "_parts", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")

@@ -288,7 +288,6 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
         return SimpleNamespace(current_callable=lambda tensors: graph(*tensors))
 
     monkeypatch.setattr("qohort.cohort.compiler.compile_fx.compile_fx_inner", leave_uncompiled)
-    monkeypatch.setattr("qohort.cohort.compiler.NativeProgram", None)  # a graph has no library in C++
 
     def run(mode):
         online = CohortNetwork(lambda: build(space, 3, 1), SEEDS)

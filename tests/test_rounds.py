@@ -182,6 +182,7 @@ def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(
 
 def test_every_thread_of_a_tape_takes_denormal_numbers_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     program = Compiler("inductor", threads=2).program(
         "halves", lambda state, inputs: inputs["small"] * 0.5 * state["kept"], {"kept": torch.ones(2, 3)}
     )
@@ -191,6 +192,24 @@ def test_every_thread_of_a_tape_takes_denormal_numbers_as_zero(monkeypatch: pyte
     Player(torch.device("cpu")).play([call])
     assert call.results().tolist() == [[0.0] * 3] * 2
     assert (slots.tensors[0] * 0.5).min() > 0
+
+
+def test_a_tape_may_have_a_tensor_twice_and_refuses_what_is_no_tensor(capfd: pytest.CaptureFixture[str]) -> None:
+    def twice(state: Tensor, x: Tensor) -> list[Tensor]:
+        total = x + state
+        return [total, total, total.detach(), total.view(total.shape)]
+
+    x, one = torch.ones(2, 3), torch.ones(2, 3)
+    call = Compiler("inductor").program("twice", twice, one).bind(x)
+    kept = []
+    for _ in range(3):
+        Player(torch.device("cpu")).play([call])
+        kept.append(call.results())
+    assert [result.unique().tolist() for results in kept for result in results] == [[2.0]] * 12
+    assert capfd.readouterr().err == ""
+    refused = Compiler("inductor").program("nothing", lambda state, x: [x + state, None], one).bind(x)
+    assert isinstance(refused, PythonCall)
+    assert "nothing cannot be played from a tape (it does not return tensors only)" in capfd.readouterr().err
 
 
 @pytest.mark.slow

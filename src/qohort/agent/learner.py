@@ -116,9 +116,7 @@ class QLearning(pl.LightningModule):
         self.seeds = [member.seed for member in members]
         self.num_envs = config.env.num_envs
 
-        # Through Gymnasium the threads are PyTorch's.
-        threads = 1 if tensor_environment(config.env) is None else config.trainer.threads
-        self.compiler = Compiler(config.compile, stop, threads)
+        self.compiler = Compiler(config.compile, stop, config.trainer.threads)
         self.actor = Actor(members, self.compiler)
         self.head: Head = instantiate(config.head)
         self.bootstrap: Bootstrap = instantiate(config.bootstrap)

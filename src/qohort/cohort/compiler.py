@@ -38,7 +38,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from qohort.cohort.batching import register
 from qohort.cohort.convolution import convolution, max_pool
@@ -258,20 +258,21 @@ class Flattened:
         """The distinct tensors of the state."""
         self.result_spec: TreeSpec | None = None
         """The nesting of the results, known after the first call."""
+        self.returns_tensors = True
+        """Whether all results are tensors, known after the first call."""
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Call the function with tensors in the order of `tensors`, and return its results as one tuple."""
         state, inputs = tree_unflatten([tensors[index] for index in self._position], self._spec)
         results, self.result_spec = tree_flatten(self._function(state, inputs))
+        self.returns_tensors = all(isinstance(result, Tensor) for result in results)
         return tuple(results)
 
 
 def build(
-    mode: str, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool, threads: int
+    mode: str, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool
 ) -> Callable[[Any], Any]:
     """Trace a function of a state and inputs, and compile it.
-
-    On a CPU, inductor calls the kernels from C++ if it can: each part costs less, and threads can share the parts out.
 
     Args:
         mode: `inductor` or `fx`.
@@ -279,7 +280,6 @@ def build(
         state: The state tensors. The compiled function keeps references to them.
         inputs: Example inputs. All later inputs must have the same shapes, dtypes and keys.
         in_parts: See `qohort.cohort.program.Program`.
-        threads: How many threads share the members out.
 
     Returns:
         The compiled function of the inputs.
@@ -287,9 +287,6 @@ def build(
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
-    if mode == "inductor" and all(leaf.device.type == "cpu" for leaf in tree_leaves((state, inputs))):
-        with contextlib.suppress(Exception):  # some operations can be called from Python only
-            return NativeProgram(function, state, inputs, in_parts, threads, inlined=None).run()
     flat = Flattened(function, state, inputs)
     held = flat.held
     program: Flat
@@ -339,7 +336,7 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False, inlined: int | None = None) -> Any:
+def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
     """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
     If it were compiled for a fixed size, a cohort of one would get a different program: without a loop over members,
@@ -349,7 +346,6 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False, in
         function: The function.
         tensors: Example inputs.
         native: Whether inductor calls the kernels from C++ instead of Python.
-        inlined: See `INLINED`; None for inductor's default.
 
     Returns:
         Inductor's compiled graph.
@@ -375,8 +371,8 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False, in
     if fixed:
         raise ValueError(f"the network or loss has an operation that fixes the number of members: {fixed}")
     settings: dict[str, Any] = {"size_asserts": SIZES_ARE_ASSERTED and not native}  # `build` checks the inputs itself
-    if inlined is not None:
-        settings["realize_opcount_threshold"] = inlined
+    if native:
+        settings["realize_opcount_threshold"] = INLINED
     if on_gpu:
         known = inductor_config.get_config_copy()
         settings |= {name: value for name, value in ON_GPU.items() if name in known}
@@ -459,36 +455,29 @@ class NativeProgram:
         inputs: Example inputs.
         in_parts: See `qohort.cohort.program.Program`.
         threads: How many threads share the members out.
-        inlined: See `INLINED`; None for inductor's default.
 
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
 
     def __init__(
-        self,
-        function: Callable[[Any, Any], Any],
-        state: Any,
-        inputs: Any,
-        in_parts: bool,
-        threads: int,
-        inlined: int | None = INLINED,
+        self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool, threads: int
     ) -> None:
         flat = Flattened(function, state, inputs)
-        compiled = _compile(flat, flat.tensors, native=True, inlined=inlined)
+        compiled = _compile(flat, flat.tensors, native=True)
         entry = compiled.current_callable.__closure__[0].cell_contents
         library = ctypes.PyDLL(entry.__self__.__file__)
         self.entry = ctypes.cast(library[ENTRY], ctypes.c_void_p).value
         self.held, self._inputs = flat.held, flat.tensors[len(flat.held) :]
         self.constants: list[Tensor] = list(compiled.constants.values())
         """Tables in the function itself, which the entry expects after its inputs."""
+        if not flat.returns_tensors:
+            raise ValueError("it does not return tensors only")
         assert flat.result_spec is not None
         self.spec: TreeSpec = flat.result_spec
         shares = _cut(slice(0, len(flat.tensors[0])), threads)
         self.shares = [_parts(self.held, share) if in_parts else [share] for share in shares]
         """The parts of the members that each thread goes over."""
-        self.is_long = in_parts and sum(tensor.nbytes for tensor in self.held) > CACHE_BYTES
-        """Whether a single call is worth starting threads."""
         _player()
 
     def bind(self, inputs: Any) -> NativeCall:
@@ -497,36 +486,12 @@ class NativeProgram:
         Raises:
             ValueError: If they differ from the example inputs in a shape or a dtype.
         """
-        tensors = self._checked(inputs)
+        tensors: list[Tensor] = tree_leaves(inputs)
+        if [(one.shape, one.dtype) for one in tensors] != [(one.shape, one.dtype) for one in self._inputs]:
+            raise ValueError("the inputs of a program must keep their shapes and dtypes")  # it would read beyond them
         if not all(tensor.is_contiguous() for tensor in tensors):
             raise ValueError("the inputs of a tape must be contiguous")
         return NativeCall(self, tensors)
-
-    def run(self) -> Callable[[Any], Any]:
-        """Return the program as a function of inputs, which it copies."""
-        slots = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in self._inputs]
-        call = NativeCall(self, slots)
-        addresses = {slot.untyped_storage().data_ptr() for slot in slots}
-
-        def own(result: Tensor) -> Tensor:
-            """Copy a result that is an input, or a part of one: the next call writes to it."""
-            return result.clone() if result.untyped_storage().data_ptr() in addresses else result
-
-        def run(inputs: Any) -> Any:
-            for slot, tensor in zip(slots, self._checked(inputs), strict=True):
-                slot.copy_(tensor)
-            NativeCall.play_all([call])
-            return tree_map(own, call.results())
-
-        return run
-
-    def _checked(self, inputs: Any) -> list[Tensor]:
-        """Return the tensors of inputs; compiled code would read beyond the end of smaller ones."""
-        tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
-        found, expected = ([(one.shape, one.dtype) for one in some] for some in (tensors, self._inputs))
-        if found != expected:
-            raise ValueError(f"inputs must keep their shapes and dtypes {expected}, got {found}")
-        return tensors
 
 
 class NativeCall:
@@ -566,8 +531,7 @@ class NativeCall:
         tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
         shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
         with denormals_as_zero():
-            in_threads = len(calls) >= CALLS_FOR_THREADS or calls[0]._program.is_long
-            problem = _player().play(shares, len(tapes), in_threads)
+            problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
         if problem is not None:
             raise RuntimeError(problem.decode(errors="replace"))
 

@@ -9,7 +9,8 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`, from `malloc.h`."""
 LARGEST_KEPT, KEPT = 32 << 20, 512 << 20
-"""The bytes of the largest tensor whose memory is kept when it is freed (glibc allows no more), and of all of them."""
+"""The bytes of the largest tensor whose memory is kept when it is freed (glibc allows no more), and of all that the
+main thread has freed."""
 
 
 def keep_freed_memory() -> None:

@@ -88,7 +88,7 @@ class Compiler:
                     from qohort.cohort.compiler import build, telling
 
                     with telling(lambda: self.on_start(program.name)):
-                        built = build(mode, program.function, program.state, inputs, program.in_parts, self._threads)
+                        built = build(mode, program.function, program.state, inputs, program.in_parts)
                 self._check_signal(program)
                 return built
             except Interrupted:

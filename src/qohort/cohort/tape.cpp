@@ -78,8 +78,11 @@ static std::string play_share(const Share& share) {
 
 extern "C" void release(Handle* handles, size_t count) {
   for (size_t i = 0; i < count; ++i) {
-    if (handles[i]) aoti_torch_delete_tensor_object(handles[i]);
-    handles[i] = nullptr;
+    const Handle handle = handles[i];
+    if (!handle) continue;
+    aoti_torch_delete_tensor_object(handle);
+    for (size_t j = i; j < count; ++j)  // a program that returns a tensor twice returns its handle twice
+      if (handles[j] == handle) handles[j] = nullptr;
   }
 }
 

@@ -108,9 +108,14 @@ def _summarise_alike(parent: Path, runs: Sequence[tuple[TrainConfig, RunDirector
     finals = [result["final_return"] for result in results]
     if len(finals) > 1:
         lines.append(f"final return: {format_returns(finals)}")
-    print("\n".join(lines), flush=True)  # at once: the processes of a sweep share one output
+    _print_at_once(lines)
     lines = [f"seed {config.seed}: {directory.path}" for config, directory in runs]
     if len(finals) > 1:
         draw_cohort(parent / "learning_curve.png", [directory.rows() for _, directory in runs], title)
         lines.insert(0, f"learning curve: {parent / 'learning_curve.png'}")
-    print("\n".join(lines), flush=True)
+    _print_at_once(lines)
+
+
+def _print_at_once(lines: Sequence[str]) -> None:
+    """Print lines in one write: the processes of a sweep share one output."""
+    print("".join(f"{line}\n" for line in lines), end="", flush=True)

@@ -107,7 +107,11 @@ def start_wandb(
     settings = settings or wandb.Settings()
     # The members of a cohort share a machine and a terminal, so its load and output belong to none of them.
     settings.update_from_dict({"silent": True, "console": "off", "x_disable_stats": True})
-    with mock.patch("wandb.util.working_set", return_value=_packages()):
+    # A later version may read the packages elsewhere.
+    once = (
+        mock.patch("wandb.util.working_set", return_value=_packages()) if hasattr(wandb.util, "working_set") else None
+    )
+    with once or contextlib.nullcontext():
         run = wandb.init(
             id=id,
             dir=directory,
