@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,11 +107,7 @@ def start_wandb(
     settings = settings or wandb.Settings()
     # The members of a cohort share a machine and a terminal, so its load and output belong to none of them.
     settings.update_from_dict({"silent": True, "console": "off", "x_disable_stats": True})
-    # A later version may read the packages elsewhere.
-    once = (
-        mock.patch("wandb.util.working_set", return_value=_packages()) if hasattr(wandb.util, "working_set") else None
-    )
-    with once or contextlib.nullcontext():
+    with _packages_read_once():
         run = wandb.init(
             id=id,
             dir=directory,
@@ -126,9 +122,21 @@ def start_wandb(
     return run, run.starting_step if online else known
 
 
+@contextlib.contextmanager
+def _packages_read_once() -> Iterator[None]:
+    """Within this context, W&B does not read its list of installed packages anew, which takes 0.1 s for each run."""
+    import wandb.util
+
+    if not hasattr(wandb.util, "working_set"):  # another version of W&B
+        yield
+        return
+    with mock.patch("wandb.util.working_set", return_value=_packages()):
+        yield
+
+
 @functools.cache
 def _packages() -> Sequence[Any]:
-    """Return W&B's list of the installed packages. W&B reads it anew for each run, which takes 0.1 s."""
+    """Return W&B's list of the installed packages."""
     from wandb.util import working_set
 
     return list(working_set())
