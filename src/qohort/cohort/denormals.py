@@ -1,4 +1,4 @@
-"""Denormal numbers: floats below 1.2e-38, with which a CPU computes a hundred times as slowly.
+"""Denormal numbers: floats below 1.2e-38, with which a CPU computes many times as slowly.
 
 Where gradients are zero, as for a ReLU unit that is always off, Adam's averages decay into them and stay there.
 """
