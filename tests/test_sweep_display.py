@@ -12,6 +12,7 @@ from rich.console import Console
 
 from qohort.runs.directory import RunDirectory
 from qohort.runs.interruption import SWEEP
+from qohort.runs.summary import _print_at_once
 from qohort.runs.sweep_display import (
     SHOWN,
     SweepDisplay,
@@ -105,3 +106,10 @@ def test_without_a_terminal_a_line_is_printed_when_a_cohort_is_done(cohorts, dir
             write(member, "result")
         display._end.wait(0.8)
     assert capsys.readouterr().out == "sweep: 1 of 3 cohorts done, 0 failed\n"
+
+
+def test_lines_of_a_process_are_one_write(monkeypatch):
+    written = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: written.append("flushed")))
+    _print_at_once(["a", "b"])
+    assert [text for text in written if text] == ["a\nb\n", "flushed"]
