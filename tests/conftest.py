@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Iterator
 
 import qohort  # before torch: it fixes MKL's arithmetic
@@ -10,6 +11,8 @@ from qohort.cli.streams import _Lenient
 
 assert qohort.__version__
 torch.set_num_threads(1)
+# Every run of every test traces its programs, and fails if it would have found another one on the disk.
+os.environ.setdefault("QOHORT_PROGRAMS", "checked")
 
 
 @pytest.fixture(autouse=True)

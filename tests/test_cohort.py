@@ -388,7 +388,7 @@ def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monk
         return [one.clone() for _ in range(3) for one in program(inputs)], held
 
     whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
-    monkeypatch.setattr("qohort.cohort.compiler.CACHE_BYTES", cache)
+    monkeypatch.setattr("qohort.cohort.native.CACHE_BYTES", cache)
     parts, parts_held = run(7)
     for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
         assert torch.equal(a, b)

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 import qohort.cohort.compiler
+import qohort.cohort.native
 from matrix import matrix
 from qohort.agent.learner import QLearning
-from qohort.cohort.compiler import CACHE_BYTES, NativeCall
+from qohort.cohort.native import CACHE_BYTES, NativeCall
 from qohort.config import errors
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.runs.interruption import STOP
@@ -97,13 +98,13 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
-    parts, sizes = qohort.cohort.compiler._parts, []
+    parts, sizes = qohort.cohort.compiler.parts_of, []
 
     def noted(state: Sequence[Tensor]) -> list[slice]:
         sizes.append(sum(one.nbytes for one in state))
         return parts(state)
 
-    monkeypatch.setattr(qohort.cohort.compiler, "_parts", noted)
+    monkeypatch.setattr(qohort.cohort.compiler, "parts_of", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert max(sizes) > 2 * CACHE_BYTES
@@ -135,7 +136,7 @@ def test_threads_that_share_the_members_out_change_no_bits(
         play_all(calls)
 
     monkeypatch.setattr(NativeCall, "play_all", staticmethod(noted))
-    monkeypatch.setattr(qohort.cohort.compiler, "CALLS_FOR_THREADS", 2)
+    monkeypatch.setattr(qohort.cohort.native, "CALLS_FOR_THREADS", 2)
     assert run(tmp_path / "three", seeds, *overrides, "trainer.threads=3") == one
     assert {count for count, _ in shares} == {3}
     assert max(calls for _, calls in shares) > 16

@@ -152,7 +152,7 @@ def test_an_evaluation_plays_the_episodes_of_a_slow_loop() -> None:
 def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
+    monkeypatch.setattr("qohort.cohort.native.CALLS_FOR_THREADS", 1)
     mode, _, threads = how.partition(", ")
     state = {"total": torch.zeros(3, 2)}
     table = np.arange(50, dtype=np.float32).reshape(25, 2)  # too large for inductor to write it into the code
@@ -181,7 +181,7 @@ def test_a_tape_calls_programs_in_order_and_keeps_the_results_of_each(
 
 
 def test_every_thread_of_a_tape_takes_denormal_numbers_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
+    monkeypatch.setattr("qohort.cohort.native.CALLS_FOR_THREADS", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     program = Compiler("inductor", threads=2).program(
         "halves", lambda state, inputs: inputs["small"] * 0.5 * state["kept"], {"kept": torch.ones(2, 3)}
@@ -215,7 +215,7 @@ def test_a_tape_may_have_a_tensor_twice_and_refuses_what_is_no_tensor(capfd: pyt
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_what_fails_in_another_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qohort.cohort.compiler.CALLS_FOR_THREADS", 1)
+    monkeypatch.setattr("qohort.cohort.native.CALLS_FOR_THREADS", 1)
 
     def look_up(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
         return state["table"].gather(1, inputs["index"])

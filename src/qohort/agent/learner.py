@@ -41,6 +41,7 @@ from qohort.agent.tensor_evaluation import TensorEvaluator
 from qohort.agent.update import Update
 from qohort.agent.update_plan import UpdatePlan
 from qohort.cohort.held import across_members, per_member
+from qohort.cohort.kept_programs import KeptPrograms
 from qohort.cohort.noise import Noise
 from qohort.cohort.program import Compiler
 from qohort.cohort.schedules import ConstantSchedule, Intervals, Progress, follows_episodes
@@ -99,6 +100,7 @@ class QLearning(pl.LightningModule):
         recorder: Writes the metrics.
         fail: Called when a member fails.
         stop: Returns the name of the signal that asks to stop, if there was one.
+        kept: The programs on the disk that need not be traced again; None for none.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class QLearning(pl.LightningModule):
         recorder: Recorder,
         fail: Fail,
         stop: Callable[[], str | None] = lambda: None,
+        kept: KeptPrograms | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -116,7 +119,7 @@ class QLearning(pl.LightningModule):
         self.seeds = [member.seed for member in members]
         self.num_envs = config.env.num_envs
 
-        self.compiler = Compiler(config.compile, stop, config.trainer.threads)
+        self.compiler = Compiler(config.compile, stop, config.trainer.threads, kept)
         self.actor = Actor(members, self.compiler)
         self.head: Head = instantiate(config.head)
         self.bootstrap: Bootstrap = instantiate(config.bootstrap)

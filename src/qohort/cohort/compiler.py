@@ -1,23 +1,14 @@
-"""Compiles programs with PyTorch. Only this file and `batching`, which it imports, use private interfaces of PyTorch.
+"""Compiles programs with PyTorch. Only this file, `batching` and `native` use private interfaces of PyTorch.
 
-It is imported when the first program is compiled. If anything here raises, `Compiler.build` prints a line and runs the
+It is imported when the first program is traced. If anything here raises, `Compiler.build` prints a line and runs the
 program in another mode.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import hashlib
-import itertools
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -27,29 +18,22 @@ from torch._C._functorch import TransformType
 from torch._dynamo.source import ConstantSource
 from torch._functorch.autograd_function import custom_function_call
 from torch._guards import TracingContext, tracing
-from torch._inductor import compile_fx, cpp_builder, exc
+from torch._inductor import compile_fx
 from torch._inductor import config as inductor_config
 from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from qohort.cohort.batching import register
 from qohort.cohort.convolution import convolution, max_pool
-from qohort.cohort.denormals import denormals_as_zero
+from qohort.cohort.native import Flat, Flattened, Library, parts_of
 from qohort.cohort.tracing import TRACING
-
-CACHE_BYTES = 1 << 20
-"""The bytes of state that a program processes at once: half of a typical L2 cache."""
-
-CALLS_FOR_THREADS = 16
-"""The calls of a tape from which on it is worth starting threads, some 20 µs each."""
 
 INLINED = 8
 """The operations of a value that inductor computes again for each of its uses in a native program. By default it is 30,
@@ -63,8 +47,6 @@ ON_GPU = {
 """Settings of inductor on a GPU: the order of a sum is not chosen by timing it, nor by the number of members."""
 SIZES_ARE_ASSERTED = hasattr(PythonWrapperCodegen, "bind_input_symbol")
 """Whether compiled Python reads the number of members from its inputs only if it asserts their sizes, as since 2.14."""
-ENTRY = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
-"""The symbol of `void inductor_entry_impl(AtenTensorHandle* inputs, AtenTensorHandle* outputs)`."""
 
 
 class Rewritten(TorchFunctionMode):
@@ -231,43 +213,6 @@ def _split_if_alike(split: Callable[..., Any]) -> Callable[..., Any]:
 
 CppScheduling.try_loop_split = _split_if_alike(CppScheduling.try_loop_split)  # type: ignore[method-assign]
 
-Flat = Callable[..., Any]
-"""A function from tensors to a sequence of tensors."""
-
-
-class Flattened:
-    """A function of a state and inputs as a function of tensors, each passed once.
-
-    Args:
-        function: See `qohort.cohort.program.Program`.
-        state: The state tensors.
-        inputs: Example inputs.
-    """
-
-    def __init__(self, function: Callable[[Any, Any], Any], state: Any, inputs: Any) -> None:
-        self._function = function
-        leaves, self._spec = tree_flatten((state, inputs))
-        # A tensor that occurs twice in the state, such as an online network without a target network, is passed once.
-        positions: dict[Any, int] = {}
-        state_size = len(leaves) - len(tree_leaves(inputs))
-        keys = [(leaf.data_ptr(), leaf.shape) if i < state_size else i for i, leaf in enumerate(leaves)]
-        self._position = [positions.setdefault(key, len(positions)) for key in keys]
-        self.tensors = [leaves[self._position.index(index)] for index in range(len(positions))]
-        """The distinct tensors: those of the state, then those of the example inputs."""
-        self.held = self.tensors[: len({*self._position[:state_size]})]
-        """The distinct tensors of the state."""
-        self.result_spec: TreeSpec | None = None
-        """The nesting of the results, known after the first call."""
-        self.returns_tensors = True
-        """Whether all results are tensors, known after the first call."""
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Call the function with tensors in the order of `tensors`, and return its results as one tuple."""
-        state, inputs = tree_unflatten([tensors[index] for index in self._position], self._spec)
-        results, self.result_spec = tree_flatten(self._function(state, inputs))
-        self.returns_tensors = all(isinstance(result, Tensor) for result in results)
-        return tuple(results)
-
 
 def build(
     mode: str, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool
@@ -314,6 +259,20 @@ def build(
         return results[0] if single_result else tree_unflatten(results, final_spec)
 
     return run
+
+
+def compile_native(flat: Flattened) -> Library:
+    """Trace a function of tensors, and compile it to C++.
+
+    Raises:
+        Exception: Anything that PyTorch's compiler raises.
+    """
+    compiled = _compile(flat, flat.tensors, native=True)
+    if not flat.returns_tensors:
+        raise ValueError("it does not return tensors only")
+    assert flat.result_spec is not None
+    entry = compiled.current_callable.__closure__[0].cell_contents
+    return Library(entry.__self__.__file__, flat.result_spec, list(compiled.constants.values()))
 
 
 @contextlib.contextmanager
@@ -382,29 +341,9 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
         return compile_fx.compile_fx_inner(unrolled, stand_ins, **options)
 
 
-def _cut(members: slice, count: int) -> list[slice]:
-    """Return a slice of the members in equal parts, at most one for each member."""
-    size = members.stop - members.start
-    count = max(1, min(size, count))
-    cuts = [members.start + size * part // count for part in range(count + 1)]
-    return [slice(first, last) for first, last in itertools.pairwise(cuts)]
-
-
-def _parts(state: Sequence[Tensor], share: slice | None = None) -> list[slice]:
-    """Return equal parts of the members with at most `CACHE_BYTES` of state each; one part for all on a GPU.
-
-    Args:
-        state: Tensors `[M, ...]`.
-        share: The members that are wanted; None for all.
-    """
-    share = slice(0, len(state[0])) if share is None else share
-    size = sum(tensor[share].nbytes for tensor in state)
-    return _cut(share, 1 if state[0].device.type != "cpu" else -(-size // CACHE_BYTES))
-
-
 def _in_parts(program: Flat, state: Sequence[Tensor]) -> Flat:
     """Run a compiled program on the parts of the members."""
-    parts = _parts(state)
+    parts = parts_of(state)
     if len(parts) == 1:
         return program
     states = [[tensor[part] for tensor in state] for part in parts]
@@ -418,169 +357,3 @@ def _in_parts(program: Flat, state: Sequence[Tensor]) -> Flat:
         return [torch.cat(pieces) for pieces in zip(*results, strict=True)]
 
     return run
-
-
-def has_cpp_compiler() -> bool:
-    """Return whether inductor finds a C++ compiler for the CPU."""
-    try:
-        return shutil.which(cpp_builder.get_cpp_compiler()) is not None
-    except (exc.InvalidCxxCompiler, RuntimeError):
-        return False
-
-
-class _Share(ctypes.Structure):
-    """The calls that one thread plays, `Share` of `tape.cpp`."""
-
-    _fields_ = (("calls", ctypes.c_char_p), ("count", ctypes.c_size_t))
-
-
-class _Record(ctypes.Structure):
-    """One call of a program, `Call` of `tape.cpp`."""
-
-    _fields_ = (
-        ("entry", ctypes.c_void_p),
-        ("input_count", ctypes.c_size_t),
-        ("output_count", ctypes.c_size_t),
-        ("inputs", ctypes.c_void_p),
-        ("outputs", ctypes.c_void_p),
-    )
-
-
-class NativeProgram:
-    """A program that is compiled to C++ entirely, so that a tape can call it; see `qohort.cohort.tape`.
-
-    Args:
-        function: See `qohort.cohort.program.Program`.
-        state: The state tensors.
-        inputs: Example inputs.
-        in_parts: See `qohort.cohort.program.Program`.
-        threads: How many threads share the members out.
-
-    Raises:
-        Exception: Anything that PyTorch's compiler raises.
-    """
-
-    def __init__(
-        self, function: Callable[[Any, Any], Any], state: Any, inputs: Any, in_parts: bool, threads: int
-    ) -> None:
-        flat = Flattened(function, state, inputs)
-        compiled = _compile(flat, flat.tensors, native=True)
-        entry = compiled.current_callable.__closure__[0].cell_contents
-        library = ctypes.PyDLL(entry.__self__.__file__)
-        self.entry = ctypes.cast(library[ENTRY], ctypes.c_void_p).value
-        self.held, self._inputs = flat.held, flat.tensors[len(flat.held) :]
-        self.constants: list[Tensor] = list(compiled.constants.values())
-        """Tables in the function itself, which the entry expects after its inputs."""
-        if not flat.returns_tensors:
-            raise ValueError("it does not return tensors only")
-        assert flat.result_spec is not None
-        self.spec: TreeSpec = flat.result_spec
-        shares = _cut(slice(0, len(flat.tensors[0])), threads)
-        self.shares = [_parts(self.held, share) if in_parts else [share] for share in shares]
-        """The parts of the members that each thread goes over."""
-        _player()
-
-    def bind(self, inputs: Any) -> NativeCall:
-        """Return a call with these inputs.
-
-        Raises:
-            ValueError: If they differ from the example inputs in a shape or a dtype.
-        """
-        tensors: list[Tensor] = tree_leaves(inputs)
-        if [(one.shape, one.dtype) for one in tensors] != [(one.shape, one.dtype) for one in self._inputs]:
-            raise ValueError("the inputs of a program must keep their shapes and dtypes")  # it would read beyond them
-        if not all(tensor.is_contiguous() for tensor in tensors):
-            raise ValueError("the inputs of a tape must be contiguous")
-        return NativeCall(self, tensors)
-
-
-class NativeCall:
-    """A native program bound to input tensors."""
-
-    def __init__(self, program: NativeProgram, inputs: Sequence[Tensor]) -> None:
-        self._program, self._kept = program, list(inputs)
-        self._addresses: list[tuple[Any, Any]] = []
-        self.records = [b"".join(map(self._record, parts)) for parts in program.shares]
-        """For each thread the records of its parts, for `tape.cpp`."""
-
-    def _record(self, part: slice) -> bytes:
-        program = self._program
-        tensors = [tensor[part] for tensor in (*program.held, *self._kept)] + program.constants
-        handles = [_pointer(one) for one in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)]
-        addresses = ((ctypes.c_void_p * len(handles))(*handles), (ctypes.c_void_p * program.spec.num_leaves)())
-        self._addresses.append(addresses)
-        counts = (len(handles), program.spec.num_leaves)
-        return bytes(_Record(program.entry, *counts, *map(ctypes.addressof, addresses)))
-
-    def results(self) -> Any:
-        """Return the results of the last time that the call was played."""
-        by_part = []
-        for _, outputs in self._addresses:
-            capsules = [_capsule(_copied(handle)) for handle in outputs]
-            by_part.append(torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules))
-        leaves = by_part[0] if len(by_part) == 1 else [torch.cat(pieces) for pieces in zip(*by_part, strict=True)]
-        return tree_unflatten(leaves, self._program.spec)
-
-    @staticmethod
-    def play_all(calls: Sequence[NativeCall]) -> None:
-        """Call native programs one after the other, each thread for its share of the members.
-
-        Raises:
-            RuntimeError: If a program raised an error.
-        """
-        tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
-        shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
-        with denormals_as_zero():
-            problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
-        if problem is not None:
-            raise RuntimeError(problem.decode(errors="replace"))
-
-    def __del__(self) -> None:
-        """Release the tensors."""
-        for handles in itertools.chain.from_iterable(self._addresses):
-            _player().release(ctypes.addressof(handles), len(handles))
-
-
-def _pointer(capsule: Any) -> int:
-    function = ctypes.pythonapi.PyCapsule_GetPointer
-    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return int(function(capsule, None))
-
-
-def _capsule(pointer: int) -> Any:
-    function = ctypes.pythonapi.PyCapsule_New
-    function.restype, function.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    return function(pointer, None, None)
-
-
-def _copied(handle: int | None) -> int:
-    """Return another handle of a tensor."""
-    copied = ctypes.c_void_p()
-    _player().aoti_torch_new_tensor_handle(ctypes.c_void_p(handle), ctypes.byref(copied))
-    assert copied.value is not None
-    return copied.value
-
-
-@cache
-def _player() -> ctypes.PyDLL:
-    """Return the library of `tape.cpp`, compiled at the first use on a machine."""
-    source = Path(__file__).with_name("tape.cpp")
-    torch_libraries = Path(torch.__file__).parent / "lib"
-    digest = hashlib.sha256(source.read_bytes() + torch.__version__.encode() + str(torch_libraries).encode())
-    library = Path(cache_dir()) / f"qohort_tape_{digest.hexdigest()[:16]}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        linked = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch_libraries}"]
-        # Python and OpenMP are in the process already; on macOS the linker must be told that they are not missing.
-        linked += ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        options = ["-O2", "-shared", "-fPIC", "-pthread", "-o", str(unfinished), str(source), *linked]
-        outcome = subprocess.run([cpp_builder.get_cpp_compiler(), *options], capture_output=True, text=True)
-        if outcome.returncode:
-            raise RuntimeError(f"tape.cpp: {outcome.stderr}")
-        unfinished.replace(library)
-    player = ctypes.PyDLL(str(library))
-    player.play.restype = ctypes.c_char_p
-    player.play.argtypes = [ctypes.POINTER(_Share), ctypes.c_size_t, ctypes.c_bool]
-    player.release.restype, player.release.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t]
-    return player

@@ -19,7 +19,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,13 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from qohort.cohort.denormals import denormals_as_zero
+from qohort.cohort.kept_programs import KeptPrograms
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.tape import Call, PythonCall
 from qohort.config.errors import Interrupted
+
+if TYPE_CHECKING:
+    from qohort.cohort.native import Flattened, Library
 
 COMPILE_MODES = ("inductor", "fx", "none")
 """The values of the key `compile`, fastest first."""
@@ -45,10 +49,17 @@ class Compiler:
         stop: Returns the name of the signal that asks to stop, if there was one. A signal also reaches the C++
             compiler, whose failure is then not one of the program.
         threads: How many threads share the members out when a tape is played. It does not change any bits.
+        kept: The programs on the disk that need not be traced again; None for none.
     """
 
-    def __init__(self, mode: str, stop: Callable[[], str | None] = lambda: None, threads: int = 1) -> None:
-        self.mode, self._stop, self._threads = mode, stop, threads
+    def __init__(
+        self,
+        mode: str,
+        stop: Callable[[], str | None] = lambda: None,
+        threads: int = 1,
+        kept: KeptPrograms | None = None,
+    ) -> None:
+        self.mode, self._stop, self._threads, self._kept = mode, stop, threads, kept or KeptPrograms(None)
         self.seconds = 0.0
         """The seconds spent compiling so far."""
         self.on_start: Callable[[str], None] = lambda name: None
@@ -120,18 +131,27 @@ class Compiler:
             return None  # on a GPU, the player records the calls
         try:
             with self._timed():
-                from qohort.cohort.compiler import NativeProgram, telling
+                from qohort.cohort.native import Flattened, NativeProgram, cache_directory
 
-                with telling(lambda: self.on_start(program.name)):
-                    parts = (program.function, program.state, inputs, program.in_parts)
-                    native = NativeProgram(*parts, self._threads)
+                flat = Flattened(program.function, program.state, inputs)
+                file = self._kept.file(cache_directory(), program.name, program.function, flat.layout)
+                library = self._kept.find(file) or self._trace(program, flat)
+                native = NativeProgram(flat, library, program.in_parts, self._threads)
         except Exception as error:  # a compiler may raise anything
             self._check_signal(program)
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             print(f"qohort: {program.name} cannot be played from a tape ({reason}): it is slower", file=sys.stderr)
             return None
         self._check_signal(program)
+        self._kept.keep(file, library)
         return native.bind
+
+    def _trace(self, program: Program, flat: Flattened) -> Library:
+        """Trace a program and compile it to C++."""
+        from qohort.cohort.compiler import compile_native, telling
+
+        with telling(lambda: self.on_start(program.name)):
+            return compile_native(flat)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -240,7 +260,7 @@ class Lifted:
 def usable_mode(mode: str) -> str:
     """Return `mode`, or `fx` instead of `inductor` if no C++ compiler is found. In this case, print a line."""
     if mode == "inductor":
-        from qohort.cohort.compiler import has_cpp_compiler
+        from qohort.cohort.native import has_cpp_compiler
 
         if not has_cpp_compiler():
             print("compile=inductor needs a C++ compiler and none was found: using compile=fx", file=sys.stderr)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qohort.cohort.denormals import denormals_as_zero
+
 ALIGNMENT = 64
 """The bytes at multiples of which the tensors of `Slots` begin, the size of a line of the CPU's cache."""
 
@@ -95,7 +97,8 @@ def _play(calls: Sequence[Call]) -> None:
     """Call programs one after the other."""
     for _, group in itertools.groupby(calls, type):
         alike = list(group)
-        alike[0].play_all(alike)
+        with denormals_as_zero():
+            alike[0].play_all(alike)
 
 
 class Slots:

@@ -21,7 +21,7 @@ from qohort.agent.q_values import QValues, network_maker
 from qohort.cohort.program import Compiler
 from qohort.cohort.stacking import CohortNetwork, is_of_output
 from qohort.config.errors import ConfigError
-from qohort.config.instructions import check_bits_variable
+from qohort.config.instructions import check_bits_variable, programs_use
 from qohort.config.members import evaluation_environment
 from qohort.config.messages import nearest
 from qohort.config.schema import EnvironmentConfig, TrainConfig
@@ -71,12 +71,13 @@ _CHECKED: set[str] = set()
 
 
 def check_bits(config: TrainConfig) -> None:
-    """Check that this process computes with the instructions that `bits` asks for.
+    """Check that this process computes with the instructions that `bits` asks for, and the variables of Qohort.
 
     Raises:
         ConfigError: If it does not. A command starts itself anew for this; what calls `train` itself cannot.
     """
     check_bits_variable()
+    programs_use()
     if config.bits != qohort.BITS:
         raise ConfigError(
             f"bits={config.bits}: this process computes {qohort.BITS} bits, as the libraries were loaded: set the "

@@ -35,6 +35,7 @@ from qohort.runs.manifest import command_line, in_sweep
 from qohort.runs.members import Member, other_code
 from qohort.runs.metrics import CohortRecorder
 from qohort.runs.preparing import prepare
+from qohort.runs.programs import kept_programs
 from qohort.runs.progress_bar import CohortProgress
 from qohort.runs.summary import run_title, summarise
 from qohort.runs.trackers import open_sink
@@ -172,7 +173,8 @@ def train_cohort(members: Sequence[Member], step: int) -> None:
     opened = OpenLoggers(members, recorder)
     with contextlib.ExitStack() as at_the_end:
         try:
-            module = QLearning([member.config for member in members], recorder, fail, lambda: STOP.signal)
+            configs = [member.config for member in members]
+            module = QLearning(configs, recorder, fail, lambda: STOP.signal, kept_programs(config))
             at_the_end.callback(module.close)  # after the results: closing an environment may take for ever
             torch.set_num_threads(threads)  # an environment may have set another number
             trainer = make_trainer(members, checkpoints)

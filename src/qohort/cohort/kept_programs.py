@@ -1,0 +1,120 @@
+"""Native programs on the disk, so that a later start need not trace them again, which takes seconds.
+
+Inductor keeps what it has compiled, but finds it by its trace. Here a program is found by what its trace depends on:
+the identity of the run (`qohort.runs.code.programs_identity`), the place in its code, the layout of its tensors, and
+the machine. If it depended on anything else, a run that is resumed would not end as one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import qohort
+
+if TYPE_CHECKING:
+    from qohort.cohort.native import Library
+
+VARIABLES = ("TORCH", "CXX", "CC", "CPATH", "CFLAGS", "CPPFLAGS", "CXXFLAGS")
+"""The beginnings of the names of variables of the environment that may change how inductor compiles."""
+
+
+class KeptPrograms:
+    """The native programs of runs with one identity.
+
+    Args:
+        identity: Everything of the configuration and the code that a trace may depend on; None keeps nothing.
+        checked: Whether programs are traced nevertheless, and compared with what was kept.
+    """
+
+    def __init__(self, identity: str | None, checked: bool = False) -> None:
+        self._identity, self._checked = identity, checked
+        self._given: set[Path] = set()
+
+    def file(self, directory: Path, name: str, function: Callable[..., Any], layout: str) -> Path | None:
+        """Return the file of a program, which need not exist; None if it is not kept.
+
+        Args:
+            directory: Where compiled programs are kept.
+            name: The program's name.
+            function: Its function.
+            layout: The layout of its tensors.
+        """
+        if self._identity is None:
+            return None
+        key = repr((self._identity, name, _place(function), layout, _machine()))
+        path = directory / "qohort" / f"{hashlib.sha256(key.encode()).hexdigest()}.program"
+        if path in self._given:  # two programs of a run that cannot be told apart
+            return None
+        self._given.add(path)
+        return path
+
+    def find(self, path: Path | None) -> Library | None:
+        """Return a kept program; None if there is none, or it is only compared."""
+        return None if path is None or self._checked else _load(path)
+
+    def keep(self, path: Path | None, library: Library) -> None:
+        """Keep a program, if the disk allows it.
+
+        Raises:
+            AssertionError: If another one is kept there already, and they are compared.
+        """
+        if path is None:
+            return
+        kept = _load(path)
+        if kept is not None and _equal(kept, library):
+            return
+        if kept is not None and self._checked:
+            raise AssertionError(f"{path} is another program than what was traced: {kept.path}, {library.path}")
+        with contextlib.suppress(OSError):  # it is traced again the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            unfinished.write_bytes(pickle.dumps(library))
+            unfinished.replace(path)
+
+
+def _load(path: Path) -> Library | None:
+    """Return a kept program; None if there is none that can be used."""
+    try:
+        library: Library = pickle.loads(path.read_bytes())
+        return library if Path(library.path).is_file() else None
+    except Exception:  # it is missing, damaged, or was written by other versions
+        return None
+
+
+def _equal(one: Library, other: Library) -> bool:
+    """Return whether two compiled programs are the same."""
+    alike = (one.path, one.results, len(one.constants)) == (other.path, other.results, len(other.constants))
+    return alike and all(map(torch.equal, one.constants, other.constants))
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """Return where a function is defined, without the objects that it is bound to."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+@functools.cache
+def _instructions() -> str:
+    """Return the instructions of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return torch.backends.cpu.get_cpu_capability()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _machine() -> str:
+    """Return what code for this machine and in this process depends on."""
+    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(VARIABLES))
+    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    return repr((_instructions(), capability, threads, qohort.BITS, torch.__version__, variables))

@@ -1,0 +1,52 @@
+"""Which compiled programs of a run are found again on the disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import reduce
+from importlib.metadata import version
+from operator import getitem
+
+from qohort.cohort.kept_programs import KeptPrograms
+from qohort.config.folding import foldable_keys
+from qohort.config.identity import experiment_tree
+from qohort.config.instructions import programs_use
+from qohort.config.schema import TrainConfig
+from qohort.runs.code import code_hash, component_packages
+
+
+def kept_programs(config: TrainConfig) -> KeptPrograms:
+    """Return the programs on the disk that a run may use.
+
+    Args:
+        config: The configuration of one member.
+
+    Raises:
+        ConfigError: If the environment variable `QOHORT_PROGRAMS` has a value that is unknown.
+    """
+    use = programs_use()
+    return KeptPrograms(None if use == "traced" else programs_identity(config), checked=use == "checked")
+
+
+def programs_identity(config: TrainConfig) -> str | None:
+    """Return all of a run's configuration and code that its compiled programs may depend on, for `KeptPrograms`.
+
+    Numbers that may differ between members are left out: they are tensors in a program, as the seed is.
+
+    Args:
+        config: The configuration of one member.
+
+    Returns:
+        None if a component, or the environment, is not Qohort's own. It may read anything while it is traced, so its
+        programs are traced at each start.
+    """
+    tree = experiment_tree(config)
+    if component_packages(tree):
+        return None
+    for key in foldable_keys(tree):
+        *path, name = key.split(".")
+        node = reduce(getitem, path, tree)
+        node[name] = None if node[name] is None else "of each member"
+    versions = [f"{name} {version(name)}" for name in ("gymnasium", "numpy", "sympy")]
+    return repr((sys.version, versions, code_hash(tree), json.dumps(tree, sort_keys=True, default=str)))
