@@ -2,6 +2,7 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from torch import nn
 from torch._inductor.exc import InductorError
 from torch.func import vmap
 
+import qohort.cohort.compiler
 from qohort.cohort.denormals import denormals_as_zero
 from qohort.cohort.held import per_member
+from qohort.cohort.native import NativeCall
 from qohort.cohort.program import COMPILE_MODES, Compiler, Lifted
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.state import merge_states, split_state
@@ -22,6 +25,7 @@ from qohort.cohort.streams import STREAMS, UniformStream, member_seed
 from qohort.networks.vectors import MLP
 
 SPACE = spaces.Box(-1, 1, (4,))
+ONES = torch.ones(2, 3, 4)
 ONES = torch.ones(2, 3, 4)
 
 
@@ -271,6 +275,51 @@ def test_results_that_are_inputs_are_not_overwritten_either(mode):
     assert [one.unique().tolist() for one in first.values()] == [[3], [3], [4]]
 
 
+def test_a_call_from_cpp_keeps_no_results_and_repeats_any_result() -> None:
+    def step(state, x):
+        total = x + state
+        return total, total, total.detach(), x.view(2, 12)
+
+    program = Compiler("inductor").program("it", step, ONES)
+    for value in (3, 5):
+        found = program(ONES * value)
+        assert [one.unique().tolist() for one in found] == [[value + 1]] * 3 + [[value]]
+    kept = weakref.ref(found[0].untyped_storage())
+    del found
+    assert kept() is None
+
+
+def test_what_cannot_be_called_from_cpp_is_called_from_python_and_said(monkeypatch, capsys) -> None:
+    def fail(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("qohort.cohort.compiler.compile_native", fail)
+    program = Compiler("inductor").program("sums", lambda state, x: x + state, ONES)
+    assert program(ONES).unique().tolist() == [2]
+    assert capsys.readouterr().err == "qohort: sums cannot be called from C++ (no such kernel): it is slower\n"
+
+
+def test_a_program_that_writes_to_its_inputs_does_so_where_it_cannot_be_played_from_a_tape(monkeypatch, capsys) -> None:
+    def step(state, inputs):
+        inputs["written"].copy_(inputs["read"] + state)
+        return inputs["read"].sum(-1)
+
+    compile_native = qohort.cohort.compiler.compile_native
+
+    def only_called(flat, on_tape):
+        if on_tape:
+            raise RuntimeError("no tapes here")
+        return compile_native(flat, on_tape)
+
+    monkeypatch.setattr(qohort.cohort.compiler, "compile_native", only_called)
+    inputs = {"read": ONES * 3, "written": torch.zeros(2, 3, 4)}
+    call = Compiler("inductor").program("it", step, ONES).bind(inputs)
+    call.play_all([call])
+    assert call.results().tolist() == [[12] * 3] * 2
+    assert inputs["written"].unique().tolist() == [4]
+    assert "it cannot be played from a tape (no tapes here)" in capsys.readouterr().err
+
+
 def test_lifted_takes_several_shapes_and_sees_the_parameters_change():
     cohort = CohortNetwork(build, [1, 2])
     values = Lifted(Compiler("fx"), "it", forward_of(cohort), cohort)
@@ -372,8 +421,9 @@ def test_the_gradient_of_torchs_layer_norm_is_the_same_in_every_mode(mode: str) 
         torch.testing.assert_close(unrolled[name], expected)
 
 
+@pytest.mark.parametrize("how", ["from C++", "in 3 threads", "from Python"])
 @pytest.mark.parametrize("cache", [1, 500, 1000])
-def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monkeypatch):
+def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, how, monkeypatch):
     def run(members):
         weight = torch.linspace(-1, 1, members * 35).reshape(members, 5, 7).clone()
         held = {"weight": weight, "count": torch.zeros(members, 1)}
@@ -383,16 +433,24 @@ def test_a_program_that_goes_over_members_in_parts_has_the_same_bits(cache, monk
             state["count"].add_(1)
             return state["weight"].sum((1, 2)), state["weight"].tanh()
 
-        program = Compiler("inductor").program("it", step, held, in_parts=True)
+        program = Compiler("inductor", threads=threads).program("it", step, held, in_parts=True)
+        program.from_python = how == "from Python"
         inputs = torch.linspace(0, 3, members * 15).sin().reshape(members, 3, 5)
         return [one.clone() for _ in range(3) for one in program(inputs)], held
 
-    whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state
+    played = []
+    play_all = NativeCall.play_all
+    monkeypatch.setattr(NativeCall, "play_all", staticmethod(lambda calls: (played.extend(calls), play_all(calls))))
+    threads = 3 if how == "in 3 threads" else 1
+    whole, whole_held = run(7)  # 7 · 36 · 4 = 1008 bytes of state, less than the cache
+    assert {len(call.records) for call in played} <= {1}
+    played.clear()
     monkeypatch.setattr("qohort.cohort.native.CACHE_BYTES", cache)
     parts, parts_held = run(7)
     for a, b in zip([*whole, *whole_held.values()], [*parts, *parts_held.values()], strict=True):
         assert torch.equal(a, b)
     assert parts_held["count"].tolist() == [[3]] * 7
+    assert [len(call.records) for call in played] == ([] if how == "from Python" else [threads] * 3)
 
 
 @pytest.mark.parametrize("mode", ["fx", "inductor"])

@@ -176,7 +176,9 @@ def test_a_second_run_traces_nothing_and_ends_with_the_same_bits(tmp_path: Path,
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     built = []
     compile_native = qohort.cohort.compiler.compile_native
-    monkeypatch.setattr(qohort.cohort.compiler, "compile_native", lambda flat: built.append(1) or compile_native(flat))
+    monkeypatch.setattr(
+        qohort.cohort.compiler, "compile_native", lambda *some: built.append(1) or compile_native(*some)
+    )
     assert run(tmp_path / "first", "seed=3") == traced["one"]
     programs = len(built)
     assert programs >= 4
@@ -189,7 +191,13 @@ def test_a_second_run_traces_nothing_and_ends_with_the_same_bits(tmp_path: Path,
 
 @pytest.mark.parametrize(
     "override",
-    ["network.hidden=[16]", "bootstrap=double", "budget=301", "+env.kwargs={sutton_barto_reward: true}", "replay.n_step=2"],
+    [
+        "network.hidden=[16]",
+        "bootstrap=double",
+        "budget=301",
+        "+env.kwargs={sutton_barto_reward: true}",
+        "replay.n_step=2",
+    ],
 )
 def test_the_identity_of_programs_changes_with_the_experiment(override: str) -> None:
     def identity(*overrides: str) -> str | None:

@@ -288,6 +288,7 @@ def test_update_is_unrolled_for_any_number_of_members(space, build, loss, monkey
         return SimpleNamespace(current_callable=lambda tensors: graph(*tensors))
 
     monkeypatch.setattr("qohort.cohort.compiler.compile_fx.compile_fx_inner", leave_uncompiled)
+    monkeypatch.setattr("qohort.cohort.program._on_gpu", lambda *tensors: True)  # a graph cannot be called from C++
 
     def run(mode):
         online = CohortNetwork(lambda: build(space, 3, 1), SEEDS)

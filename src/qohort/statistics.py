@@ -161,13 +161,13 @@ def bounds(
     Returns:
         Lower and upper bound, `[...]` each; NaN if an environment has fewer than `MIN_RUNS` runs.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # scipy.stats is half a second slower to import
 
     if min(runs) < MIN_RUNS:
         nothing = np.full(drawn.shape[:-1], np.nan)
         return nothing, nothing
-    quantile = t.ppf((1 + confidence) / 2, sum(runs) - len(runs)) * _widening(runs, statistic)
-    tail = norm.cdf(-quantile)
+    quantile = stdtrit(sum(runs) - len(runs), (1 + confidence) / 2) * _widening(runs, statistic)
+    tail = ndtr(-quantile)
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=-1)
     return low, high
 

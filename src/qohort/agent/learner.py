@@ -119,7 +119,8 @@ class QLearning(pl.LightningModule):
         self.seeds = [member.seed for member in members]
         self.num_envs = config.env.num_envs
 
-        self.compiler = Compiler(config.compile, stop, config.trainer.threads, kept)
+        threads = 1 if tensor_environment(config.env) is None else config.trainer.threads  # else they are PyTorch's
+        self.compiler = Compiler(config.compile, stop, threads, kept)
         self.actor = Actor(members, self.compiler)
         self.head: Head = instantiate(config.head)
         self.bootstrap: Bootstrap = instantiate(config.bootstrap)

@@ -6,6 +6,7 @@ own words or after it has written files. Whatever else Hydra refuses is explaine
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import functools
@@ -51,6 +52,13 @@ MANY_NAMES = 4
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python looks for garbage after this many new objects, not after 700. Importing libraries and tracing programs make
 millions that live on, and going over them again and again took a tenth of the start of a run."""
+
+
+@functools.cache
+def _collect_rarely() -> None:
+    """Have Python look for garbage rarely, and not once more when the process ends, which took another second."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)
 
 
 def _check_run(config: DictConfig) -> TrainConfig:
@@ -101,14 +109,14 @@ def entry_point(
         @functools.wraps(task)
         @lenient_streams()
         def main() -> None:
-            gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+            _collect_rarely()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
             warnings.filterwarnings("error", r"provider=[\s\S]* is not available")  # a missing search path
             command = _Command(config_name, task, plan)
 
             @functools.wraps(task)
             def run(config: DictConfig) -> Any:
-                gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # all of this also in a launcher's worker
+                _collect_rarely()  # all of this also in a launcher's worker
                 with lenient_streams(), _output(command.process):
                     return command.job(config)
 

@@ -36,7 +36,7 @@ from qohort.cohort.native import Flat, Flattened, Library, parts_of
 from qohort.cohort.tracing import TRACING
 
 INLINED = 8
-"""The operations of a value that inductor computes again for each of its uses in a native program. By default it is 30,
+"""The operations of a value that inductor computes again for each of its uses on a tape. By default it is 30,
 with which the hashes of a tensor environment take a minute to compile."""
 ON_GPU = {
     "deterministic": True,
@@ -261,13 +261,17 @@ def build(
     return run
 
 
-def compile_native(flat: Flattened) -> Library:
+def compile_native(flat: Flattened, on_tape: bool) -> Library:
     """Trace a function of tensors, and compile it to C++.
+
+    Args:
+        flat: The function.
+        on_tape: Whether it is called from tapes. Then less is computed again for each use, see `INLINED`.
 
     Raises:
         Exception: Anything that PyTorch's compiler raises.
     """
-    compiled = _compile(flat, flat.tensors, native=True)
+    compiled = _compile(flat, flat.tensors, native=True, inlined=INLINED if on_tape else None)
     if not flat.returns_tensors:
         raise ValueError("it does not return tensors only")
     assert flat.result_spec is not None
@@ -295,7 +299,7 @@ def telling(tell: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) -> Any:
+def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False, inlined: int | None = None) -> Any:
     """Compile a function of tensors with inductor, for any size of the first axis, the member axis.
 
     If it were compiled for a fixed size, a cohort of one would get a different program: without a loop over members,
@@ -305,6 +309,7 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
         function: The function.
         tensors: Example inputs.
         native: Whether inductor calls the kernels from C++ instead of Python.
+        inlined: See `INLINED`; None for inductor's default.
 
     Returns:
         Inductor's compiled graph.
@@ -330,8 +335,8 @@ def _compile(function: Flat, tensors: Sequence[Tensor], native: bool = False) ->
     if fixed:
         raise ValueError(f"the network or loss has an operation that fixes the number of members: {fixed}")
     settings: dict[str, Any] = {"size_asserts": SIZES_ARE_ASSERTED and not native}  # `build` checks the inputs itself
-    if native:
-        settings["realize_opcount_threshold"] = INLINED
+    if inlined is not None:
+        settings["realize_opcount_threshold"] = inlined
     if on_gpu:
         known = inductor_config.get_config_copy()
         settings |= {name: value for name, value in ON_GPU.items() if name in known}

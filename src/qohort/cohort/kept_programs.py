@@ -27,6 +27,10 @@ VARIABLES = ("TORCH", "CXX", "CC", "CPATH", "CFLAGS", "CPPFLAGS", "CXXFLAGS")
 """The beginnings of the names of variables of the environment that may change how inductor compiles."""
 
 
+class OtherProgram(AssertionError):
+    """What a program was found by does not tell it apart from another one."""
+
+
 class KeptPrograms:
     """The native programs of runs with one identity.
 
@@ -65,7 +69,7 @@ class KeptPrograms:
         """Keep a program, if the disk allows it.
 
         Raises:
-            AssertionError: If another one is kept there already, and they are compared.
+            OtherProgram: If another one is kept there already, and they are compared.
         """
         if path is None:
             return
@@ -73,7 +77,7 @@ class KeptPrograms:
         if kept is not None and _equal(kept, library):
             return
         if kept is not None and self._checked:
-            raise AssertionError(f"{path} is another program than what was traced: {kept.path}, {library.path}")
+            raise OtherProgram(f"{path} is another program than what was traced: {kept.path}, {library.path}")
         with contextlib.suppress(OSError):  # it is traced again the next time
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
@@ -117,4 +121,4 @@ def _machine() -> str:
     """Return what code for this machine and in this process depends on."""
     variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(VARIABLES))
     threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    return repr((_instructions(), capability, threads, qohort.BITS, torch.__version__, variables))
+    return repr((_instructions(), capability, threads, qohort.BITS, torch.__version__, torch.__file__, variables))

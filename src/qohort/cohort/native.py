@@ -1,4 +1,4 @@
-"""Native programs: compiled to C++ entirely, so that a tape can call them; see `qohort.cohort.tape`.
+"""Native programs: compiled to C++ entirely, so that a tape can call them, see `qohort.cohort.tape`, and threads.
 
 What is needed to call one, which does not include PyTorch's compiler: importing that takes a second.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch._inductor import cpp_builder, exc
 from torch._inductor.runtime.cache_dir_utils import cache_dir
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 CACHE_BYTES = 1 << 20
 """The bytes of state that a program processes at once: half of a typical L2 cache."""
@@ -139,17 +139,22 @@ class NativeProgram:
         function: What was compiled.
         library: The compiled program.
         in_parts: See `qohort.cohort.program.Program`.
-        threads: How many threads share the members out.
+        threads: How many threads share the members out, on a tape, or in a call that is long enough for it.
+        on_tape: Whether it is called from tapes, instead of one call at a time.
 
     Raises:
         Exception: If the library cannot be loaded.
     """
 
-    def __init__(self, function: Flattened, library: Library, in_parts: bool, threads: int) -> None:
+    def __init__(
+        self, function: Flattened, library: Library, in_parts: bool, threads: int, on_tape: bool = True
+    ) -> None:
         self.entry = ctypes.cast(ctypes.PyDLL(library.path)[ENTRY], ctypes.c_void_p).value
         self.held, self._inputs = function.held, function.tensors[len(function.held) :]
         self.constants, self.spec = library.constants, library.results
-        shares = cut(slice(0, len(function.tensors[0])), threads)
+        self.is_long = in_parts and sum(tensor.nbytes for tensor in self.held) > CACHE_BYTES
+        """Whether a single call is worth starting threads."""
+        shares = cut(slice(0, len(function.tensors[0])), threads if on_tape or self.is_long else 1)
         self.shares = [parts_of(self.held, share) if in_parts else [share] for share in shares]
         """The parts of the members that each thread goes over."""
         _player()
@@ -166,6 +171,32 @@ class NativeProgram:
         if not all(tensor.is_contiguous() for tensor in tensors):
             raise ValueError("the inputs of a tape must be contiguous")
         return NativeCall(self, tensors)
+
+    def run(self) -> Callable[[Any], Any]:
+        """Return the program as a function of inputs, a tensor or a mapping of tensors, which it copies."""
+        with torch.inference_mode(False):
+            slots = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in self._inputs]
+        call = NativeCall(self, slots)
+        expected = [(one.shape, one.dtype) for one in slots]
+        addresses = {slot.untyped_storage().data_ptr() for slot in slots}
+
+        def own(result: Tensor) -> Tensor:
+            """Copy a result that is an input, or a part of one: the next call writes to it."""
+            return result.clone() if result.untyped_storage().data_ptr() in addresses else result
+
+        def run(inputs: Any) -> Any:
+            tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+            found = [(one.shape, one.dtype) for one in tensors]
+            if found != expected:  # compiled code would read beyond the end of the tensors
+                raise ValueError(f"inputs must keep their shapes and dtypes {expected}, got {found}")
+            for slot, tensor in zip(slots, tensors, strict=True):
+                slot.copy_(tensor)
+            NativeCall.play_all([call])
+            results = tree_map(own, call.results())
+            call.release_results()
+            return results
+
+        return run
 
 
 class NativeCall:
@@ -195,6 +226,11 @@ class NativeCall:
         leaves = by_part[0] if len(by_part) == 1 else [torch.cat(pieces) for pieces in zip(*by_part, strict=True)]
         return tree_unflatten(leaves, self._program.spec)
 
+    def release_results(self) -> None:
+        """Give up the results of the last time, which would otherwise be kept until the next."""
+        for _, outputs in self._addresses:
+            _player().release(ctypes.addressof(outputs), len(outputs))
+
     @staticmethod
     def play_all(calls: Sequence[NativeCall]) -> None:
         """Call native programs one after the other, each thread for its share of the members.
@@ -204,7 +240,8 @@ class NativeCall:
         """
         tapes = [b"".join(records) for records in zip(*[call.records for call in calls], strict=True)]
         shares = (_Share * len(tapes))(*[_Share(tape, len(tape) // ctypes.sizeof(_Record)) for tape in tapes])
-        problem = _player().play(shares, len(tapes), len(calls) >= CALLS_FOR_THREADS)
+        in_threads = len(calls) >= CALLS_FOR_THREADS or calls[0]._program.is_long
+        problem = _player().play(shares, len(tapes), in_threads)
         if problem is not None:
             raise RuntimeError(problem.decode(errors="replace"))
 

@@ -27,13 +27,13 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from qohort.cohort.denormals import denormals_as_zero
-from qohort.cohort.kept_programs import KeptPrograms
+from qohort.cohort.kept_programs import KeptPrograms, OtherProgram
 from qohort.cohort.stacking import CohortNetwork
 from qohort.cohort.tape import Call, PythonCall
 from qohort.config.errors import Interrupted
 
 if TYPE_CHECKING:
-    from qohort.cohort.native import Flattened, Library
+    from qohort.cohort.native import Flattened, Library, NativeProgram
 
 COMPILE_MODES = ("inductor", "fx", "none")
 """The values of the key `compile`, fastest first."""
@@ -48,7 +48,7 @@ class Compiler:
         mode: One of `COMPILE_MODES`.
         stop: Returns the name of the signal that asks to stop, if there was one. A signal also reaches the C++
             compiler, whose failure is then not one of the program.
-        threads: How many threads share the members out when a tape is played. It does not change any bits.
+        threads: How many threads share the members out, on tapes and in long calls. It does not change any bits.
         kept: The programs on the disk that need not be traced again; None for none.
     """
 
@@ -96,23 +96,39 @@ class Compiler:
                 break
             try:
                 with self._timed():
-                    from qohort.cohort.compiler import build, telling
-
-                    with telling(lambda: self.on_start(program.name)):
-                        built = build(mode, program.function, program.state, inputs, program.in_parts)
+                    built = self._build(mode, program, inputs)
                 self._check_signal(program)
                 return built
-            except Interrupted:
+            except (Interrupted, OtherProgram):
                 raise
             except Exception as error:  # a compiler may raise anything
                 self._check_signal(program)
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = _in_words(error)
                 if program.name not in self.fallbacks or self.fallbacks[program.name] == mode:
                     print(
                         f"compile={mode} cannot do {program.name} ({reason}): it runs as {following}", file=sys.stderr
                     )
                 self.fallbacks[program.name] = following
         return lambda inputs: program.function(program.state, inputs)
+
+    def _build(self, mode: str, program: Program, inputs: Any) -> Run:
+        """Compile a program in one mode; from C++ if that can call all of its operations."""
+        reason = None
+        if mode == "inductor" and not program.from_python and not _on_gpu(program.state, inputs):
+            try:
+                return self._native(program, inputs, on_tape=False).run()
+            except OtherProgram:
+                raise
+            except Exception as error:  # a compiler may raise anything
+                self._check_signal(program)
+                reason = _in_words(error)
+        from qohort.cohort.compiler import build, telling
+
+        with telling(lambda: self.on_start(program.name)):
+            built = build(mode, program.function, program.state, inputs, program.in_parts)
+        if reason is not None:
+            print(f"qohort: {program.name} cannot be called from C++ ({reason}): it is slower", file=sys.stderr)
+        return built
 
     def bind(self, program: Program, inputs: Any) -> Callable[[Any], Call] | None:
         """Compile a program for tapes.
@@ -127,31 +143,38 @@ class Compiler:
         Raises:
             Interrupted: If a signal asked to stop while it was compiled.
         """
-        if self.mode != "inductor" or any(leaf.device.type != "cpu" for leaf in tree_leaves((program.state, inputs))):
+        if self.mode != "inductor" or _on_gpu(program.state, inputs):
             return None  # on a GPU, the player records the calls
         try:
             with self._timed():
-                from qohort.cohort.native import Flattened, NativeProgram, cache_directory
-
-                flat = Flattened(program.function, program.state, inputs)
-                file = self._kept.file(cache_directory(), program.name, program.function, flat.layout)
-                library = self._kept.find(file) or self._trace(program, flat)
-                native = NativeProgram(flat, library, program.in_parts, self._threads)
+                return self._native(program, inputs, on_tape=True).bind
+        except (Interrupted, OtherProgram):
+            raise
         except Exception as error:  # a compiler may raise anything
             self._check_signal(program)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = _in_words(error)
             print(f"qohort: {program.name} cannot be played from a tape ({reason}): it is slower", file=sys.stderr)
             return None
+
+    def _native(self, program: Program, inputs: Any, on_tape: bool) -> NativeProgram:
+        """Return a program compiled to C++, from the disk or traced here."""
+        from qohort.cohort.native import Flattened, NativeProgram, cache_directory
+
+        flat = Flattened(program.function, program.state, inputs)
+        name = f"{program.name}, {'on a tape' if on_tape else 'called'}"
+        file = self._kept.file(cache_directory(), name, program.function, flat.layout)
+        library = self._kept.find(file) or self._trace(program, flat, on_tape)
+        native = NativeProgram(flat, library, program.in_parts, self._threads, on_tape)
         self._check_signal(program)
         self._kept.keep(file, library)
-        return native.bind
+        return native
 
-    def _trace(self, program: Program, flat: Flattened) -> Library:
+    def _trace(self, program: Program, flat: Flattened, on_tape: bool) -> Library:
         """Trace a program and compile it to C++."""
         from qohort.cohort.compiler import compile_native, telling
 
         with telling(lambda: self.on_start(program.name)):
-            return compile_native(flat)
+            return compile_native(flat, on_tape)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -172,13 +195,24 @@ class Compiler:
             raise Interrupted(f"interrupted by {signal} while {program.name} was compiled: the same command goes on")
 
 
+def _on_gpu(*tensors: Any) -> bool:
+    """Return whether one of the tensors, in any nesting, is not on the CPU."""
+    return any(leaf.device.type != "cpu" for leaf in tree_leaves(tensors))
+
+
+def _in_words(error: Exception) -> str:
+    """Return why something could not be compiled, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class Program:
     """A function of a state and inputs that is compiled at the first call.
 
     Args:
         compiler: The compiler.
         name: What the program computes, for messages and the manifest, for example "the update".
-        function: Takes the state and the inputs, and returns tensors in any nesting. May write to the state in place.
+        function: Takes the state and the inputs, and returns tensors in any nesting. May write to the state in place,
+            and to inputs that it is bound to.
         state: Tensors in any nesting, the same ones at each call.
         in_parts: Whether to process the members in parts whose state fits in the CPU's cache. This is faster for a
             function that reads or writes all of its state. It does not change any bits.
@@ -188,6 +222,8 @@ class Program:
         self, compiler: Compiler, name: str, function: Callable[[Any, Any], Any], state: Any, in_parts: bool = False
     ) -> None:
         self.name, self.function, self.state, self.in_parts = name, function, state, in_parts
+        self.from_python = False
+        """Whether Python must call the compiled program: it may write to its inputs, which a call from C++ copies."""
         self._compiler = compiler
         self._run: Run | None = None
         self._bind: Callable[[Any], Call] | None = None
@@ -214,7 +250,7 @@ class Program:
         if not self._bound:
             with torch.no_grad():
                 self._bind = self._compiler.bind(self, inputs)
-            self._bound = True
+            self._bound, self.from_python = True, self._bind is None
         return PythonCall(lambda: self(inputs)) if self._bind is None else self._bind(inputs)
 
 

@@ -108,4 +108,5 @@ def _dress(axes: Axes) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path))  # type: ignore[no-untyped-call]
+    quickly = {"compress_level": 1}  # a tenth larger, a fifth faster
+    FigureCanvasAgg(figure).print_png(str(path), pil_kwargs=quickly)  # type: ignore[no-untyped-call]
