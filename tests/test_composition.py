@@ -5,9 +5,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from qohort.cli.entry_point import _options_first
 from qohort.config.composition import CONFIG_DIRECTORY, Composer, without_hydra
+from qohort.config.mistakes import explain
 
 JOBS = [
     ["env=acrobot", "gamma=0.5"],
@@ -58,3 +60,11 @@ def test_options_may_stand_between_settings():
     words = ["seed=0,1", "-m", "gamma=0.5", "--config-dir", "mine", "env=acrobot"]
     settings = ["seed=0,1", "gamma=0.5", "env=acrobot"]
     assert _options_first(words, settings) == ["-m", "--config-dir", "mine", *settings]
+
+
+def test_a_key_that_a_group_of_settings_lacks_is_named_in_full() -> None:
+    config = OmegaConf.create({"arms": {"dqn": {"agent": "dqn"}}})
+    OmegaConf.set_struct(config, True)
+    with pytest.raises(OmegaConfBaseException) as raised:
+        config.merge_with({"arms": {"dqn": {"agnt": "dqn"}}})
+    assert str(explain(raised.value, [], None)) == "arms.dqn has no agnt; write +arms.dqn.agnt=VALUE to add it"

@@ -72,6 +72,10 @@ def _hydra_message(error: BaseException, cause: BaseException, sources: Sources 
     text = plain(str(cause))
     if found := _in_defaults(str(cause), sources):
         return found
+    full_key = str(getattr(cause, "full_key", None) or "")
+    if "is not in struct" in text and "." in full_key:
+        group, _, key = full_key.rpartition(".")
+        return f"{group} has no {key}; write +{full_key}=VALUE to add it"
     about = re.match("Error merging override (.+)", str(error))
     if about and about[1].partition("=")[0] not in text:
         return f"{about[1]} does not fit: {text}"
