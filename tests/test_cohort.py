@@ -3,6 +3,7 @@ import platform
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,7 +26,6 @@ from qohort.cohort.streams import STREAMS, UniformStream, member_seed
 from qohort.networks.vectors import MLP
 
 SPACE = spaces.Box(-1, 1, (4,))
-ONES = torch.ones(2, 3, 4)
 ONES = torch.ones(2, 3, 4)
 
 
@@ -287,6 +287,32 @@ def test_a_call_from_cpp_keeps_no_results_and_repeats_any_result() -> None:
     kept = weakref.ref(found[0].untyped_storage())
     del found
     assert kept() is None
+
+
+def test_threads_take_turns_to_call_a_program_from_cpp() -> None:
+    program = Compiler("inductor").program("it", lambda state, x: (x + state, x * state), ONES)
+    program(ONES)
+    with ThreadPoolExecutor(4) as pool:
+        for value, found in enumerate(pool.map(program, [ONES * value for value in range(500)])):
+            assert [one.unique().tolist() for one in found] == [[value + 1], [value]]
+
+
+def test_inputs_of_a_program_may_require_gradients() -> None:
+    program = Compiler("inductor").program("it", lambda state, x: (x[:, 1:], x * state), ONES)
+    inputs = ONES.clone().requires_grad_()
+    for _ in range(3):
+        found = program(inputs)
+        assert not any(one.requires_grad for one in found)
+
+
+def test_large_inputs_of_a_program_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qohort.cohort.program.COPIED_BYTES", ONES.nbytes)
+    played = []
+    monkeypatch.setattr(NativeCall, "play_all", staticmethod(lambda calls: played.extend(calls)))
+    larger = torch.ones(2, 3, 5)
+    program = Compiler("inductor").program("it", lambda state, x: x * state, larger)
+    assert program(larger * 2).unique().tolist() == [2]
+    assert not played
 
 
 def test_what_cannot_be_called_from_cpp_is_called_from_python_and_said(monkeypatch, capsys) -> None:

@@ -9,7 +9,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-import qohort.cohort.compiler
 import qohort.cohort.native
 from matrix import matrix
 from qohort.agent.learner import QLearning
@@ -98,13 +97,13 @@ def test_compiled_members_that_are_gone_over_in_parts_are_the_same_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty of CleanRL's networks exceed the cache, so that the update goes over them in parts; one alone does not."""
-    parts, sizes = qohort.cohort.compiler.parts_of, []
+    parts, sizes = qohort.cohort.native.parts_of, []
 
-    def noted(state: Sequence[Tensor]) -> list[slice]:
+    def noted(state: Sequence[Tensor], share: slice | None = None) -> list[slice]:
         sizes.append(sum(one.nbytes for one in state))
-        return parts(state)
+        return parts(state, share)
 
-    monkeypatch.setattr(qohort.cohort.compiler, "parts_of", noted)
+    monkeypatch.setattr(qohort.cohort.native, "parts_of", noted)
     overrides = ("network.hidden=[120,84]", "compile=inductor", "budget=200")
     thirty = run(tmp_path / "thirty", list(range(30)), *overrides)
     assert max(sizes) > 2 * CACHE_BYTES
@@ -138,7 +137,7 @@ def test_threads_that_share_the_members_out_change_no_bits(
     monkeypatch.setattr(NativeCall, "play_all", staticmethod(noted))
     monkeypatch.setattr(qohort.cohort.native, "CALLS_FOR_THREADS", 2)
     assert run(tmp_path / "three", seeds, *overrides, "trainer.threads=3") == one
-    assert {count for count, _ in shares} == {3}
+    assert {count for count, calls in shares if calls > 1} == {3}  # a short call by itself has one
     assert max(calls for _, calls in shares) > 16
     assert torch.get_num_threads() == 1
 

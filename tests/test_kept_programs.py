@@ -1,5 +1,10 @@
 """Compiled programs that are found on the disk, instead of traced again."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +15,17 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch.utils._pytree import tree_structure
 
+import qohort
 import qohort.cohort.compiler
 from qohort.cohort.kept_programs import KeptPrograms
-from qohort.cohort.native import Library
+from qohort.cohort.native import Library, cache_directory
 from qohort.cohort.program import Compiler
 from qohort.config.composition import CONFIG_DIRECTORY
 from qohort.config.errors import ConfigError
 from qohort.config.members import check_config
-from qohort.runs.programs import kept_programs, programs_identity
+from qohort.environments.tensor.classic_control import CartPole
+from qohort.environments.tensor.registry import TENSOR_ENVIRONMENTS
+from qohort.runs.programs import _code, is_unchanged, kept_programs, programs_identity, sources
 from qohort.runs.training import train
 
 SHORT = (
@@ -57,11 +65,11 @@ def other_step(state, inputs):
 
 
 def test_what_was_kept_is_found_by_all_that_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = KeptPrograms("run").file(tmp_path, "sums", step, "layout")
+    file = KeptPrograms("run").file(tmp_path, "sums", step, "layout", "")
     assert file is not None
     assert KeptPrograms("run").find(file) is None
     KeptPrograms("run").keep(file, library(tmp_path, constants=[torch.arange(3)]))
-    again = KeptPrograms("run").file(tmp_path, "sums", partial(step, inputs=1), "layout")
+    again = KeptPrograms("run").file(tmp_path, "sums", partial(step, inputs=1), "layout", "")
     assert again == file
     found = KeptPrograms("run").find(again)
     assert found is not None
@@ -69,31 +77,52 @@ def test_what_was_kept_is_found_by_all_that_it_depends_on(tmp_path: Path, monkey
     assert found.results == tree_structure((0, {"x": 1}))
     assert torch.equal(found.constants[0], torch.arange(3))
     others = [
-        KeptPrograms("other run").file(tmp_path, "sums", step, "layout"),
-        KeptPrograms("run").file(tmp_path, "other sums", step, "layout"),
-        KeptPrograms("run").file(tmp_path, "sums", other_step, "layout"),
-        KeptPrograms("run").file(tmp_path, "sums", step, "other layout"),
+        KeptPrograms("other run").file(tmp_path, "sums", step, "layout", ""),
+        KeptPrograms("run").file(tmp_path, "other sums", step, "layout", ""),
+        KeptPrograms("run").file(tmp_path, "sums", other_step, "layout", ""),
+        KeptPrograms("run").file(tmp_path, "sums", step, "other layout", ""),
     ]
+    others.append(KeptPrograms("run").file(tmp_path, "sums", step, "layout", "other settings"))
     monkeypatch.setenv("CXXFLAGS", "-O0")
-    others.append(KeptPrograms("run").file(tmp_path, "sums", step, "layout"))
+    others.append(KeptPrograms("run").file(tmp_path, "sums", step, "layout", ""))
     monkeypatch.delenv("CXXFLAGS")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    others.append(KeptPrograms("run").file(tmp_path, "sums", step, "layout"))
-    assert len({file, *others}) == 7
-    assert KeptPrograms(None).file(tmp_path, "sums", step, "layout") is None
+    for name, value in (
+        ("get_num_threads", 77),
+        ("are_deterministic_algorithms_enabled", True),
+        ("is_anomaly_enabled", True),
+        ("get_default_dtype", torch.float64),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, name, lambda value=value: value)
+            others.append(KeptPrograms("run").file(tmp_path, "sums", step, "layout", ""))
+    assert len({file, *others}) == 11
+    assert KeptPrograms(None).file(tmp_path, "sums", step, "layout", "") is None
 
 
 def test_of_programs_that_cannot_be_told_apart_only_one_is_kept(tmp_path: Path) -> None:
     kept = KeptPrograms("run")
-    assert kept.file(tmp_path, "sums", step, "layout") is not None
-    assert kept.file(tmp_path, "sums", step, "layout") is None
+    assert kept.file(tmp_path, "sums", step, "layout", "") is not None
+    assert kept.file(tmp_path, "sums", step, "layout", "") is None
     assert kept.find(None) is None
     kept.keep(None, library(tmp_path))
 
 
-def test_what_is_damaged_or_gone_is_traced_again(tmp_path: Path) -> None:
+def test_a_program_is_neither_found_nor_kept_after_its_code_was_edited(tmp_path: Path) -> None:
+    valid = [True]
+    kept = KeptPrograms("run", is_valid=lambda: valid[0])
+    file = kept.file(tmp_path, "sums", step, "layout", "")
+    valid[0] = False
+    kept.keep(file, library(tmp_path))
+    assert KeptPrograms("run").find(file) is None
+    KeptPrograms("run").keep(file, library(tmp_path))
+    assert kept.find(file) is None
+    valid[0] = True
+    assert kept.find(file) is not None
+
+
+def test_a_file_that_is_damaged_or_gone_is_traced_again(tmp_path: Path) -> None:
     kept = KeptPrograms("run")
-    file = kept.file(tmp_path, "sums", step, "layout")
+    file = kept.file(tmp_path, "sums", step, "layout", "")
     assert file is not None
     kept.keep(file, library(tmp_path))
     whole = file.read_bytes()
@@ -111,10 +140,15 @@ def test_what_is_damaged_or_gone_is_traced_again(tmp_path: Path) -> None:
     assert [one.name for one in file.parent.iterdir()] == [file.name]
 
 
-def test_a_disk_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+def test_what_cannot_be_written_does_no_harm_and_leaves_nothing(tmp_path: Path) -> None:
+    unwritable = library(tmp_path, constants=[lambda: 1])
+    kept = KeptPrograms("run")
+    kept.keep(kept.file(tmp_path, "other", step, "layout", ""), unwritable)
+    assert not list((tmp_path / "qohort").iterdir())
+    (tmp_path / "qohort").rmdir()
     (tmp_path / "qohort").write_text("a file")
     kept = KeptPrograms("run")
-    file = kept.file(tmp_path, "sums", step, "layout")
+    file = kept.file(tmp_path, "sums", step, "layout", "")
     kept.keep(file, library(tmp_path))
     assert kept.find(file) is None
 
@@ -130,7 +164,7 @@ def test_a_disk_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
 )
 def test_programs_that_are_compared_must_be_the_same(tmp_path: Path, other: dict[str, object]) -> None:
     kept = KeptPrograms("run", checked=True)
-    file = kept.file(tmp_path, "sums", step, "layout")
+    file = kept.file(tmp_path, "sums", step, "layout", "")
     constants = [torch.ones(2)] if "constants" in other else []
     kept.keep(file, library(tmp_path, constants=constants))
     assert kept.find(file) is None
@@ -190,6 +224,52 @@ def test_a_second_run_traces_nothing_and_ends_with_the_same_bits(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
+    ("overrides", "count"),
+    [(("replay=prioritized", "seed=[0,1]"), 4), (("env.backend=gymnasium", "exploration=boltzmann", "seed=4"), 4)],
+)
+def test_a_new_process_imports_no_compiler_if_it_finds_all_programs(
+    tmp_path: Path, overrides: tuple[str, ...], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do programs that Python calls one at a time need it."""
+    monkeypatch.setenv("QOHORT_PROGRAMS", "kept")
+    first = run(tmp_path / "first", *overrides)
+    assert len(list(cache_directory().glob("qohort/*.program"))) >= count
+    code = (
+        "import sys\n"
+        "from qohort.cli.train import main\n"
+        "main()\n"
+        "assert not {'qohort.cohort.compiler', 'torch._inductor.compile_fx'} & {*sys.modules}, 'it was imported'\n"
+    )
+    arguments = [*SHORT, *overrides, f"output_dir={tmp_path / 'second'}"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(file.read_text()) for file in (tmp_path / "second").rglob("result.json")]
+    assert {result["seed"]: result["fingerprint"] for result in results} == first
+
+
+@pytest.mark.parametrize("key", ["deterministic", "detect_anomaly"])
+def test_settings_of_the_trainer_that_change_a_trace_find_other_programs(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of tests is checked: it would fail if it found a program of the other setting."""
+    plain = run(tmp_path / "plain", "seed=3", "network=linear")
+    monkeypatch.setenv("QOHORT_PROGRAMS", "kept")
+    run(tmp_path / "kept", "seed=3", "network=linear")
+    traced = []
+    trace = Compiler._trace
+    monkeypatch.setattr(Compiler, "_trace", lambda *some: traced.append(1) or trace(*some))
+    try:
+        run(tmp_path / "other", "seed=3", "network=linear", f"trainer.{key}=true")
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.autograd.set_detect_anomaly(False)
+    assert traced
+    traced.clear()
+    assert run(tmp_path / "again", "seed=3", "network=linear") == plain
+    assert not traced
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "network.hidden=[16]",
@@ -210,11 +290,35 @@ def test_the_identity_of_programs_changes_with_the_experiment(override: str) -> 
     assert identity("max_grad_norm=null") != identity("max_grad_norm=3") == identity("max_grad_norm=4")
 
 
-def test_the_identity_of_programs_changes_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_identity_of_programs_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a comment: a file is not parsed for this."""
     config = check_config(composed())[0]
     before = programs_identity(config)
-    monkeypatch.setattr("qohort.runs.programs.code_hash", lambda tree: "other code")
-    assert programs_identity(config) != before
+    copy = tmp_path / "qohort"
+    shutil.copytree(Path(qohort.__file__).parent / "agent", copy / "agent")
+    monkeypatch.setattr(qohort, "__file__", str(copy / "__init__.py"))
+    found = []
+    for change in ("", "# a comment\n"):
+        with (copy / "agent" / "update.py").open("a") as file:
+            file.write(change)
+        sources.cache_clear()
+        _code.cache_clear()
+        found.append(programs_identity(config))
+    monkeypatch.undo()
+    sources.cache_clear()
+    _code.cache_clear()
+    assert len({before, *found}) == 3
+    assert programs_identity(config) == before
+
+
+def test_code_that_was_written_after_the_start_is_told_from_what_runs(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "update.py"
+    file.write_text("")
+    monkeypatch.setattr("qohort.runs.programs.sources", lambda: [file])
+    os.utime(file, (qohort.IMPORTED_AT - 1,) * 2)
+    assert is_unchanged()
+    os.utime(file, (qohort.IMPORTED_AT + 1,) * 2)
+    assert not is_unchanged()
 
 
 @pytest.mark.parametrize("key", ["network", "callbacks.mine"])
@@ -225,6 +329,14 @@ def test_programs_with_components_of_a_users_own_are_traced_at_each_start(key: s
     assert programs_identity(replace(config, **{group: {name: node} if name else node})) is None
 
 
+def test_programs_with_a_users_own_tensor_environment_are_traced_at_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(CartPole):
+        pass
+
+    monkeypatch.setitem(TENSOR_ENVIRONMENTS, "CartPole-v1", (Mine, {}))
+    assert programs_identity(check_config(composed())[0]) is None
+
+
 def test_an_unknown_use_of_programs_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("QOHORT_PROGRAMS", "keep")
     with pytest.raises(ConfigError, match="QOHORT_PROGRAMS=keep is not one of checked, kept, traced"):
@@ -232,4 +344,4 @@ def test_an_unknown_use_of_programs_is_refused_before_anything_is_made(tmp_path:
     assert not (tmp_path / "runs").exists()
     monkeypatch.setenv("QOHORT_PROGRAMS", "traced")
     kept = kept_programs(check_config(composed())[0])
-    assert kept.file(tmp_path, "sums", SimpleNamespace, "layout") is None
+    assert kept.file(tmp_path, "sums", SimpleNamespace, "layout", "") is None

@@ -11,11 +11,15 @@ of its slice in a stacked tensor, and so on the other members.
 import os
 import platform
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.2.0"
+
+IMPORTED_AT = time.time()
+"""When this process began to import Qohort, in seconds since the epoch."""
 
 PORTABLE = {
     "MKL_CBWR": "AVX2,STRICT",

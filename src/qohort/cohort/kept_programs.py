@@ -1,8 +1,9 @@
 """Native programs on the disk, so that a later start need not trace them again, which takes seconds.
 
 Inductor keeps what it has compiled, but finds it by its trace. Here a program is found by what its trace depends on:
-the identity of the run (`qohort.runs.code.programs_identity`), the place in its code, the layout of its tensors, and
-the machine. If it depended on anything else, a run that is resumed would not end as one that was not interrupted.
+the identity of the run (`qohort.runs.programs`), the place in its code, the layout of its tensors, the settings of
+PyTorch, and the machine. If it depended on anything else, a run that is resumed would not end as one that was not
+interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import hashlib
 import os
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +39,16 @@ class KeptPrograms:
     Args:
         identity: Everything of the configuration and the code that a trace may depend on; None keeps nothing.
         checked: Whether programs are traced nevertheless, and compared with what was kept.
+        is_valid: Returns whether the code is still that of the identity.
     """
 
-    def __init__(self, identity: str | None, checked: bool = False) -> None:
-        self._identity, self._checked = identity, checked
+    def __init__(
+        self, identity: str | None, checked: bool = False, is_valid: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._identity, self._checked, self._is_valid = identity, checked, is_valid
         self._given: set[Path] = set()
 
-    def file(self, directory: Path, name: str, function: Callable[..., Any], layout: str) -> Path | None:
+    def file(self, directory: Path, name: str, function: Callable[..., Any], layout: str, settings: str) -> Path | None:
         """Return the file of a program, which need not exist; None if it is not kept.
 
         Args:
@@ -51,10 +56,11 @@ class KeptPrograms:
             name: The program's name.
             function: Its function.
             layout: The layout of its tensors.
+            settings: The settings of inductor.
         """
         if self._identity is None:
             return None
-        key = repr((self._identity, name, _place(function), layout, _machine()))
+        key = repr((self._identity, name, _place(function), layout, settings, _settings(), _machine()))
         path = directory / "qohort" / f"{hashlib.sha256(key.encode()).hexdigest()}.program"
         if path in self._given:  # two programs of a run that cannot be told apart
             return None
@@ -63,7 +69,7 @@ class KeptPrograms:
 
     def find(self, path: Path | None) -> Library | None:
         """Return a kept program; None if there is none, or it is only compared."""
-        return None if path is None or self._checked else _load(path)
+        return None if path is None or self._checked or not self._is_valid() else _load(path)
 
     def keep(self, path: Path | None, library: Library) -> None:
         """Keep a program, if the disk allows it.
@@ -71,18 +77,28 @@ class KeptPrograms:
         Raises:
             OtherProgram: If another one is kept there already, and they are compared.
         """
-        if path is None:
+        if path is None or not self._is_valid():
             return
         kept = _load(path)
         if kept is not None and _equal(kept, library):
             return
         if kept is not None and self._checked:
             raise OtherProgram(f"{path} is another program than what was traced: {kept.path}, {library.path}")
-        with contextlib.suppress(OSError):  # it is traced again the next time
+        with contextlib.suppress(Exception):  # it is traced again the next time
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}")
-            unfinished.write_bytes(pickle.dumps(library))
-            unfinished.replace(path)
+            _write(path, pickle.dumps(library))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file all at once, whoever else writes it."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _load(path: Path) -> Library | None:
@@ -118,7 +134,18 @@ def _instructions() -> str:
 
 
 def _machine() -> str:
-    """Return what code for this machine and in this process depends on."""
+    """Return the machine and the build of PyTorch."""
+    build = (torch.__version__, torch.version.git_version, torch.__file__)
+    return repr((_instructions(), torch.backends.cpu.get_cpu_capability(), qohort.BITS, build))
+
+
+def _settings() -> str:
+    """Return the settings of this process that a trace or its compilation depends on."""
     variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(VARIABLES))
-    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    return repr((_instructions(), capability, threads, qohort.BITS, torch.__version__, torch.__file__, variables))
+    deterministic = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    )
+    numbers = (torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled)
+    return repr((variables, deterministic, torch.is_anomaly_enabled(), numbers, torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""Native programs: compiled to C++ entirely, so that a tape can call them, see `qohort.cohort.tape`, and threads.
+"""Native programs: compiled to C++ entirely, so that a tape (`qohort.cohort.tape`) and several threads can call them.
 
 What is needed to call one, which does not include PyTorch's compiler: importing that takes a second.
 """
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor_config
 from torch._inductor import cpp_builder, exc
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -173,11 +175,15 @@ class NativeProgram:
         return NativeCall(self, tensors)
 
     def run(self) -> Callable[[Any], Any]:
-        """Return the program as a function of inputs, a tensor or a mapping of tensors, which it copies."""
+        """Return the program as a function of inputs, a tensor or a mapping of tensors.
+
+        The function copies its inputs into tensors that it keeps. Threads take turns to call it.
+        """
         with torch.inference_mode(False):
             slots = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in self._inputs]
         call = NativeCall(self, slots)
         expected = [(one.shape, one.dtype) for one in slots]
+        turn = threading.Lock()
         addresses = {slot.untyped_storage().data_ptr() for slot in slots}
 
         def own(result: Tensor) -> Tensor:
@@ -189,11 +195,12 @@ class NativeProgram:
             found = [(one.shape, one.dtype) for one in tensors]
             if found != expected:  # compiled code would read beyond the end of the tensors
                 raise ValueError(f"inputs must keep their shapes and dtypes {expected}, got {found}")
-            for slot, tensor in zip(slots, tensors, strict=True):
-                slot.copy_(tensor)
-            NativeCall.play_all([call])
-            results = tree_map(own, call.results())
-            call.release_results()
+            with turn, torch.no_grad():
+                for slot, tensor in zip(slots, tensors, strict=True):
+                    slot.copy_(tensor)
+                NativeCall.play_all([call])
+                results = tree_map(own, call.results())
+                call.release_results()
             return results
 
         return run
@@ -274,6 +281,11 @@ def _copied(handle: int | None) -> int:
 def cache_directory() -> Path:
     """Return the directory in which inductor keeps what it has compiled."""
     return Path(cache_dir())
+
+
+def compiler_settings() -> str:
+    """Return inductor's settings. Its own hash of them is not the same in every process."""
+    return repr(sorted(inductor_config.save_config_portable().items()))
 
 
 @cache

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 COMPILE_MODES = ("inductor", "fx", "none")
 """The values of the key `compile`, fastest first."""
 
+COPIED_BYTES = 1 << 26
+"""Up to so many bytes of inputs, a program is called from C++, which needs a copy of them. With more, the time and the
+memory of the copy are worth more than the calls."""
+
 Run = Callable[[Any], Any]
 
 
@@ -114,7 +118,9 @@ class Compiler:
     def _build(self, mode: str, program: Program, inputs: Any) -> Run:
         """Compile a program in one mode; from C++ if that can call all of its operations."""
         reason = None
-        if mode == "inductor" and not program.from_python and not _on_gpu(program.state, inputs):
+        copied = sum(leaf.nbytes for leaf in tree_leaves(inputs))
+        can_copy = copied <= COPIED_BYTES and not _on_gpu(program.state, inputs)
+        if mode == "inductor" and can_copy and not program.from_python:
             try:
                 return self._native(program, inputs, on_tape=False).run()
             except OtherProgram:
@@ -158,11 +164,12 @@ class Compiler:
 
     def _native(self, program: Program, inputs: Any, on_tape: bool) -> NativeProgram:
         """Return a program compiled to C++, from the disk or traced here."""
-        from qohort.cohort.native import Flattened, NativeProgram, cache_directory
+        from qohort.cohort.native import Flattened, NativeProgram, cache_directory, compiler_settings
 
         flat = Flattened(program.function, program.state, inputs)
         name = f"{program.name}, {'on a tape' if on_tape else 'called'}"
-        file = self._kept.file(cache_directory(), name, program.function, flat.layout)
+        place = (cache_directory(), name, program.function)
+        file = self._kept.file(*place, flat.layout, compiler_settings())
         library = self._kept.find(file) or self._trace(program, flat, on_tape)
         native = NativeProgram(flat, library, program.in_parts, self._threads, on_tape)
         self._check_signal(program)

@@ -111,7 +111,7 @@ class TrainerConfig:
     Attributes:
         accelerator: `cpu`, `gpu`, or `auto`: a GPU if there is one.
         devices: Must be 1: a cohort is one program on one device.
-        threads: CPU threads. They share the members of tensor environments out, which changes no bits; through
+        threads: CPU threads. With tensor environments they share out the members, which changes no bits; through
             Gymnasium they are PyTorch's.
         progress_bar: Whether to show progress.
         profiler: Lightning's profiler; None for none.
