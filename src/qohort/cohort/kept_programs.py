@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import qohort
-
 if TYPE_CHECKING:
     from qohort.cohort.native import Library
 
@@ -136,7 +134,7 @@ def _instructions() -> str:
 def _machine() -> str:
     """Return the machine and the build of PyTorch."""
     build = (torch.__version__, torch.version.git_version, torch.__file__)
-    return repr((_instructions(), torch.backends.cpu.get_cpu_capability(), qohort.BITS, build))
+    return repr((_instructions(), torch.backends.cpu.get_cpu_capability(), build))
 
 
 def _settings() -> str:

@@ -55,7 +55,7 @@ def programs_identity(config: TrainConfig) -> str | None:
         node = reduce(getitem, path, tree)
         node[name] = None if node[name] is None else "of each member"
     versions = [f"{name} {version(name)}" for name in ("gymnasium", "numpy", "sympy")]
-    return repr((sys.version, versions, _code(), json.dumps(tree, sort_keys=True, default=str)))
+    return repr((qohort.BITS, sys.version, versions, _code(), json.dumps(tree, sort_keys=True, default=str)))
 
 
 @cache
