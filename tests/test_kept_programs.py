@@ -319,6 +319,8 @@ def test_code_that_was_written_after_the_start_is_told_from_what_runs(tmp_path: 
     assert is_unchanged()
     os.utime(file, (qohort.IMPORTED_AT + 1,) * 2)
     assert not is_unchanged()
+    file.unlink()
+    assert not is_unchanged()
 
 
 @pytest.mark.parametrize("key", ["network", "callbacks.mine"])

@@ -69,9 +69,12 @@ def _code() -> str:
 @cache
 def sources() -> tuple[Path, ...]:
     """Return Qohort's files of code."""
-    return tuple(Path(qohort.__file__).parent.rglob("*.py"))
+    return tuple(file for file in Path(qohort.__file__).parent.rglob("*.py") if file.is_file())
 
 
 def is_unchanged() -> bool:
     """Return whether Qohort's sources are those that this process has imported: none was written after it started."""
-    return all(file.stat().st_mtime < qohort.IMPORTED_AT for file in sources())
+    try:
+        return all(file.stat().st_mtime < qohort.IMPORTED_AT for file in sources())
+    except OSError:  # one was deleted or moved
+        return False
