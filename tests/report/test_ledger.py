@@ -171,6 +171,23 @@ def test_a_study_of_sensitivity_is_recorded_reproduced_and_read_again(tmp_path, 
     assert run(monkeypatch, tmp_path, "reproduce", "tiny", "arm='pqn, optimizer.lr=0.001'") == 0
     assert "equal to the bit: " in capfd.readouterr().out
 
+    lost = next(tmp_path.glob("outputs/CartPole-v1/pqn*/seed-1/result.json"))
+    lost.with_name("failed.json").write_text('{"env_steps": 400, "reason": "diverged"}')
+    lost.unlink()
+    assert run(monkeypatch, tmp_path, "sensitivity", "study=tiny") == 0  # another setting may have been chosen
+    capfd.readouterr()
+    assert run(monkeypatch, tmp_path, "ledger", "name=tiny", "study=tiny") == 0
+    assert "runs and 1 that failed: " in capfd.readouterr().out
+    ledger = read_ledger(tmp_path / "results" / "ledger", "tiny")
+    (failures,) = ledger.failed
+    assert (failures.arm in arms[4:], failures.environment, failures.seeds) == (True, "cartpole", [1])
+    assert not any(row.arm == failures.arm and 1 in row.seeds for row in ledger.rows)
+    study, found = read_found(ledger)
+    assert found.failed.tolist() == [[0], [1]]
+    again, _ = write_sensitivity(SensitivityStudy(replace(study.settings, reports_dir=str(tmp_path / "failed"))), found)
+    for file in (tmp_path / "reports" / "tiny").rglob("*.*"):
+        assert (again / file.relative_to(tmp_path / "reports" / "tiny")).read_bytes() == file.read_bytes(), file
+
 
 MANIFEST = """# @package ablation
 title: Tiny

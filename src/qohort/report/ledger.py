@@ -98,6 +98,23 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class LedgerFailures:
+    """Runs of a study of sensitivity that failed. They count as the lowest score of their environment.
+
+    Attributes:
+        arm: The arm's label.
+        environment: The environment, as the study names it.
+        overrides: What `qohort train` gets, without the seed.
+        seeds: The seeds.
+    """
+
+    arm: str
+    environment: str
+    overrides: Sequence[str]
+    seeds: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Ledger:
     """A file of the ledger.
 
@@ -107,6 +124,7 @@ class Ledger:
         made: How runs were made, by a letter: commit, code, versions, machine.
         rows: The rows.
         study: The keys of a study of sensitivity, `conf/sensitivity.yaml`; None for other runs.
+        failed: The runs of a study of sensitivity that failed, which are in no row; None for none.
     """
 
     title: str
@@ -114,6 +132,7 @@ class Ledger:
     made: Mapping[str, Mapping[str, Any]]
     rows: Sequence[LedgerRow]
     study: Mapping[str, Any] | None = None
+    failed: Sequence[LedgerFailures] | None = None
 
 
 def made_of(manifest: Mapping[str, Any], patched: bool) -> dict[str, Any]:
@@ -164,7 +183,7 @@ def made_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[s
 def ledger_text(name: str, ledger: Ledger) -> str:
     """Return the content of a ledger's file: YAML with a line for each run."""
     tree = dataclasses.asdict(ledger)
-    tree = {key: tree[key] for key in ("title", "command", "study", "made", "rows") if tree[key] is not None}
+    tree = {key: tree[key] for key in ("title", "command", "study", "failed", "made", "rows") if tree[key] is not None}
     for row in tree["rows"]:
         row["runs"] = [{key: value for key, value in run.items() if value is not None} for run in row["runs"]]
     text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=None)

@@ -27,7 +27,7 @@ from qohort.experiments.presentation import Show
 from qohort.experiments.sensitivity import SensitivityStudy, read_study
 from qohort.report.commands import compose, load, overrides_of
 from qohort.report.found import find_runs
-from qohort.report.ledger import Ledger, LedgerRow, LedgerRun, ledger_text, made_differences, made_of
+from qohort.report.ledger import Ledger, LedgerFailures, LedgerRow, LedgerRun, ledger_text, made_differences, made_of
 from qohort.report.planning import plan_runs
 from qohort.report.scores import (
     FinishedRun,
@@ -102,14 +102,15 @@ def record(config: DictConfig) -> Path:
     file = _file(settings)
     loader = GlobalHydra.instance().config_loader()
     study = _study(settings, loader)
-    finished = _finished(study.planned, settings)
+    finished, failed = _finished(study, settings)
     made: dict[str, Mapping[str, Any]] = {}
     rows = [_row(own, loader, made, study.sensitivity is not None) for own in finished.values()]
     keys = None if study.sensitivity is None else recorded(study.sensitivity)
-    ledger = Ledger(settings.title or study.title, study.command, made, rows, keys)
+    ledger = Ledger(settings.title or study.title, study.command, made, rows, keys, _failures(failed, loader) or None)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, ledger_text(settings.name, ledger).encode())
-    print(f"ledger of {len(rows)} rows, {sum(len(row.runs) for row in rows)} runs: {file}")
+    and_failed = f" and {len(failed)} that failed" if failed else ""
+    print(f"ledger of {len(rows)} rows, {sum(len(row.runs) for row in rows)} runs{and_failed}: {file}")
     return file
 
 
@@ -194,15 +195,24 @@ def format_seeds(seeds: Sequence[int]) -> str:
     return f"[{','.join(map(str, seeds))}]"
 
 
-def _finished(planned: Sequence[PlannedRun], settings: LedgerConfig) -> dict[tuple[str, str], list[FinishedRun]]:
-    """Read the runs, by arm and environment.
+def _finished(
+    study: Study, settings: LedgerConfig
+) -> tuple[dict[tuple[str, str], list[FinishedRun]], list[PlannedRun]]:
+    """Read the runs.
+
+    Returns:
+        Those that are finished, by arm and environment, and those that failed, which only a study of sensitivity may
+        have: there they have a score.
 
     Raises:
         ConfigError: If a run is not finished or could not be trained again.
     """
+    planned = study.planned
     show = Show(score="final", metric=RETURN, last=1, figures=())
     read = [read_run(plan, show) for plan in planned]
     problems = [one for one in read if isinstance(one, Problem)]
+    counted = [one.plan for one in problems if one.kind == "failed" and study.sensitivity is not None]
+    problems = [one for one in problems if one.plan not in counted]
     finished: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
     for one in read:
         if isinstance(one, FinishedRun):
@@ -217,7 +227,22 @@ def _finished(planned: Sequence[PlannedRun], settings: LedgerConfig) -> dict[tup
     if settings.other_code == "refuse":
         words = "train them again with overwrite=true, or record them all the same with other_code=allow"
         _refuse(mixed_code(scores), "the runs were made with different code", words)
-    return finished
+    return finished, counted
+
+
+def _failures(failed: Sequence[PlannedRun], loader: ConfigLoader) -> list[LedgerFailures]:
+    """Return runs that failed, by arm and environment."""
+    alike: dict[tuple[str, str], list[PlannedRun]] = defaultdict(list)
+    for plan in failed:
+        alike[plan.arm.label, plan.environment].append(plan)
+    return [
+        LedgerFailures(
+            *place,
+            overrides_of(some[0].config, ("train", *some[0].arm.overrides), loader),
+            sorted(plan.config.seed for plan in some),
+        )
+        for place, some in alike.items()
+    ]
 
 
 def _refuse(lines: Sequence[str], reason: str, fix: str) -> None:

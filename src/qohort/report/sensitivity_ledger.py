@@ -32,7 +32,7 @@ def recorded(study: SensitivityStudy) -> dict[str, Any]:
 
 
 def study_runs(study: SensitivityStudy) -> list[PlannedRun]:
-    """Return the runs of a study: those of the grid and, if these are finished, those of the chosen settings.
+    """Return the runs of a study: those of the grid and, if these have ended, those of the chosen settings.
 
     The overrides of a run's arm are all that `qohort train` needs besides its seed.
     """
@@ -42,9 +42,10 @@ def study_runs(study: SensitivityStudy) -> list[PlannedRun]:
         for place in study.places
         for setting in settings
     }
-    scores = [[score_of(RunDirectory(run.directory), study.settings.score) for run in some] for some in runs.values()]
     planned = [run for some in runs.values() for run in some]
-    if not np.isnan(scores).any():
+    directories = [[RunDirectory(run.directory) for run in some] for some in runs.values()]
+    if all(one.result() is not None or one.failure() is not None for some in directories for one in some):
+        scores = [[score_of(one, study.settings.score) for one in some] for some in directories]
         chosen = study.chosen(results_of(study, np.array(scores)))
         planned += [run for one in chosen for run in _planned(study, *one, study.settings.new_seeds)]
     return list({run.directory: run for run in planned}.values())  # settings of a hyperparameter that an arm lacks
@@ -67,32 +68,35 @@ def read_found(ledger: Ledger) -> tuple[SensitivityStudy, Results]:
     if ledger.study is None:
         raise ConfigError("the ledger is not of a study of sensitivity: write it with qohort ledger study=NAME")
     study = SensitivityStudy(build_config(SensitivityConfig, ledger.study))
-    runs = {(row.arm, row.environment, run.seed): run for row in ledger.rows for run in row.runs}
-    grid = [
-        [
-            float(getattr(one, study.settings.score))
-            for one in _runs_of(study, runs, place, setting, study.settings.seeds)
-        ]
-        for place in study.places
-        for setting in range(study.number_of_settings)
-    ]
-    found = results_of(study, np.array(grid))
-    confirmed = {
-        one: [run.final for run in _runs_of(study, runs, *one, study.settings.new_seeds)] for one in study.chosen(found)
+    runs: dict[tuple[str, str, int], LedgerRun | None] = {
+        (row.arm, row.environment, run.seed): run for row in ledger.rows for run in row.runs
     }
+    for failures in ledger.failed or ():
+        runs |= {(failures.arm, failures.environment, seed): None for seed in failures.seeds}
+    name, seeds, new = study.settings.score, study.settings.seeds, study.settings.new_seeds
+    settings = range(study.number_of_settings)
+    grid = [_scores_of(study, runs, place, setting, seeds, name) for place in study.places for setting in settings]
+    found = results_of(study, np.array(grid))
+    confirmed = {one: _scores_of(study, runs, *one, new, "final") for one in study.chosen(found)}
     return study, replace(found, confirmed=confirmed)
 
 
-def _runs_of(
-    study: SensitivityStudy, runs: Mapping[tuple[str, str, int], LedgerRun], place: Place, setting: int, seeds: Seeds
-) -> list[LedgerRun]:
-    """Return the runs of an arm at a setting in an environment.
+def _scores_of(
+    study: SensitivityStudy,
+    runs: Mapping[tuple[str, str, int], LedgerRun | None],
+    place: Place,
+    setting: int,
+    seeds: Seeds,
+    name: str,
+) -> list[float]:
+    """Return the scores of an arm's runs at a setting in an environment; NaN for those that failed.
 
     Raises:
         ConfigError: If the ledger lacks one.
     """
     arm, environment = study.label(place.arm, setting), study.environments[place.environment]
     try:
-        return [runs[arm, environment, seed] for seed in seeds]
+        some = [runs[arm, environment, seed] for seed in seeds]
+        return [float("nan") if run is None else float(getattr(run, name)) for run in some]
     except KeyError as error:
         raise ConfigError(f"the ledger lacks seed {error.args[0][2]} of {arm} on {environment}") from error
