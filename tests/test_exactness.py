@@ -144,6 +144,27 @@ def test_threads_that_share_the_members_out_change_no_bits(
 
 @pytest.mark.slow
 @pytest.mark.matrix
+@pytest.mark.parametrize("overrides", [("agent=rainbow", "batch_size=16"), ("env.backend=gymnasium",)])
+def test_programs_called_from_cpp_and_from_python_have_the_same_bits(
+    tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size of the inputs decides which, and so the number of members."""
+    played, play_all = [], NativeCall.play_all
+
+    def noted(calls: Sequence[NativeCall]) -> None:
+        played.append(len(calls))
+        play_all(calls)
+
+    monkeypatch.setattr(NativeCall, "play_all", staticmethod(noted))
+    from_cpp = run(tmp_path / "cpp", [3, 5], "compile=inductor", *overrides)
+    assert 1 in played
+    monkeypatch.setattr("qohort.cohort.program.COPIED_BYTES", 0)
+    monkeypatch.setattr(qohort.cohort.native.NativeProgram, "run", None)  # calling it is an error
+    assert run(tmp_path / "python", [3, 5], "compile=inductor", *overrides) == from_cpp
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
 def test_the_same_command_gives_the_same_bits_again(tmp_path: Path) -> None:
     first = run(tmp_path, [3], "compile=fx")
     assert run(tmp_path, [3], "compile=fx", "overwrite=true") == first
